@@ -1,0 +1,56 @@
+# Every target sets up what it needs, from any state of this folder, and can be run again.
+#   make demo PYTHON=/path/to/python3.12 DEMO_FLAGS="--prompt='Why is the sky blue?'"
+# uv is used when it is on PATH, else venv and pip. See tools/environment.sh.
+
+SHELL := /bin/bash
+PYTHON ?=
+export PYTHON
+VENV := .venv
+DEMO_FLAGS ?=
+PYTEST_FLAGS ?=
+
+.PHONY: help demo test lint parity test-floor test-py312 bench-quick clean
+
+help:
+	@echo "make demo         run a language model cut across two backends"
+	@echo "make test         run the tests"
+	@echo "make lint         ruff and pyright"
+	@echo "make parity       compare with another implementation (installs torch)"
+	@echo "make test-floor   run the tests on the oldest JAX that is supported"
+	@echo "make test-py312   run the tests on Python 3.12 and the newest JAX"
+	@echo "make bench-quick  run each benchmark briefly"
+	@echo "make clean        remove the environments and caches"
+
+demo:
+	@tools/environment.sh $(VENV) text
+	@$(VENV)/bin/python scripts/generate.py --check $(DEMO_FLAGS)
+
+test:
+	@tools/environment.sh $(VENV) text,test
+	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+lint:
+	@tools/environment.sh $(VENV) text,test,lint
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m pyright --pythonpath $(VENV)/bin/python
+
+parity:
+	@tools/environment.sh .venv-parity text,test,parity
+	.venv-parity/bin/python -m pytest -m parity -rs $(PYTEST_FLAGS)
+
+test-floor:
+	@tools/environment.sh .venv-floor text,test requirements/floor.txt
+	.venv-floor/bin/python -m pytest $(PYTEST_FLAGS)
+
+test-py312:
+	@WANTED_PYTHON=3.12 tools/environment.sh .venv-py312 text,test
+	.venv-py312/bin/python -m pytest $(PYTEST_FLAGS)
+
+bench-quick:
+	@tools/environment.sh $(VENV) text
+	$(VENV)/bin/python benchmarks/overhead.py --quick
+	$(VENV)/bin/python benchmarks/generate.py --quick
+
+clean:
+	rm -rf .venv .venv-* .venv*.lock build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
