@@ -1,0 +1,214 @@
+"""Everything that gimlax needs from `jax.extend` or from private JAX, in one file.
+
+Both supported lines (JAX 0.10 and 0.12) are met here and nowhere else: their jaxprs differ in how
+closed constants and the parameters of `scan` are stored. Units: bytes.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.extend.core as jex_core
+from jax._src import config as jax_config
+from jax._src import source_info_util
+from jax._src.sharding_impls import UnspecifiedValue
+from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Primitive, Var
+
+Atom = Var | Literal
+
+__all__ = [
+    "Atom",
+    "ClosedJaxpr",
+    "DropVar",
+    "Jaxpr",
+    "JaxprEqn",
+    "Literal",
+    "Primitive",
+    "ScanParts",
+    "Var",
+    "bind",
+    "callee",
+    "close_jaxpr",
+    "empty_scope",
+    "evaluate",
+    "inner_jaxprs",
+    "inside_trace",
+    "nbytes",
+    "read_config",
+    "rename",
+    "scan_parts",
+    "scope_below",
+    "scope_of",
+    "structure_of",
+    "using_config",
+]
+
+# Calls that only group equations: opening them changes no result, since gimlax never differentiates.
+_GROUPING = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
+}
+
+# What changes the meaning or the numbers of a traced function when it is compiled later.
+_CONFIG_THAT_MATTERS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion",
+    "jax_default_device",
+)
+
+
+def close_jaxpr(
+    constvars: Sequence[Var],
+    consts: Sequence[Any],
+    invars: Sequence[Var],
+    outvars: Sequence[Atom],
+    eqns: Sequence[JaxprEqn],
+    like: ClosedJaxpr,
+) -> ClosedJaxpr:
+    """Builds a closed jaxpr with the effects of `like`; its debug names are not kept."""
+    jaxpr = Jaxpr(constvars, invars, outvars, eqns, like.jaxpr.effects)
+    return ClosedJaxpr(jaxpr, consts)
+
+
+def callee(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """The jaxpr of a call that only groups equations, or None if `eqn` has a meaning of its own.
+
+    A `jit` that names shardings, layouts, a mesh or compiler options is not mere grouping.
+    """
+    key = _GROUPING.get(eqn.primitive.name)
+    if key is None:
+        return None
+    params = eqn.params
+    if key == "jaxpr" and "in_shardings" in params:
+        shardings = (*params["in_shardings"], *params["out_shardings"])
+        layouts = (*params.get("in_layouts", ()), *params.get("out_layouts", ()))
+        named = any(not isinstance(s, UnspecifiedValue) for s in shardings)
+        if named or any(x is not None for x in layouts) or params.get("compiler_options_kvs"):
+            return None
+    return _closed(params[key])
+
+
+def _closed(jaxpr: Any) -> ClosedJaxpr:
+    return jaxpr if hasattr(jaxpr, "consts") else ClosedJaxpr(jaxpr, ())
+
+
+def inner_jaxprs(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
+    """Every jaxpr among the parameters of `eqn`: loop bodies, branches, decompositions."""
+    for value in eqn.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, Jaxpr | ClosedJaxpr):
+                yield _closed(item)
+
+
+def rename(
+    eqn: JaxprEqn, invars: Sequence[Atom], outvars: Sequence[Var], outer_scope: Any
+) -> JaxprEqn:
+    """`eqn` over other variables, its name stack put below `outer_scope` (a name stack)."""
+    info = eqn.source_info
+    info = info.replace(name_stack=outer_scope + info.name_stack)
+    return eqn.replace(invars=list(invars), outvars=list(outvars), source_info=info)
+
+
+def empty_scope() -> Any:
+    """The name stack of the top level."""
+    return source_info_util.NameStack()
+
+
+def scope_below(outer_scope: Any, eqn: JaxprEqn) -> Any:
+    """The name stack of `eqn` seen from the top level."""
+    return outer_scope + eqn.source_info.name_stack
+
+
+def scope_of(eqn: JaxprEqn) -> str:
+    """The name stack of an equation, such as `layers.3.attention`, without transformations."""
+    return "/".join(s.name for s in eqn.source_info.name_stack.stack if type(s).__name__ == "Scope")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanParts:
+    """A scan in the terms of `jax.lax.scan`: inputs are consts, init carry, xs in this order."""
+
+    num_consts: int
+    num_carry: int
+    length: int
+    reverse: bool
+    unroll: int
+    body: ClosedJaxpr
+
+
+def scan_parts(eqn: JaxprEqn) -> ScanParts:
+    """Reads the parameters of a `scan` equation of either JAX line."""
+    params = eqn.params
+    if "ft_in" in params:
+        consts, carry, _ = params["ft_in"].unpack()
+        num_consts, num_carry = len(consts), len(carry)
+    else:
+        num_consts, num_carry = params["num_consts"], params["num_carry"]
+    return ScanParts(
+        num_consts=num_consts,
+        num_carry=num_carry,
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+        body=_closed(params["jaxpr"]),
+    )
+
+
+def bind(eqn: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
+    """Applies one equation to values or tracers, keeping its scope and its compute context."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    scope = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    with source_info_util.user_context(eqn.source_info.traceback, name_stack=scope), eqn.ctx.manager:
+        outputs = eqn.primitive.bind(*inputs, **params)
+    return list(outputs) if eqn.primitive.multiple_results else [outputs]
+
+
+def evaluate(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
+    """A callable that evaluates `closed` on flat inputs."""
+    return jex_core.jaxpr_as_fun(closed)
+
+
+def structure_of(closed: ClosedJaxpr) -> tuple[int, int, int]:
+    """Number of inputs, constants and equations."""
+    return len(closed.jaxpr.invars), len(closed.consts), len(closed.jaxpr.eqns)
+
+
+def nbytes(aval: Any) -> int:
+    """Bytes of an array of this shape and dtype; sub-byte integers are rounded up per array."""
+    dtype = aval.dtype
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        return math.prod(aval.shape) * dtype.itemsize
+    bits = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4}.get(dtype.name)
+    count = math.prod(aval.shape)
+    return -(-count * bits // 8) if bits else count * dtype.itemsize
+
+
+def read_config() -> tuple[tuple[str, Any], ...]:
+    """The JAX configuration of this thread that a compilation elsewhere has to repeat."""
+    return tuple((name, getattr(jax.config, name)) for name in _CONFIG_THAT_MATTERS)
+
+
+@contextlib.contextmanager
+def using_config(values: Sequence[tuple[str, Any]]) -> Iterator[None]:
+    """Reapplies `read_config()` in this thread: a context manager of another one does not reach it."""
+    with contextlib.ExitStack() as stack:
+        for name, value in values:
+            stack.enter_context(jax_config.config_states[name](value))
+        yield
+
+
+def inside_trace(leaf: Any) -> bool:
+    """Whether `leaf` is a tracer, so no array that could be moved or run."""
+    return isinstance(leaf, jax.core.Tracer)
