@@ -52,5 +52,5 @@ bench-quick:
 	$(VENV)/bin/python benchmarks/generate.py --quick
 
 clean:
-	rm -rf .venv .venv-* .venv*.lock build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .venv*.lock .venv*.installing build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 venv="$1" extras="$2" constraints="${3:-}"
 python="$venv/bin/python"
-marker="$venv/.installing"
+marker="$venv.installing"
 stamp="$venv/.installed/$extras"
 
 if command -v flock >/dev/null; then
@@ -52,9 +52,12 @@ if [ -e "$venv" ] || [ -L "$venv" ]; then
     rm -rf "$venv"
   fi
 fi
+rm -f "$marker"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(digest)" ]; then exit 0; fi
 
-echo "$venv: installing gimlax[$extras]${constraints:+ under $constraints} with $installer ($base)"
+echo "$venv: installing gimlax[$extras]${constraints:+ under $constraints} with $installer ($base);" \
+  "the first time this takes minutes"
+touch "$marker"
 if [ ! -e "$venv" ]; then
   if [ "$installer" = uv ]; then
     uv venv --quiet --python "$base" "$venv"
@@ -74,7 +77,6 @@ install() {
     "$python" -m pip install --quiet --disable-pip-version-check "$@"
   fi
 }
-touch "$marker"
 install ${constraints:+-c "$constraints"} -e ".[$extras]"
 install --no-deps --require-hashes -r requirements/demo.txt
 mkdir -p "$venv/.installed"
