@@ -7,6 +7,7 @@ may stay and what must never travel. Units: bytes.
 """
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,13 +101,18 @@ def part_bytes(traced: Traced, part: Part) -> int:
     return _jax.nbytes(part_aval(traced, part))
 
 
-def merge_parts(parts: set[Part] | frozenset[Part]) -> tuple[Part, ...]:
-    """The same rows as sorted parts, neighbours joined and what a whole leaf covers left out."""
+def merge_parts(parts: Iterable[Part], traced: Traced) -> tuple[Part, ...]:
+    """The same rows as sorted parts: neighbours joined, and all rows of a leaf as the whole leaf."""
     merged: list[Part] = []
-    for part in sorted(parts):
+    for part in sorted(set(parts)):
         last = merged[-1] if merged and merged[-1].leaf == part.leaf else None
         if last is None or (not last.whole and part.start > last.stop):
             merged.append(part)
         elif not last.whole:
             merged[-1] = Part(part.leaf, last.start, max(last.stop, part.stop))
-    return tuple(merged)
+    return tuple(
+        Part(p.leaf)
+        if not p.whole and p.stop - p.start == traced.arguments[p.leaf].aval.shape[0]
+        else p
+        for p in merged
+    )

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from gimlax import _jax
 from gimlax.errors import TraceError
@@ -122,7 +121,7 @@ def _describe(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         leaves = jax.tree.leaves(tree)
         if len(leaves) == 1:
             leaf = leaves[0]
-            return f"{np.dtype(leaf.dtype).name if hasattr(leaf, 'dtype') else leaf}" + (
+            return str(getattr(leaf, "dtype", leaf)) + (
                 f"{list(leaf.shape)}" if hasattr(leaf, "shape") else ""
             )
         return f"a tree of {len(leaves)} arrays"
