@@ -1,7 +1,8 @@
 """The oldest JAX that gimlax runs on, checked before anything else is imported.
 
-Below it the first sign would be a missing name deep in some import; here it is one sentence with the
-command to run. It is an `ImportError`, not one of `gimlax.errors`: nobody can import those by then.
+Below it the first sign would be a missing name deep in some import; here it is one sentence with
+the command to run. It is an `ImportError`, not one of `gimlax.errors`: those cannot be imported by
+then.
 """
 
 import importlib.metadata
