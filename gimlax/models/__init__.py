@@ -4,6 +4,8 @@ Nothing in gimlax needs this package to run a model: it makes functions and pytr
 that `gimlax.trace` asks for.
 """
 
+from gimlax.models.chat import ChatTemplate, load_chat_template
+from gimlax.models.gguf import Gguf, TensorInfo, read_gguf
 from gimlax.models.llama import (
     LLAMA3_70B,
     SMOLLM2_135M,
@@ -15,15 +17,30 @@ from gimlax.models.llama import (
     init_params,
     llama_apply,
 )
+from gimlax.models.llama_gguf import iter_llama, llama_config, load_llama
+from gimlax.models.smollm2 import find_smollm2
+from gimlax.models.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
 __all__ = [
     "LLAMA3_70B",
     "SMOLLM2_135M",
+    "ChatTemplate",
+    "Gguf",
     "Llama",
     "LlamaConfig",
+    "StreamDecoder",
+    "TensorInfo",
+    "Tokenizer",
     "abstract_cache",
     "abstract_params",
+    "find_smollm2",
     "init_cache",
     "init_params",
+    "iter_llama",
     "llama_apply",
+    "llama_config",
+    "load_chat_template",
+    "load_llama",
+    "load_tokenizer",
+    "read_gguf",
 ]

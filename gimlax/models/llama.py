@@ -60,7 +60,7 @@ class LlamaConfig:
         faults = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type in (int, float) and not value > 0:
+            if field.type in (int, float) and not 0 < value < float("inf"):
                 faults.append(f"{field.name} is {value}; give a positive number")
         if self.num_kv_heads > 0 and self.num_heads % self.num_kv_heads:
             faults.append(
