@@ -77,8 +77,9 @@ def close_jaxpr(
     eqns: Sequence[JaxprEqn],
     like: ClosedJaxpr,
 ) -> ClosedJaxpr:
-    """Builds a closed jaxpr with the effects of `like`; its debug names are not kept."""
-    jaxpr = Jaxpr(constvars, invars, outvars, eqns, like.jaxpr.effects)
+    """Builds a closed jaxpr with the effects and the debug names of `like`."""
+    old = like.jaxpr
+    jaxpr = Jaxpr(constvars, invars, outvars, eqns, old.effects, old.debug_info)
     return ClosedJaxpr(jaxpr, consts)
 
 

@@ -40,7 +40,7 @@ def trace(
     name = name or getattr(fn, "__name__", type(fn).__name__)
     carried = dict(carried or {})
     positions = _positions(name, len(args), tuple(resident), carried)
-    avals = jax.tree.map_with_path(
+    avals: tuple[Any, Any] = jax.tree.map_with_path(
         lambda path, leaf: _abstract(name, jax.tree_util.keystr(path), leaf), (args, dict(kwargs))
     )
     flat, in_tree = jax.tree.flatten(avals)
@@ -53,7 +53,7 @@ def trace(
         closed, shapes = jax.make_jaxpr(flat_fn, return_shape=True)(*flat)
     except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         raise TraceError(
-            f"{name!r} could not be traced with {_describe(args, kwargs)}: "
+            f"{name!r} could not be traced with {_describe(*avals)}: "
             f"{type(error).__name__}: {error}"
         ) from error
     closed = open_calls(closed)
@@ -112,18 +112,18 @@ def _abstract(name: str, path: str, leaf: Any) -> jax.ShapeDtypeStruct:
             f"argument {path} of {name!r} is a {type(leaf).__name__}, not an array; bind static"
             " values before tracing, for example with functools.partial"
         ) from error
+    dtype = aval.dtype
+    if not jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        dtype = jax.dtypes.canonicalize_dtype(dtype)  # float64 is float32 unless x64 is enabled
     weak = bool(getattr(aval, "weak_type", False))
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=weak)
+    return jax.ShapeDtypeStruct(aval.shape, dtype, weak_type=weak)
 
 
 def _describe(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     def one(tree: Any) -> str:
         leaves = jax.tree.leaves(tree)
         if len(leaves) == 1:
-            leaf = leaves[0]
-            return str(getattr(leaf, "dtype", leaf)) + (
-                f"{list(leaf.shape)}" if hasattr(leaf, "shape") else ""
-            )
+            return f"{leaves[0].dtype}{list(leaves[0].shape)}"
         return f"a tree of {len(leaves)} arrays"
 
     words = [one(a) for a in args] + [f"{k}={one(v)}" for k, v in kwargs.items()]
