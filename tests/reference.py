@@ -1,5 +1,8 @@
 """Slow, obvious twins of fast algorithms, for property tests that compare the two."""
 
+import collections
+import itertools
+
 
 def kept_by_top_p(probabilities, top_p):
     """Token ids that top-p sampling keeps: most probable first until their sum reaches `top_p`."""
@@ -21,3 +24,52 @@ def drawn_token(probabilities, top_p, uniform):
         if rest < 0:
             return token
     return kept[-1]
+
+
+def layouts(num_segments, num_meshes, cuts=None, meshes=None):
+    """Every (cuts, meshes) that a planner may choose from; arguments as those of `search`."""
+    for size in range(1, num_segments + 1):
+        for chosen in itertools.combinations(range(1, num_segments), size - 1):
+            if cuts is not None and cuts not in (size, chosen):
+                continue
+            orders = itertools.permutations(range(num_meshes), size) if meshes is None else [meshes]
+            yield from ((chosen, tuple(order)) for order in orders if len(order) == size)
+
+
+def layout_value(problem, goal, cuts, meshes):
+    """Seconds per request of one layout by plain loops, or None if it cannot run."""
+    stages = list(zip((0, *cuts), (*cuts, problem.num_segments), meshes, strict=True))
+    pool_bytes = collections.Counter()
+    for mesh in set(meshes):
+        held = [(first, stop) for first, stop, m in stages if m == mesh]
+        used_bytes = sum(problem.added_bytes[first, stop] for first, stop in held)
+        for term in problem.largest_bytes:
+            used_bytes += max(term[first, stop] for first, stop in held)
+        pool_bytes[problem.pool[mesh]] += used_bytes
+        if used_bytes > problem.capacity_bytes[mesh]:
+            return None
+    for pool, used_bytes in pool_bytes.items():
+        if used_bytes > max(problem.capacity_bytes[problem.pool == pool]):
+            return None
+    busy = collections.defaultdict(float)
+    total = 0.0
+    for first, stop, mesh in stages:
+        seconds = float(problem.stage_s[mesh, first, stop])
+        total += seconds
+        busy["mesh", mesh] += seconds
+        for shared, load in enumerate(problem.shared_s):
+            busy["shared", shared] += float(load[mesh, first, stop])
+    for boundary, source, target in zip(cuts, meshes[:-1], meshes[1:], strict=True):
+        seconds = float(problem.transfer_s[source, target, boundary])
+        total += seconds
+        busy["link", source, target] += seconds
+    if total == float("inf"):
+        return None
+    return total if goal == "latency" else max(busy.values())
+
+
+def best_layout_value(problem, goal, cuts=None, meshes=None):
+    """The least value over all layouts by brute force, or None if there is none."""
+    tried = layouts(problem.num_segments, problem.num_meshes, cuts, meshes)
+    values = [layout_value(problem, goal, *layout) for layout in tried]
+    return min((v for v in values if v is not None), default=None)
