@@ -23,7 +23,7 @@ help:
 
 demo:
 	@tools/environment.sh $(VENV) text
-	@$(VENV)/bin/python scripts/generate.py --check $(DEMO_FLAGS)
+	@$(VENV)/bin/python scripts/generate.py --stages=2 --check $(DEMO_FLAGS)
 
 test:
 	@tools/environment.sh $(VENV) text,test

@@ -1,23 +1,40 @@
 """Responses out of passes: generation of one sequence over whatever runs a model."""
 
 from gimlax.serving.agreement import Agreement, check, compare
-from gimlax.serving.generate import Finish, Request, Statistics, Token, follow, generate
+from gimlax.serving.generate import (
+    Finish,
+    Request,
+    Statistics,
+    Token,
+    check_fits,
+    follow,
+    generate,
+)
 from gimlax.serving.runner import Runner, StepRunner, chunk_length
 from gimlax.serving.sampling import Sampling, sample
+from gimlax.serving.summary import Summary
+from gimlax.serving.text import TextModel
+from gimlax.serving.usage import Busy, moved_bytes, shares
 
 __all__ = [
     "Agreement",
+    "Busy",
     "Finish",
     "Request",
     "Runner",
     "Sampling",
     "Statistics",
     "StepRunner",
+    "Summary",
+    "TextModel",
     "Token",
     "check",
+    "check_fits",
     "chunk_length",
     "compare",
     "follow",
     "generate",
+    "moved_bytes",
     "sample",
+    "shares",
 ]

@@ -28,6 +28,16 @@ class Agreement:
     num_close: int
     max_difference: float
 
+    @classmethod
+    def total(cls, found: Sequence["Agreement"]) -> "Agreement":
+        """Of several sequences."""
+        return cls(
+            num_positions=sum(f.num_positions for f in found),
+            num_equal=sum(f.num_equal for f in found),
+            num_close=sum(f.num_close for f in found),
+            max_difference=max((f.max_difference for f in found), default=0.0),
+        )
+
     @property
     def agrees(self) -> bool:
         """Whether every position is equal or close."""

@@ -60,10 +60,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """Of one sequence. The first new token comes out of the prefill, each other of a decode."""
+    """Of one sequence or several. The first new token of each comes out of its prefill, every other
+    out of a decode."""
 
     num_prompt_tokens: int
-    num_new_tokens: int
+    num_decoded_tokens: int
     prefill_s: float
     decode_s: float
 
@@ -72,9 +73,19 @@ class Statistics:
         """Adds up the tokens that `generate` gave for a request."""
         return cls(
             num_prompt_tokens=len(request.prompt),
-            num_new_tokens=len(tokens),
+            num_decoded_tokens=len(tokens[1:]),
             prefill_s=sum(token.elapsed_s for token in tokens[:1]),
             decode_s=sum(token.elapsed_s for token in tokens[1:]),
+        )
+
+    @classmethod
+    def total(cls, statistics: Sequence["Statistics"]) -> "Statistics":
+        """Of several sequences, one after the other."""
+        return cls(
+            num_prompt_tokens=sum(s.num_prompt_tokens for s in statistics),
+            num_decoded_tokens=sum(s.num_decoded_tokens for s in statistics),
+            prefill_s=sum(s.prefill_s for s in statistics),
+            decode_s=sum(s.decode_s for s in statistics),
         )
 
     @property
@@ -84,8 +95,8 @@ class Statistics:
 
     @property
     def decode_tokens_per_s(self) -> float:
-        """Tokens per second after the first, 0 when there were none."""
-        return (self.num_new_tokens - 1) / self.decode_s if self.decode_s else 0.0
+        """Decoded tokens per second, 0 when there were none."""
+        return self.num_decoded_tokens / self.decode_s if self.decode_s else 0.0
 
 
 def generate(
@@ -96,13 +107,13 @@ def generate(
     Raises:
       SpecError: the prompt is longer than the context; raised before any pass runs.
     """
-    check_fits(runner, request.prompt)
+    check_fits(request.prompt, runner.context)
     return _generate(runner, request, clock)
 
 
 def follow(runner: Runner, prompt: Sequence[int], tokens: Sequence[int]) -> Iterator[np.ndarray]:
     """Feeds given tokens instead of drawn ones; yields the logits [vocab] that precede each."""
-    check_fits(runner, [*prompt, *tokens[:-1]])
+    check_fits([*prompt, *tokens[:-1]], runner.context)
     logits, state = _prefill(runner, prompt)
     yield logits
     for position, token in enumerate(tokens[:-1], start=len(prompt)):
@@ -110,11 +121,11 @@ def follow(runner: Runner, prompt: Sequence[int], tokens: Sequence[int]) -> Iter
         yield logits
 
 
-def check_fits(runner: Runner, prompt: Sequence[int]) -> None:
+def check_fits(prompt: Sequence[int], context: int) -> None:
     """Raises `SpecError` when a prompt is longer than the context."""
-    if len(prompt) > runner.context:
+    if len(prompt) > context:
         raise SpecError(
-            f"prompt: it has {len(prompt)} tokens, but the context holds {runner.context}; shorten "
+            f"prompt: it has {len(prompt)} tokens, but the context holds {context}; shorten "
             f"it, or give a larger context"
         )
 

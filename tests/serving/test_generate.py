@@ -102,6 +102,9 @@ def test_statistics_come_from_the_clock_that_was_given():
     assert (statistics.prefill_s, statistics.decode_s) == (2.0, 6.0)
     assert statistics.prefill_tokens_per_s == 1.5
     assert statistics.decode_tokens_per_s == 0.5
+    twice = Statistics.total([statistics, statistics])
+    assert (twice.prefill_s, twice.num_decoded_tokens) == (4.0, 6)
+    assert twice.decode_tokens_per_s == 0.5
 
 
 def test_statistics_of_a_single_token_have_no_decode():
