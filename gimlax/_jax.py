@@ -6,6 +6,7 @@ closed constants and the parameters of `scan` are stored. Units: bytes.
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,8 +134,10 @@ def scope_below(outer_scope: Any, eqn: JaxprEqn) -> Any:
 
 
 def scope_of(eqn: JaxprEqn) -> str:
-    """The name stack of an equation, such as `layers.3.attention`, without transformations."""
-    return "/".join(s.name for s in eqn.source_info.name_stack.stack if type(s).__name__ == "Scope")
+    """The name stack of an equation, such as `layers.3/attention`: what modules and `named_scope`
+    wrote, without transformations and without the formulas that `einsum` adds."""
+    names = (s.name for s in eqn.source_info.name_stack.stack if type(s).__name__ == "Scope")
+    return "/".join(name for name in names if re.fullmatch(r"[\w.]+", name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

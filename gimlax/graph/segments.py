@@ -4,8 +4,8 @@ Where a model can sensibly be cut shows in its data flow: between two blocks few
 transformer only the residual stream), inside a block more do. *Anchors* are the equations that carry
 the weight of a model (contractions, convolutions, gathers of a table, iterations of a scan, composites);
 between two anchors the best cut is where the fewest values and bytes cross, and it becomes a boundary
-if no fewer values cross at the cuts next to it. Scopes and parameter paths only break ties and give
-names. Chosen over reading module names, which user code need not have. Units: bytes, FLOPs.
+if no fewer values cross at the cuts next to it. Scopes and parameter paths only give names. Chosen
+over reading module names, which user code need not have. Units: bytes, FLOPs.
 """
 
 import math
@@ -72,7 +72,7 @@ def find_boundaries(graph: Graph) -> tuple[int, ...]:
         return ()
     values, sizes = _crossings(graph)
     cuts = [
-        _best_cut(graph, values, sizes, first, second)
+        _best_cut(values, sizes, first, second)
         for first, second in zip(anchors, anchors[1:], strict=False)
     ]
     crossing = [math.inf, *(values[cut] for cut in cuts), math.inf]
@@ -176,20 +176,10 @@ def _crossings(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
     return np.cumsum(number), np.cumsum(size)
 
 
-def _best_cut(
-    graph: Graph, values: np.ndarray, sizes: np.ndarray, first: int, second: int
-) -> int:
-    """The cheapest position after anchor `first`, at the latest before anchor `second`."""
-
-    def cost(position: int) -> tuple[float, float, bool, int]:
-        same = _top(graph.nodes[position].scope) == _top(graph.nodes[position - 1].scope)
-        return values[position], sizes[position], same, -position
-
-    return min(range(first + 1, second + 1), key=cost)
-
-
-def _top(scope: str) -> str:
-    return scope.rpartition("/")[0] or scope
+def _best_cut(values: np.ndarray, sizes: np.ndarray, first: int, second: int) -> int:
+    """Where between two anchors the fewest values and bytes cross; the latest place among equals, so
+    that activations and norms stay with what they follow."""
+    return min(range(first + 1, second + 1), key=lambda p: (values[p], sizes[p], -p))
 
 
 def _carried_spans(graph: Graph) -> list[tuple[str, int, int]]:
