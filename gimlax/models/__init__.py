@@ -4,6 +4,7 @@ Nothing in gimlax needs this package to run a model: it makes functions and pytr
 that `gimlax.trace` asks for.
 """
 
+from gimlax.models.adapters import from_linen, from_nnx, from_stateful_nnx
 from gimlax.models.chat import ChatTemplate, load_chat_template
 from gimlax.models.gguf import Gguf, TensorInfo, read_gguf
 from gimlax.models.llama import (
@@ -34,6 +35,9 @@ __all__ = [
     "abstract_cache",
     "abstract_params",
     "find_smollm2",
+    "from_linen",
+    "from_nnx",
+    "from_stateful_nnx",
     "init_cache",
     "init_params",
     "iter_llama",
