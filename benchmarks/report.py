@@ -1,7 +1,7 @@
-"""How every benchmark measures and reports: cases interleaved in one run, medians with their spread.
+"""How every benchmark measures and reports: cases take turns in one run, medians with spread.
 
-Times drift on a shared machine, so cases take turns and are compared by ratios from one run. A figure
-is the median of its samples, its spread the distance between the quartiles over the median.
+Times drift on a shared machine, so cases that are compared take turns, and ratios are of one run. A
+figure is the median of its samples, its spread the distance between the quartiles over the median.
 """
 
 import dataclasses
