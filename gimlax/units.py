@@ -1,6 +1,6 @@
 """Factors between units, and how a quantity is printed: one place, so that tables agree.
 
-Memory is printed in binary units (GiB), work and rates in decimal ones (GFLOP, GB/s), as the field does.
+Memory is printed in binary units (GiB), work and rates in decimal ones (GFLOP, GB/s), as is usual.
 """
 
 import math

@@ -1,10 +1,11 @@
 """What a backend of this process is and can do: found by asking, never by its name.
 
-A *backend* is a PJRT client under the name that it was registered with; several may call themselves
-by the same platform name, so only the registered one identifies it. Units: bytes.
+A *backend* is a PJRT client under the name that it was registered with. Several may call themselves
+by the same platform, with equal device ids: only the registered name identifies one. Units: bytes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 __all__ = ["Backend", "Capabilities"]
 
@@ -14,14 +15,14 @@ class Capabilities:
     """What was asked of a backend and found.
 
     Attributes:
-        donation: a donated argument is given up, and its memory can be used again.
+        donation: a donated argument is really given up.
         memory_stats: `Device.memory_stats()` says how much memory is in use.
-        cost_analysis: a compiled program tells its FLOPs.
-        memory_analysis: a compiled program tells the bytes of its arguments and temporaries.
+        cost_analysis: a compiled program says its FLOPs.
+        memory_analysis: a compiled program says the bytes of its arguments and temporaries.
         callbacks: `jax.pure_callback` runs.
-        serialization: a compiled program can be written, so that the persistent cache works.
-        host_memory: the memory of its devices is the host's own; its devices then count as drawing on the host's
-            compute and memory.
+        serialization: a compiled program can be stored, so the persistent compilation cache works.
+        host_memory: device memory is the host's own (an array of the host is used without a copy);
+            such devices count as sharing the host's compute and memory.
         how: how each was found: (capability, sentence).
     """
 
@@ -32,15 +33,34 @@ class Capabilities:
     callbacks: bool
     serialization: bool
     host_memory: bool
-    how: tuple[tuple[str, str], ...]
+    how: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, findings: "Iterable[tuple[str, bool, str]]") -> "Capabilities":
+        """From findings (capability, found, how); what is not among them was not asked: False."""
+        findings = tuple(findings)
+        found = dict.fromkeys(cls.names(), False)
+        found.update((name, answer) for name, answer, _ in findings)
+        return cls(**found, how=tuple((name, how) for name, _, how in findings))
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The capabilities, in the order of the record."""
+        return tuple(field.name for field in fields(cls) if field.name != "how")
+
+    def __str__(self) -> str:
+        found = [name for name in self.names() if getattr(self, name)]
+        missing = [f"no {name}" for name in self.names() if not getattr(self, name)]
+        return ", ".join(found + missing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """One backend that this process has, or why it has it not.
 
-    `name` is the registered one; `reason` says why it is not available, or what keeps it from being
-    planned for, and is empty if nothing does. `memory_bytes` is per device, 0 where unknown.
+    `name` is the registered one. `reason` says why it is not available or not planned for; it is
+    empty if nothing is wrong. `memory_bytes` is per device, 0 where unknown; `version` is what the
+    client says of itself.
     """
 
     name: str

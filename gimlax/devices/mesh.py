@@ -1,0 +1,100 @@
+"""A mesh of equal devices and the way from one mesh to another, described.
+
+Every mesh has the same two axes, `data` and `model`: a PartitionSpec means the same on each, before
+any device is known. Units: bytes, bytes/s, seconds.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gimlax.errors import SpecError
+
+__all__ = ["AXIS_NAMES", "SHAREABLE", "Link", "MeshSpec"]
+
+AXIS_NAMES = ("data", "model")
+SHAREABLE = ("compute", "memory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshSpec:
+    """A mesh, described.
+
+    Attributes:
+        name: how plans and errors call it.
+        device_kind: a name in the catalogue, or what PJRT reports.
+        num_devices: the product of the axis sizes.
+        axes: (axis name, size).
+        backend: registered name of the backend that has the devices, empty where it is not live.
+        first_device: index of its first device among the local ones of that backend.
+        host: meshes with equal host share one; empty for a host of its own.
+        shares: which of 'compute' and 'memory' it shares with the meshes of its host that list it
+            too.
+        memory_bytes: memory of one device, where it differs from the kind's.
+    """
+
+    name: str
+    device_kind: str
+    num_devices: int = 1
+    axes: tuple[tuple[str, int], ...] = (("data", 1), ("model", 1))
+    backend: str = ""
+    first_device: int = 0
+    host: str = ""
+    shares: tuple[str, ...] = ()
+    memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if mistakes := list(self._mistakes()):
+            raise SpecError(f"mesh {self.name!r}: {'; '.join(mistakes)}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The axis sizes."""
+        return tuple(size for _, size in self.axes)
+
+    def _mistakes(self) -> Iterator[str]:
+        if not self.name:
+            yield "its name is empty; give it one"
+        if self.num_devices < 1:
+            yield f"num_devices is {self.num_devices}; give at least 1"
+        if tuple(axis for axis, _ in self.axes) != AXIS_NAMES:
+            had = ", ".join(repr(axis) for axis, _ in self.axes) or "none"
+            yield f"its axes are {had}; every mesh has 'data' and 'model', of size 1 where unused"
+        elif min(self.shape) < 1 or math.prod(self.shape) != self.num_devices:
+            held = " x ".join(map(str, self.shape))
+            yield f"its axes are {held}, but num_devices is {self.num_devices}; make them agree"
+        if self.first_device < 0:
+            yield f"first_device is {self.first_device}; give an index from 0"
+        if unknown := [what for what in self.shares if what not in SHAREABLE]:
+            had = ", ".join(map(repr, unknown))
+            yield f"it shares {had}; only 'compute' and 'memory' can be shared"
+        if self.shares and not self.host:
+            yield "it shares with meshes of its host, but names no host; name it"
+        if self.memory_bytes is not None and self.memory_bytes <= 0:
+            yield f"memory_bytes is {self.memory_bytes}; give a positive number or leave it out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """The way from one mesh to another, in this direction only."""
+
+    source: str
+    target: str
+    latency_s: float
+    bandwidth_bytes_per_s: float
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if not (self.latency_s >= 0 and math.isfinite(self.latency_s)):
+            wrong.append(f"latency is {self.latency_s} s; give 0 or more")
+        if not self.bandwidth_bytes_per_s > 0:
+            wrong.append(
+                f"bandwidth is {self.bandwidth_bytes_per_s:g} bytes/s, so nothing could cross it; "
+                "give a positive rate or leave the link out"
+            )
+        if wrong:
+            raise SpecError(f"link {self.source!r} -> {self.target!r}: {'; '.join(wrong)}")
+
+    def transfer_s(self, num_bytes: float) -> float:
+        """Seconds that one message of `num_bytes` takes."""
+        return self.latency_s + num_bytes / self.bandwidth_bytes_per_s

@@ -1,0 +1,64 @@
+"""A cluster as a table: what a person wants to see before planning."""
+
+from collections.abc import Iterable, Sequence
+
+from gimlax.devices.backends import Backend
+from gimlax.devices.kinds import DeviceKind, find_kind
+from gimlax.devices.mesh import Link, MeshSpec
+from gimlax.units import show_bytes, show_bytes_per_s, show_flops, show_seconds
+
+__all__ = ["show_backends", "show_links", "show_meshes"]
+
+
+def show_meshes(meshes: Iterable[MeshSpec], kinds: Sequence[DeviceKind]) -> str:
+    """One line a mesh: devices, memory, bandwidth, peaks, and what it shares with whom."""
+    rows = [("mesh", "device", "count", "memory", "bandwidth", "float32", "bfloat16", "shares")]
+    for mesh in meshes:
+        kind = find_kind(kinds, mesh.device_kind)
+        assert kind is not None
+        shared = " and ".join(mesh.shares)
+        rows.append(
+            (
+                mesh.name,
+                mesh.device_kind,
+                " x ".join(map(str, mesh.shape)),
+                show_bytes(mesh.memory_bytes or kind.memory_bytes),
+                show_bytes_per_s(kind.memory_bytes_per_s),
+                show_flops(kind.peak("float32")) + "/s",
+                show_flops(kind.peak("bfloat16")) + "/s",
+                f"{shared} of {mesh.host}" if shared else "-",
+            )
+        )
+    return _columns(rows)
+
+
+def show_links(links: Iterable[Link]) -> str:
+    """One line a link."""
+    rows = [("link", "latency", "bandwidth")]
+    rows += [
+        (
+            f"{link.source} -> {link.target}",
+            show_seconds(link.latency_s),
+            show_bytes_per_s(link.bandwidth_bytes_per_s),
+        )
+        for link in links
+    ]
+    return _columns(rows)
+
+
+def show_backends(backends: Iterable[Backend]) -> str:
+    """One line a backend: what it can do, or why it is not here."""
+    rows = [("backend", "devices", "can do, or why not")]
+    for backend in backends:
+        devices = f"{backend.num_devices} x {backend.device_kind}" if backend.available else "-"
+        notes = filter(None, (backend.reason, str(backend.capabilities or "")))
+        rows.append((backend.name, devices, "; ".join(notes)))
+    return _columns(rows)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,99 @@
+"""Reading TOML strictly: every mistake is collected, and none stops the reading of the rest.
+
+Chosen over checking record by record because a file with five mistakes should be mended once.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["TableReader"]
+
+_NEEDED: Any = object()
+_WORDS = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a table",
+}
+
+
+class TableReader:
+    """One table of a file; what is wrong with it is added to `mistakes` under the name `where`."""
+
+    def __init__(
+        self, table: Mapping[str, Any], where: str, mistakes: list[str], outer: str = ""
+    ) -> None:
+        self.where = where
+        self.outer = outer
+        self.table = table
+        self.mistakes = mistakes
+        self._known: list[str] = []
+        self._before = len(mistakes)
+
+    @property
+    def clean(self) -> bool:
+        """Whether no mistake has been added, here or elsewhere, since this reader was made."""
+        return len(self.mistakes) == self._before
+
+    def wrong(self, what: str) -> None:
+        """Adds a mistake."""
+        self.mistakes.append(f"{self.where}: {what}")
+
+    def refused(self, error: Exception) -> None:
+        """Adds the mistake that a record found, which names the table in its own way."""
+        self.mistakes.append(f"{self.outer or self.where}: {error}")
+
+    def get(self, key: str, kind: type, default: Any = _NEEDED) -> Any:
+        """The value of a key as a `kind`, `default` where absent; None after a mistake.
+
+        A whole number may be written as a float (`80e9`), a float as a whole number.
+        """
+        self._known.append(key)
+        if key not in self.table:
+            if default is _NEEDED:
+                self.wrong(f"{key} is missing; give {_WORDS[kind]}")
+                return None
+            return default
+        value = self.table[key]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if kind is float:
+                return float(value)
+            if kind is int and math.isfinite(value) and value == int(value):
+                return int(value)
+        elif isinstance(value, kind) and kind not in (int, float):
+            return value
+        self.wrong(f"{key} is {value!r}; give {_WORDS[kind]}")
+        return None
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        """A list of strings, empty where absent."""
+        values = self.get(key, list, []) or []
+        if not all(isinstance(value, str) for value in values):
+            self.wrong(f"{key} is {values!r}; give a list of strings")
+            return ()
+        return tuple(values)
+
+    def inner(self, key: str) -> "TableReader":
+        """The table under a key, an empty one where absent or no table."""
+        return TableReader(self.get(key, dict) or {}, f"{self.where}: {key}", self.mistakes)
+
+    def inner_list(self, key: str) -> "list[TableReader]":
+        """The tables of `[[key]]`, each named by its own `name` or its number."""
+        readers = []
+        for number, table in enumerate(self.get(key, list, []) or [], 1):
+            if isinstance(table, dict):
+                label = repr(table["name"]) if "name" in table else f"number {number}"
+                readers.append(
+                    TableReader(table, f"{self.where}: {key} {label}", self.mistakes, self.where)
+                )
+            else:
+                self.wrong(f"{key} number {number} is {table!r}; give a table ([[{key}]])")
+        return readers
+
+    def finish(self) -> None:
+        """Adds a mistake for every key that nobody asked for."""
+        for key in self.table:
+            if key not in self._known:
+                self.wrong(f"unknown key {key!r}; known are {', '.join(sorted(self._known))}")
