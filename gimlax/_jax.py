@@ -5,16 +5,17 @@ closed constants and the parameters of `scan` are stored. Units: bytes.
 """
 
 import contextlib
+import importlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.extend.core as jex_core
 from jax._src import config as jax_config
-from jax._src import source_info_util
+from jax._src import source_info_util, xla_bridge
 from jax._src.sharding_impls import UnspecifiedValue
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Primitive, Var
 
@@ -30,15 +31,23 @@ __all__ = [
     "Primitive",
     "ScanParts",
     "Var",
+    "allowed_backends",
+    "backend_name_of",
+    "backend_names",
+    "backends_initialised",
     "bind",
     "callee",
     "close_jaxpr",
     "empty_scope",
     "evaluate",
+    "initialise_backends",
     "inner_jaxprs",
     "inside_trace",
     "nbytes",
     "read_config",
+    "register_module",
+    "register_plugin",
+    "registered_backends",
     "rename",
     "scan_parts",
     "scope_below",
@@ -216,3 +225,82 @@ def using_config(values: Sequence[tuple[str, Any]]) -> Iterator[None]:
 def inside_trace(leaf: Any) -> bool:
     """Whether `leaf` is a tracer, so no array that could be moved or run."""
     return isinstance(leaf, jax.core.Tracer)
+
+
+def backends_initialised() -> bool:
+    """Whether JAX has started its backends, after which it starts no other."""
+    return xla_bridge.backends_are_initialized()
+
+
+def backend_names() -> tuple[str, ...]:
+    """Registered names of the backends that are live, the default one's first; starts none."""
+    if not backends_initialised():
+        return ()
+    live = xla_bridge.backends()
+    default = jax.devices()[0].client
+    return tuple(sorted(live, key=lambda name: live[name] is not default))
+
+
+def registered_backends() -> tuple[str, ...]:
+    """Names under which JAX could start a backend, the preferred one first."""
+    factories = xla_bridge._backend_factories
+    return tuple(sorted(factories, key=lambda name: -factories[name].priority))
+
+
+def allowed_backends() -> tuple[str, ...] | None:
+    """The names that JAX_PLATFORMS (or `jax_platforms`) leaves, in its order; None for all."""
+    platforms = jax.config.jax_platforms
+    if not platforms:
+        return None
+    names = [xla_bridge.expand_platform_alias(p.strip()) for p in platforms.split(",")]
+    return tuple(name for expanded in names for name in expanded)
+
+
+def backend_name_of(device: jax.Device) -> str:
+    """The registered name of the backend that a device belongs to: what no attribute of it says."""
+    for name, client in xla_bridge.backends().items():
+        if client is device.client:
+            return name
+    return device.platform
+
+
+def register_plugin(
+    name: str, library_path: str, options: Mapping[str, Any] | None = None, *, priority: int = -1
+) -> None:
+    """Loads a PJRT library; with the usual priority it is no default backend.
+
+    Raises whatever the loader raises; a library may also end the process.
+    """
+    xla_bridge.register_plugin(
+        name, library_path=library_path, options=dict(options or {}), priority=priority
+    )
+
+
+def register_module(module: str) -> tuple[str, ...]:
+    """Imports a plugin module and lets it register its backends; returns their names."""
+    before = set(xla_bridge._backend_factories)
+    importlib.import_module(module).initialize()
+    return tuple(name for name in xla_bridge._backend_factories if name not in before)
+
+
+def initialise_backends(names: Sequence[str]) -> None:
+    """Starts exactly these registered backends, the first as default, and no other, ever.
+
+    JAX on its own would import every plugin module and load every library that the environment
+    names, one of which may fail or hang; here only what was registered before takes part.
+
+    Raises:
+        RuntimeError: one of them failed; JAX then keeps those that stood before it.
+    """
+    platforms = jax.config.jax_platforms
+    finders = ("discover_pjrt_plugins", "register_pjrt_plugin_factories_from_env")
+    kept = {finder: getattr(xla_bridge, finder) for finder in finders}
+    try:
+        for finder in finders:
+            setattr(xla_bridge, finder, lambda: None)
+        jax.config.update("jax_platforms", ",".join(names))
+        xla_bridge.backends()
+    finally:
+        jax.config.update("jax_platforms", platforms)
+        for finder in finders:
+            setattr(xla_bridge, finder, kept[finder])
