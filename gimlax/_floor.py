@@ -8,7 +8,7 @@ then.
 import importlib.metadata
 import re
 
-JAX_FLOOR = (0, 8, 0)
+JAX_FLOOR = (0, 10, 0)
 
 
 def require_jax(version: str | None = None) -> None:
