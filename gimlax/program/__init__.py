@@ -1,0 +1,29 @@
+"""From a plan to instruction lists, and the record of what happened when they ran."""
+
+from gimlax.program.emission import emit, lay_out
+from gimlax.program.instructions import (
+    Free,
+    Instruction,
+    Program,
+    Run,
+    Step,
+    Transfer,
+    sequence,
+    track_of_link,
+)
+from gimlax.program.timeline import Span, Timeline
+
+__all__ = [
+    "Free",
+    "Instruction",
+    "Program",
+    "Run",
+    "Span",
+    "Step",
+    "Timeline",
+    "Transfer",
+    "emit",
+    "lay_out",
+    "sequence",
+    "track_of_link",
+]

@@ -1,0 +1,232 @@
+"""Compiles the stages of all phases: equal ones once, different ones in parallel.
+
+Two stages are equal if their StableHLO, arguments, devices and donation are: layers that repeat on one
+mesh share an executable. Every stage returns one value more than it was given, a completion token:
+four bytes that nobody donates, ready when the stage is done. Compilations go through JAX's persistent
+cache wherever the user has configured one (`jax_compilation_cache_dir`); gimlax leaves JAX's global
+configuration alone.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gimlax import _jax
+from gimlax.errors import BackendError
+from gimlax.graph import Part, Role
+from gimlax.partition import Stage
+from gimlax.program import Program
+from gimlax.runtime.inventory import Inventory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a compilation is: `done` of `total` distinct stages; `what` is the one just done."""
+
+    done: int
+    total: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CompiledStage:
+    """A stage as one flat call on its mesh.
+
+    Inputs of `call`, in this order: `row` of each tree in `resident`, the arrays of each tree in
+    `carried`, `constants`, the `streamed` leaves, the `received` values. Outputs: for each (tree,
+    count) of `carried` its updated arrays, the `produced` values, the token.
+    """
+
+    index: int
+    mesh: str
+    description: str
+    call: Callable[..., Sequence[jax.Array]]
+    compiled: Any
+    row: int
+    resident: tuple[int, ...]
+    carried: tuple[tuple[int, int], ...]
+    constants: tuple[jax.Array, ...]
+    streamed: tuple[tuple[str, int], ...]
+    received: tuple[tuple[str, int], ...]
+    produced: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Order:
+    """A stage to compile: what `jax.jit` lowered, and the key that equal stages share."""
+
+    lowered: Any
+    key: tuple[Any, ...]
+    config: tuple[tuple[str, Any], ...]
+    description: str
+
+
+def compile_stages(
+    programs: Sequence[Program],
+    inventory: Inventory,
+    donates: Mapping[str, bool],
+    progress: Callable[[Progress], None] | None = None,
+) -> tuple[tuple[tuple[CompiledStage, ...], ...], int]:
+    """Compiles the stages of each program.
+
+    Args:
+        programs: one per phase.
+        inventory: how arguments lie on the meshes.
+        donates: whether a stage on this mesh may take over the memory of its carried state.
+        progress: told after each distinct stage, in the calling thread.
+
+    Returns:
+        The stages of each program, and how many distinct ones were compiled.
+
+    Raises:
+        BackendError: a backend refuses a stage; names stage, segments and mesh.
+    """
+    orders = [
+        _lower(program, stage, inventory, donates)
+        for program in programs
+        for stage in program.partition.stages
+    ]
+    distinct = {order.key: order for order in orders}
+    compiled: dict[tuple[Any, ...], Any] = {}
+    with ThreadPoolExecutor(os.cpu_count(), "gimlax compile") as pool:
+        futures = {pool.submit(_compile, order): order for order in distinct.values()}
+        try:
+            for future in as_completed(futures):
+                order = futures[future]
+                compiled[order.key] = future.result()
+                if progress is not None:
+                    done = Progress(done=len(compiled), total=len(distinct), what=order.description)
+                    progress(done)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    constants: dict[tuple[str, int], jax.Array] = {}
+    stages: list[tuple[CompiledStage, ...]] = []
+    row = 0
+    for program in programs:
+        of_phase: list[CompiledStage] = []
+        for stage in program.partition.stages:
+            executable = compiled[orders[row].key]
+            of_phase.append(_bind(program, stage, inventory, executable, row, constants))
+            row += 1
+        stages.append(tuple(of_phase))
+    return tuple(stages), len(distinct)
+
+
+def _lower(
+    program: Program, stage: Stage, inventory: Inventory, donates: Mapping[str, bool]
+) -> _Order:
+    mesh = program.placement[stage.index]
+    sharding = inventory.shardings[mesh]
+    state = _state_parts(inventory, stage.index)
+    traced = program.partition.traced
+    leaves = {role: traced.leaves(role) for role in (Role.RESIDENT, Role.CARRIED)}
+
+    def aval_of(role: Role, part: Part) -> Any:
+        aval = traced.arguments[leaves[role][part.leaf]].aval
+        shape = aval.shape if part.whole else (part.stop - part.start, *aval.shape[1:])
+        return jax.ShapeDtypeStruct(shape, aval.dtype)
+
+    avals = [
+        *(aval_of(Role.RESIDENT, part) for part in stage.resident),
+        *(aval_of(Role.CARRIED, part) for part in state),
+        *(jax.typeof(traced.jaxpr.consts[i]) for i in stage.constants),
+        *(traced.arguments[leaf].aval for leaf in stage.streamed),
+        *(program.partition.avals[value] for value in stage.received),
+    ]
+    inputs = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding) for a in avals]
+    first = len(stage.resident)
+    donated = tuple(range(first, first + len(state))) if donates[mesh] else ()
+    function = _with_token(stage, state)
+    description = program.describe_stage(stage.index)
+    with _jax.using_config(traced.config):
+        jitted = jax.jit(function, keep_unused=True, donate_argnums=donated, out_shardings=sharding)
+        try:
+            lowered = jitted.lower(*inputs)
+        except (NotImplementedError, RuntimeError) as error:
+            raise BackendError(
+                f"{description} cannot be lowered for its backend: {error}; place it elsewhere"
+            ) from error
+    key = (
+        lowered.as_text(),
+        tuple((i.shape, str(i.dtype)) for i in inputs),
+        tuple(str(aval) for aval in stage.jaxpr.out_avals),
+        sharding,
+        donated,
+        traced.config,
+    )
+    return _Order(lowered=lowered, key=key, config=traced.config, description=description)
+
+
+def _with_token(stage: Stage, state: tuple[Part, ...]) -> Callable[..., tuple[Any, ...]]:
+    """The stage over all state that its place holds, also what only other phases use, and a token."""
+    evaluate = _jax.evaluate(stage.jaxpr)
+    first = len(stage.resident)
+
+    def stage_with_token(*inputs: Any) -> tuple[Any, ...]:
+        held = dict(zip(state, inputs[first : first + len(state)], strict=True))
+        outputs = evaluate(
+            *inputs[:first], *(held[part] for part in stage.carried), *inputs[first + len(state) :]
+        )
+        held.update(zip(stage.carried, outputs, strict=False))
+        return (
+            *(held[part] for part in state),
+            *outputs[len(stage.carried) :],
+            jnp.zeros((), jnp.int32),
+        )
+
+    return stage_with_token
+
+
+def _state_parts(inventory: Inventory, stage: int) -> tuple[Part, ...]:
+    return tuple(part for states in inventory.states for part in states[stage])
+
+
+def _compile(order: _Order) -> Any:
+    with _jax.using_config(order.config):
+        try:
+            return order.lowered.compile()
+        except Exception as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BackendError(
+                f"{order.description} could not be compiled: {first}; place it elsewhere, or cut it"
+                " smaller if memory is short"
+            ) from error
+
+
+def _bind(
+    program: Program,
+    stage: Stage,
+    inventory: Inventory,
+    compiled: Any,
+    row: int,
+    constants: dict[tuple[str, int], jax.Array],
+) -> CompiledStage:
+    mesh = program.placement[stage.index]
+    values = program.partition.traced.jaxpr.consts
+    for i in stage.constants:
+        if (mesh, id(values[i])) not in constants:
+            constants[mesh, id(values[i])] = jax.device_put(values[i], inventory.shardings[mesh])
+    return CompiledStage(
+        index=stage.index,
+        mesh=mesh,
+        description=program.describe_stage(stage.index),
+        call=compiled,
+        compiled=compiled,
+        row=row,
+        resident=tuple(t.index for t in inventory.resident if inventory.rows[t.index][row]),
+        carried=tuple(
+            (tree.index, len(inventory.states[tree.index][stage.index]))
+            for tree in inventory.carried
+            if inventory.states[tree.index][stage.index]
+        ),
+        constants=tuple(constants[mesh, id(values[i])] for i in stage.constants),
+        streamed=tuple((mesh, leaf) for leaf in stage.streamed),
+        received=tuple((mesh, value) for value in stage.received),
+        produced=tuple((mesh, value) for value in stage.produced),
+    )

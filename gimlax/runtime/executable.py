@@ -1,0 +1,244 @@
+"""An `Executable`: one compiled phase, called like the function that was traced.
+
+A call is dispatched in the caller's thread, stage by stage: whoever calls waits anyway, and a
+hand-over to a worker costs more than a dispatch. `submit` hands the pass to one worker thread per mesh
+and link, so that several passes overlap. Like `jax.jit`, a call returns arrays that may still be being
+computed; it looks at old completion tokens now and then, so that the caller cannot run ahead of the
+devices without bound.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Self
+
+import jax
+
+from gimlax.errors import BackendError, SpecError
+from gimlax.planning import Plan
+from gimlax.program import Program
+from gimlax.runtime.compilation import CompiledStage
+from gimlax.runtime.deployment import Deployment
+from gimlax.runtime.handles import gather
+from gimlax.runtime.passes import execute, first_line, stage_error
+from gimlax.runtime.pipeline import PassFuture, Schedule
+from gimlax.runtime.recording import Recording
+from gimlax.runtime.signature import Signature
+
+_CALLS_AHEAD = 32  # calls whose tokens nobody has looked at yet
+
+
+class _Shared:
+    """What one phase and a mapping of phases have in common: handles, recording, the end."""
+
+    def __init__(self, plan: Plan, deployment: Deployment) -> None:
+        self._plan = plan
+        self._deployment = deployment
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that was compiled."""
+        return self._plan
+
+    @property
+    def num_compiled(self) -> int:
+        """Distinct stages compiled for all phases together."""
+        return self._deployment.num_compiled
+
+    def place(self, *trees: Any) -> Any:
+        """Puts resident arguments on their meshes.
+
+        Args:
+            *trees: one per resident argument, in order.
+
+        Returns:
+            A `Placed` for one tree, a tuple of them for several.
+
+        Raises:
+            SpecError: not one tree per resident argument.
+            TraceError: a leaf differs from the trace; names it.
+            BackendError: a mesh has no room.
+        """
+        return self._deployment.place(trees)
+
+    def init(self, *trees: Any) -> Any:
+        """Copies initial state to its meshes; like `place`, for carried arguments."""
+        return self._deployment.init(trees)
+
+    def gather(self, tree: Any) -> Any:
+        """An ordinary tree of numpy arrays; see `gimlax.runtime.gather`."""
+        return gather(tree)
+
+    def record(self) -> contextlib.AbstractContextManager[Recording]:
+        """A block whose passes are recorded; `recording.timeline` is their `Timeline`."""
+        return self._deployment.record()
+
+    def close(self) -> None:
+        """Waits for submitted passes and ends the worker threads of all phases."""
+        self._deployment.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Executable(_Shared):
+    """One phase of a plan, ready to run. Thread-safe; a context manager that closes itself."""
+
+    def __init__(self, plan: Plan, deployment: Deployment, phase: int) -> None:
+        super().__init__(plan, deployment)
+        self._phase = deployment.phases[phase]
+        self._schedule = Schedule.build(self._phase)
+        self._signature = Signature(
+            self._phase, deployment.inventory, deployment.handle_maker(self.name)
+        )
+        self._steps = tuple(
+            (step, self._phase.stage_of(step.instruction)) for step in self._phase.steps
+        )
+        self._tokens: deque[tuple[CompiledStage, jax.Array]] = deque()
+        self._limit = _CALLS_AHEAD * len(self._phase.stages)
+
+    @property
+    def name(self) -> str:
+        """The phase that it runs."""
+        return self._phase.program.phase
+
+    @property
+    def program(self) -> Program:
+        """The instruction lists that it follows."""
+        return self._phase.program
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs one pass; dispatches in this thread.
+
+        Args:
+            *args: what was traced; a `Placed` or `Carried` may stand for a resident or carried
+                argument. An ordinary tree is placed, or taken as initial state, at this call.
+            **kwargs: streamed arguments by keyword.
+
+        Returns:
+            The tree of the traced function, with a `Carried` for each carried output.
+
+        Raises:
+            TraceError: an argument differs from the trace, or is a tracer.
+            SpecError: a state has been used before, a handle is of another compilation, or closed.
+            BackendError: a stage failed, in this call or in one before.
+        """
+        deployment, tokens = self._deployment, self._tokens
+        if deployment.recording is not None:
+            return self.submit(*args, **kwargs).result()
+        deployment.check_open(self.name)
+        if len(tokens) >= self._limit:
+            self._look_back(len(tokens) // 2)
+        work = self._signature.bind(args, kwargs)
+        for handle in work.handles:
+            handle.wait()
+        work.take_state()
+        try:
+            for step, stage in self._steps:
+                token = execute(work, step)
+                if stage is not None and token is not None:
+                    tokens.append((stage, token))
+        except BaseException as error:
+            work.lose_state(f"was lost when a pass failed ({first_line(error)})")
+            if isinstance(error, BackendError):
+                self._look_back(len(tokens))  # a stage before it may be the one that failed
+            raise
+        return self._signature.assemble(work)
+
+    def submit(self, *args: Any, **kwargs: Any) -> PassFuture:
+        """Starts one pass on the worker threads; arguments and errors as in a call.
+
+        Streamed inputs are copied before it returns. It waits while as many passes are under way as
+        the executable lets in.
+        """
+        self._deployment.check_open(self.name)
+        work = self._signature.bind(args, kwargs, may_alias=False)
+        work.take_state()
+        try:
+            return self._deployment.submit(
+                self.name, work, self._schedule, self._signature.assemble
+            )
+        except BaseException:
+            work.give_back()
+            raise
+
+    def __repr__(self) -> str:
+        where = ", ".join(self._phase.program.placement)
+        return f"Executable({self.name!r}, {len(self._phase.stages)} stages on {where})"
+
+    def cost_analysis(self, stage: int | None = None) -> dict[str, float]:
+        """What XLA counts for one stage, or the sum over all; empty where a backend does not say."""
+        return _total(_ask(s.compiled.cost_analysis) for s in self._select(stage))
+
+    def memory_analysis(self, stage: int | None = None) -> dict[str, float]:
+        """Bytes by kind for one stage, or the sum over all; empty where a backend does not say."""
+        found = (_ask(s.compiled.memory_analysis) for s in self._select(stage))
+        return _total(
+            {key: getattr(of, key) for key in dir(of) if key.endswith("_in_bytes")} for of in found
+        )
+
+    def _select(self, stage: int | None) -> tuple[CompiledStage, ...]:
+        stages = self._phase.stages
+        if stage is None:
+            return stages
+        if not 0 <= stage < len(stages):
+            raise SpecError(
+                f"{self.name!r} has no stage {stage}; its stages are 0 to {len(stages) - 1}"
+            )
+        return (stages[stage],)
+
+    def _look_back(self, count: int) -> None:
+        """Waits for the oldest stages dispatched and raises the error of the first that failed."""
+        for _ in range(count):
+            try:
+                stage, token = self._tokens.popleft()
+            except IndexError:  # another thread looks back too
+                return
+            try:
+                token.block_until_ready()
+            except Exception as error:
+                raise stage_error(stage, error) from error
+
+
+class Executables(_Shared, Mapping[str, Executable]):
+    """The phases of a workload by name; they share parameters, state, meshes and workers."""
+
+    def __init__(self, plan: Plan, deployment: Deployment) -> None:
+        super().__init__(plan, deployment)
+        self._by_name = {
+            phase.program.phase: Executable(plan, deployment, i)
+            for i, phase in enumerate(deployment.phases)
+        }
+
+    def __getitem__(self, name: str) -> Executable:
+        if name not in self._by_name:
+            raise KeyError(f"no phase {name!r}; the phases are {', '.join(map(repr, self))}")
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __repr__(self) -> str:
+        return f"Executables({', '.join(map(repr, self))})"
+
+
+def _ask(question: Callable[[], Any]) -> Any:
+    """The answer of a backend that may not know the question."""
+    try:
+        return question()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _total(found: Iterable[Mapping[str, float] | None]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for of in found:
+        for key, value in (of or {}).items():
+            total[key] = total.get(key, 0) + value
+    return total

@@ -1,0 +1,368 @@
+"""Handles of what stays on the meshes: `Placed` parameters and `Carried` state.
+
+A `jax.Array` lives on one client, a cut or tied one cannot, so a handle holds the arrays of every
+stage and is one opaque leaf in the caller's trees. `Carried` is used once, like a donated array: each
+pass takes it and returns the next generation. A state can be handed on before it is there: its cells,
+one per stage, are filled by the pass that makes it, so that passes over one state follow each other
+through the pipeline.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gimlax import _jax
+from gimlax.errors import BackendError, InternalError, SpecError, TraceError
+from gimlax.graph import Part
+from gimlax.runtime.arguments import check_tree, fits
+from gimlax.runtime.inventory import Inventory, Tree
+
+Arrays = tuple[jax.Array, ...]
+_GENERATION = "generation"
+
+
+class Cell:
+    """The carried arrays of one stage, None until the pass that makes them has run it.
+
+    `waiters` are called, under the pipeline's lock, when the arrays arrive.
+    """
+
+    __slots__ = ("arrays", "waiters")
+
+    def __init__(self, arrays: Sequence[jax.Array] | None = None) -> None:
+        self.arrays = arrays
+        self.waiters: list[Callable[[], None]] = []
+
+
+class Placed:
+    """A resident argument on its meshes: each stage's part, kept once per mesh."""
+
+    __slots__ = ("_inventory", "_rest", "_rows", "_shelf", "_tree")
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        tree: Tree,
+        shelf: dict[tuple[str, Part], jax.Array],
+        rest: dict[int, Any],
+    ) -> None:
+        self._inventory = inventory
+        self._tree = tree
+        self._shelf = shelf
+        self._rest = rest  # leaves that no stage reads, as they were given
+        # One flat tuple per stage of every phase, so that a call only concatenates.
+        self._rows: tuple[Arrays, ...] = tuple(
+            tuple(shelf[slot] for slot in row) for row in inventory.rows[tree.index]
+        )
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self._tree.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on all meshes together; a part that two meshes use counts twice."""
+        return sum(_jax.nbytes(array) for array in self._shelf.values())
+
+    @property
+    def meshes(self) -> tuple[str, ...]:
+        """Names of the meshes that hold something of it."""
+        return tuple(dict.fromkeys(mesh for mesh, _ in self._shelf))
+
+    def __repr__(self) -> str:
+        where = ", ".join(map(repr, self.meshes))
+        return f"Placed({self.name}, {self.nbytes} bytes on {where})"
+
+    def _leaves(self) -> list[Any]:
+        parts: dict[int, dict[Part, jax.Array]] = {}
+        for (_, part), array in self._shelf.items():
+            parts.setdefault(part.leaf, {})[part] = array
+        return [
+            _join(parts[leaf]) if _complete(parts.get(leaf, {}), aval) else self._rest[leaf]
+            for leaf, aval in enumerate(self._tree.avals, self._tree.first)
+        ]
+
+
+class Carried:
+    """Carried state on the meshes of its stages, good for one pass."""
+
+    __slots__ = ("_cells", "_fate", "_generation", "_inventory", "_lost", "_tree", "_wait")
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        tree: Tree,
+        cells: tuple[Cell, ...],
+        generation: int,
+        wait: Callable[[], object] | None = None,
+    ) -> None:
+        self._inventory = inventory
+        self._tree = tree
+        self._cells = [cells]  # a list that holds the cells until a pass pops them: atomic
+        self._fate = "has been used by a pass"
+        self._lost = False
+        self._generation = generation
+        self._wait = wait
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self._tree.name
+
+    @property
+    def generation(self) -> int:
+        """Passes applied since `init`."""
+        return self._generation
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on all meshes together."""
+        return sum(map(_jax.nbytes, self._tree.avals))
+
+    def __repr__(self) -> str:
+        state = "" if self._cells else f", {self._fate}"
+        return f"Carried({self.name}, {_GENERATION} {self._generation}{state})"
+
+    def copy(self) -> "Carried":
+        """An independent state of the same generation, on the same meshes.
+
+        Raises:
+            SpecError: the state has been used.
+        """
+        cells = tuple(
+            Cell(tuple(array.copy() for array in cell.arrays or ())) for cell in self._ready()
+        )
+        return Carried(self._inventory, self._tree, cells, self._generation)
+
+    def read(self, path: str, index: Any = ()) -> Any:
+        """A copy of the leaf at `path`, or of what `index` selects of it, as a numpy array.
+
+        Args:
+            path: key path as in `Traced.arguments`, such as `cache['k']`.
+            index: ints and slices, one per leading dim; all of the leaf by default.
+
+        Raises:
+            SpecError: the state has been used, or has no such leaf.
+        """
+        found = self._find(path)
+        if len(found) == 1:
+            _, cell, place = found[0]
+            return to_host(_arrays(cell)[place][index])
+        whole = _join({part: _arrays(cell)[place] for part, cell, place in found})
+        return whole[index]
+
+    def write(self, path: str, value: Any, index: Any = ()) -> None:
+        """Replaces the leaf at `path`, or what `index` selects of it, on its meshes.
+
+        Args:
+            path: key path as in `Traced.arguments`.
+            value: an array of the dtype and shape of what it replaces.
+            index: ints and slices, one per leading dim; all of the leaf by default.
+
+        Raises:
+            SpecError: the state has been used, or has no such leaf.
+            TraceError: `value` has another shape or dtype.
+        """
+        found = self._find(path)
+        aval = self._tree.avals[self._tree.paths.index(path)]
+        aval = jax.eval_shape(lambda x: x[index], aval)
+        if not fits(value, aval):
+            check_tree(self.name, value, jax.tree.structure(0), (path,), (aval,))
+        if len(found) == 1:
+            _, cell, place = found[0]
+            old = _arrays(cell)[place]
+            new = old.at[index].set(jax.device_put(value, old.sharding))
+            _replace(cell, place, jax.device_put(new, old.sharding))
+            return
+        whole = np.array(_join({part: _arrays(cell)[place] for part, cell, place in found}))
+        whole[index] = np.asarray(value)
+        for part, cell, place in found:
+            sharding = _arrays(cell)[place].sharding
+            rows = whole[part.start : part.stop]
+            _replace(cell, place, jax.device_put(rows, sharding, may_alias=False))
+
+    def wait(self) -> None:
+        """Waits for the pass that makes this state, and raises its error."""
+        if self._wait is not None:
+            self._ready()
+
+    def _take(self) -> tuple[Cell, ...]:
+        """The cells, for the one pass that may use them."""
+        try:
+            return self._cells.pop()
+        except IndexError:
+            raise self._gone() from None
+
+    def _give_back(self, cells: tuple[Cell, ...]) -> None:
+        """Undoes `_take`: the pass did not begin."""
+        if not self._lost:
+            self._cells.append(cells)
+
+    def _lose(self, reason: str) -> None:
+        self._fate = reason
+        self._lost = True
+        self._cells.clear()
+
+    def _gone(self) -> SpecError:
+        return SpecError(
+            f"{self.name}, {_GENERATION} {self._generation}: {self._fate}; use the state that the pass"
+            " returned, copy() it before the pass, or init() a new one"
+        )
+
+    def _ready(self) -> tuple[Cell, ...]:
+        """The cells, all filled; waits for the pass that makes them."""
+        if not self._cells:
+            raise self._gone()
+        if self._wait is not None:
+            self._wait()
+            self._wait = None
+        try:
+            return self._cells[0]
+        except IndexError:
+            raise self._gone() from None
+
+    def _slots(self) -> Iterator[tuple[Part, Cell, int]]:
+        states = self._inventory.states[self._tree.index]
+        for cell, parts in zip(self._ready(), states, strict=True):
+            for place, part in enumerate(parts):
+                yield part, cell, place
+
+    def _find(self, path: str) -> list[tuple[Part, Cell, int]]:
+        if path not in self._tree.paths:
+            shown = ", ".join(self._tree.paths[:10])
+            raise SpecError(f"{self.name} has no leaf {path!r}; it has {shown}")
+        leaf = self._tree.first + self._tree.paths.index(path)
+        return sorted((slot for slot in self._slots() if slot[0].leaf == leaf), key=lambda s: s[0])
+
+    def _leaves(self) -> list[Any]:
+        parts: dict[int, dict[Part, jax.Array]] = {}
+        for part, cell, place in self._slots():
+            parts.setdefault(part.leaf, {})[part] = _arrays(cell)[place]
+        return [_join(parts[leaf]) for leaf in sorted(parts)]
+
+
+def place(inventory: Inventory, tree: Tree, value: Any) -> Placed:
+    """Puts a resident argument on the meshes of the stages that read it.
+
+    Raises:
+        TraceError: structure, shapes or dtypes differ from the trace.
+        BackendError: a mesh has no room for its part.
+    """
+    leaves = check_tree(tree.name, value, tree.treedef, tree.paths, tree.avals)
+    shelf = _put(inventory, tree, inventory.shelves[tree.index], leaves, may_alias=None)
+    rest: dict[int, Any] = {}
+    for leaf, (given, aval) in enumerate(zip(leaves, tree.avals, strict=True), tree.first):
+        if not _complete({part for _, part in shelf if part.leaf == leaf}, aval):
+            rest[leaf] = given
+    return Placed(inventory, tree, shelf, rest)
+
+
+def init(inventory: Inventory, tree: Tree, value: Any) -> Carried:
+    """Copies a carried argument to its meshes as generation 0; the caller's arrays stay good.
+
+    Raises:
+        TraceError: structure, shapes or dtypes differ from the trace.
+        BackendError: a mesh has no room for its part.
+    """
+    leaves = check_tree(tree.name, value, tree.treedef, tree.paths, tree.avals)
+    states = inventory.states[tree.index]
+    cells: list[Cell] = []
+    for mesh, parts in zip(inventory.placement, states, strict=True):
+        slots = tuple((mesh, part) for part in parts)
+        # A pass donates these arrays, so they must not share memory with the caller's.
+        shelf = _put(inventory, tree, slots, leaves, may_alias=False)
+        cells.append(Cell(tuple(shelf[slot] for slot in slots)))
+    return Carried(inventory, tree, tuple(cells), 0)
+
+
+def gather(tree: Any) -> Any:
+    """An ordinary tree of numpy arrays; handles in it become the trees that they hold.
+
+    Typed PRNG keys have no numpy form and come back as `jax.Array`s of the default device. A
+    `Carried` stays usable.
+
+    Raises:
+        SpecError: a carried state has been used.
+    """
+    return jax.tree.map(_gather_leaf, tree)
+
+
+def _gather_leaf(leaf: Any) -> Any:
+    if isinstance(leaf, Placed | Carried):
+        host = [to_host(x) for x in leaf._leaves()]
+        return jax.tree.unflatten(leaf._tree.treedef, host)
+    return to_host(leaf)
+
+
+def to_host(array: Any) -> Any:
+    """A numpy copy of an array; a typed PRNG key is copied to the default device."""
+    if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = np.array(jax.random.key_data(array))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    return np.array(array)
+
+
+def _put(
+    inventory: Inventory,
+    tree: Tree,
+    slots: Sequence[tuple[str, Part]],
+    leaves: Sequence[Any],
+    may_alias: bool | None,
+) -> dict[tuple[str, Part], jax.Array]:
+    shelf: dict[tuple[str, Part], jax.Array] = {}
+    for mesh in dict.fromkeys(mesh for mesh, _ in slots):
+        mine = [slot for slot in slots if slot[0] == mesh]
+        rows = [_rows(leaves[part.leaf - tree.first], part) for _, part in mine]
+        try:
+            arrays = jax.device_put(rows, inventory.shardings[mesh], may_alias=may_alias)
+        except RuntimeError as error:
+            nbytes = sum(_jax.nbytes(jax.typeof(row)) for row in rows)
+            raise BackendError(
+                f"{tree.name}: {nbytes} bytes could not be put on mesh {mesh!r}: {error}; free memory"
+                " there, or plan with less on it"
+            ) from error
+        shelf.update(zip(mine, arrays, strict=True))
+    return shelf
+
+
+def _rows(leaf: Any, part: Part) -> Any:
+    return leaf if part.whole else leaf[part.start : part.stop]
+
+
+def _arrays(cell: Cell) -> Sequence[jax.Array]:
+    if cell.arrays is None:
+        raise InternalError("carried state was read before it was there; please report it")
+    return cell.arrays
+
+
+def _replace(cell: Cell, place: int, array: jax.Array) -> None:
+    arrays = _arrays(cell)
+    cell.arrays = (*arrays[:place], array, *arrays[place + 1 :])
+
+
+def _complete(parts: Any, aval: jax.ShapeDtypeStruct) -> bool:
+    """Whether parts of one leaf hold each of its rows."""
+    if any(part.whole for part in parts):
+        return True
+    rows = {row for part in parts for row in range(part.start, part.stop)}
+    return bool(parts) and len(rows) == aval.shape[0]
+
+
+def _join(parts: dict[Part, jax.Array]) -> Any:
+    """The leaf that parts make up: the array itself if one holds it all, else rows on the host."""
+    for part, array in parts.items():
+        if part.whole or len(parts) == 1:
+            return array
+    host: dict[int, Any] = {}
+    for part, array in parts.items():
+        rows = to_host(array)
+        host.update((part.start + i, rows[i]) for i in range(part.stop - part.start))
+    ordered = [host[row] for row in sorted(host)]
+    return jnp.stack(ordered) if isinstance(ordered[0], jax.Array) else np.stack(ordered)
+
+
+__all__ = ["Arrays", "Carried", "Cell", "Placed", "gather", "init", "place", "to_host"]

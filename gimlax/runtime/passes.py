@@ -1,0 +1,196 @@
+"""One pass over a program: what it holds, and how a single instruction of it is executed.
+
+Both ways to run a pass, in the caller's thread and through the workers, execute instructions with the
+functions here; they differ only in who calls them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from gimlax.errors import BackendError
+from gimlax.program import Free, Instruction, Program, Run, Step, Transfer, sequence
+from gimlax.runtime.compilation import CompiledStage
+from gimlax.runtime.handles import Carried, Cell, Placed
+
+Key = tuple[str, int]  # (mesh name, value id), or (mesh name, argument leaf)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class CompiledPhase:
+    """A program with its compiled stages, in one order that a single thread can follow."""
+
+    program: Program
+    stages: tuple[CompiledStage, ...]
+    steps: tuple[Step, ...]
+    shardings: Mapping[str, jax.sharding.NamedSharding]
+
+    @classmethod
+    def build(
+        cls,
+        program: Program,
+        stages: Sequence[CompiledStage],
+        shardings: Mapping[str, jax.sharding.NamedSharding],
+    ) -> "CompiledPhase":
+        """Orders the instructions of a program."""
+        return cls(
+            program=program,
+            stages=tuple(stages),
+            steps=sequence(program),
+            shardings=shardings,
+        )
+
+    def stage_of(self, instruction: Instruction) -> CompiledStage | None:
+        """The stage that an instruction runs, None for a transfer and the like."""
+        return self.stages[instruction.stage] if isinstance(instruction, Run) else None
+
+
+class Pass:
+    """What one pass holds while it is under way; filled by `run_stage` and `send`.
+
+    `state` are the cells taken from the `handles` that the caller gave, `next_state` those of the
+    handles that the pass returns, one tuple with a cell per stage for each carried tree.
+    """
+
+    __slots__ = (
+        "handles",
+        "next_handles",
+        "next_state",
+        "phase",
+        "placed",
+        "state",
+        "streamed",
+        "values",
+    )
+
+    def __init__(
+        self,
+        phase: CompiledPhase,
+        placed: Sequence[Placed],
+        handles: Sequence[Carried],
+        streamed: dict[Key, Any],
+    ) -> None:
+        self.phase = phase
+        self.placed = placed
+        self.handles = handles
+        self.streamed = streamed
+        self.values: dict[Key, jax.Array] = {}
+        self.state: list[tuple[Cell, ...]] = []
+        self.next_state: list[tuple[Cell, ...]] = []
+        self.next_handles: tuple[Carried, ...] = ()
+
+    def take_state(self) -> None:
+        """Takes the carried state out of its handles, all or none, and prepares the next handles.
+
+        Raises:
+            SpecError: a state has been used before.
+        """
+        try:
+            for handle in self.handles:
+                self.state.append(handle._take())
+        except BaseException:
+            self.give_back()
+            raise
+        self.next_state = [tuple([Cell() for _ in cells]) for cells in self.state]
+        self.next_handles = tuple(
+            [
+                Carried(handle._inventory, handle._tree, cells, handle.generation + 1)
+                for handle, cells in zip(self.handles, self.next_state, strict=True)
+            ]
+        )
+
+    def give_back(self) -> None:
+        """Returns the carried state to its handles: nothing of the pass was dispatched."""
+        for handle, cells in zip(self.handles, self.state, strict=False):
+            handle._give_back(cells)
+        self.state = []
+
+    def lose_state(self, reason: str) -> None:
+        """Marks what the pass was given and what it would have returned as lost."""
+        for handle in (*self.handles, *self.next_handles):
+            handle._lose(reason)
+
+    def result(self) -> list[Any]:
+        """The flat outputs; None where the output is carried state."""
+        values = self.values
+        return [None if key is None else values[key] for key in self.phase.program.outputs]
+
+
+def run_stage(work: Pass, stage: CompiledStage) -> jax.Array:
+    """Dispatches a stage and keeps its outputs in the pass; returns its completion token.
+
+    Raises:
+        BackendError: the backend refused; names stage, segments and mesh.
+    """
+    index = stage.index
+    arguments: list[Any] = []
+    for tree in stage.resident:
+        arguments += work.placed[tree]._rows[stage.row]
+    for tree, _ in stage.carried:
+        cell = work.state[tree][index]
+        arguments += cell.arrays  # type: ignore[arg-type]  # filled before the stage is ready
+        cell.arrays = None  # donated, or not needed any more
+    arguments += stage.constants
+    for key in stage.streamed:
+        arguments.append(work.streamed[key])
+    for key in stage.received:
+        arguments.append(work.values[key])
+    try:
+        outputs = stage.call(*arguments)
+    except Exception as error:
+        raise stage_error(stage, error) from error
+    start = 0
+    for tree, count in stage.carried:
+        work.next_state[tree][index].arrays = outputs[start : start + count]
+        start += count
+    for key in stage.produced:
+        work.values[key] = outputs[start]
+        start += 1
+    return outputs[-1]
+
+
+def send(work: Pass, transfer: Transfer) -> None:
+    """Copies values to another mesh; between two clients this waits until they are computed.
+
+    Raises:
+        BackendError: a copy failed.
+    """
+    arrays = [work.values[transfer.source, value] for value in transfer.values]
+    try:
+        copies = jax.device_put(arrays, work.phase.shardings[transfer.target])
+    except Exception as error:
+        raise BackendError(
+            f"transfer of {len(arrays)} values of {work.phase.program.phase!r} from mesh"
+            f" {transfer.source!r} to {transfer.target!r} failed: {first_line(error)}; check that both"
+            " backends still answer"
+        ) from error
+    for value, copy in zip(transfer.values, copies, strict=True):
+        work.values[transfer.target, value] = copy
+
+
+def execute(work: Pass, step: Step) -> jax.Array | None:
+    """Executes one instruction in this thread; returns the token of a stage."""
+    instruction = step.instruction
+    if isinstance(instruction, Run):
+        return run_stage(work, work.phase.stages[instruction.stage])
+    if isinstance(instruction, Transfer):
+        send(work, instruction)
+    elif isinstance(instruction, Free):
+        for value in instruction.values:
+            del work.values[step.track, value]
+    return None
+
+
+def stage_error(stage: CompiledStage, error: BaseException) -> BackendError:
+    """What a failed stage is called, in the user's terms."""
+    return BackendError(
+        f"{stage.description} failed: {first_line(error)}; the carried state of the pass is lost, so"
+        " start again from init() or a copy() taken before"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a backend said."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

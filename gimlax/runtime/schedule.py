@@ -1,0 +1,66 @@
+"""The tasks of a program as a graph: what each waits for, so that independent passes can interleave.
+
+Derived from the instruction lists and read-only: a pass in flight keeps its own counters.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gimlax.program import Free, Run, Transfer
+from gimlax.runtime.passes import CompiledPhase, Key
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Schedule:
+    """The tasks of a phase, Runs and Transfers, and what each waits for.
+
+    `missing[i]` values have to arrive before task i is ready; `wakes` says which tasks wait for a
+    value; `readers` counts the tasks that read a value which is dropped after the last of them.
+    """
+
+    tasks: tuple[Run | Transfer, ...]
+    tracks: tuple[str, ...]
+    missing: tuple[int, ...]
+    wakes: Mapping[Key, tuple[int, ...]]
+    readers: Mapping[Key, int]
+    task_of_stage: tuple[int, ...]
+
+    @classmethod
+    def build(cls, phase: CompiledPhase) -> "Schedule":
+        """Reads the instruction lists of a phase."""
+        steps = [s for s in phase.steps if not isinstance(s.instruction, Free)]
+        tasks = [s.instruction for s in steps]
+        needed = [reads(task, step.track) for task, step in zip(tasks, steps, strict=True)]
+        wakes: dict[Key, list[int]] = {}
+        for index, keys in enumerate(needed):
+            for key in keys:
+                wakes.setdefault(key, []).append(index)
+        freed = {
+            (step.track, value)
+            for step in phase.steps
+            if isinstance(step.instruction, Free)
+            for value in step.instruction.values
+        }
+        stages = {t.stage: i for i, t in enumerate(tasks) if isinstance(t, Run)}
+        return cls(
+            tasks=tuple(t for t in tasks if not isinstance(t, Free)),
+            tracks=tuple(step.track for step in steps),
+            missing=tuple(len(keys) for keys in needed),
+            wakes={key: tuple(of) for key, of in wakes.items()},
+            readers={key: len(wakes.get(key, ())) for key in freed},
+            task_of_stage=tuple(stages[s] for s in range(len(phase.stages))),
+        )
+
+
+def reads(task: Run | Transfer, track: str) -> tuple[Key, ...]:
+    """The values that a task needs, as (mesh, value id)."""
+    if isinstance(task, Run):
+        return tuple((track, value) for value in task.inputs)
+    return tuple((task.source, value) for value in task.values)
+
+
+def writes(task: Run | Transfer, track: str) -> tuple[Key, ...]:
+    """The values that a task makes, as (mesh, value id)."""
+    if isinstance(task, Run):
+        return tuple((track, value) for value in task.outputs)
+    return tuple((task.target, value) for value in task.values)
