@@ -48,6 +48,7 @@ __all__ = [
     "register_module",
     "register_plugin",
     "registered_backends",
+    "registered_plugins",
     "rename",
     "scan_parts",
     "scope_below",
@@ -245,6 +246,12 @@ def registered_backends() -> tuple[str, ...]:
     """Names under which JAX could start a backend, the preferred one first."""
     factories = xla_bridge._backend_factories
     return tuple(sorted(factories, key=lambda name: -factories[name].priority))
+
+
+def registered_plugins() -> tuple[str, ...]:
+    """Names of the plugins that this process has registered so far."""
+    factories = xla_bridge._backend_factories
+    return tuple(name for name, factory in factories.items() if factory.c_api is not None)
 
 
 def allowed_backends() -> tuple[str, ...] | None:

@@ -42,10 +42,10 @@ def load_kind(device_kind: str) -> DeviceKind:
     """
     if kind := find_kind(catalogue(), device_kind):
         return kind
+    known = ", ".join(repr(kind.name) for kind in catalogue())
     raise SpecError(
-        f"device kind {device_kind!r} is not known (known: "
-        f"{', '.join(repr(kind.name) for kind in catalogue())}); add a file to {KINDS_FOLDER} with its "
-        "figures and their sources, or a [[kind]] to the cluster file"
+        f"device kind {device_kind!r} is not known (known: {known}); add a file to {KINDS_FOLDER} with "
+        "its figures and their sources, or a [[kind]] to the cluster file"
     )
 
 
@@ -84,7 +84,7 @@ def read_figure(reader: TableReader, key: str, kind: type, sources: list[tuple[s
     table = reader.get(key, dict)
     if table is None:
         return None
-    figure = TableReader(table, f"{reader.where}: {key}", reader.mistakes)
+    figure = TableReader(table, f"{reader.where}: {key}", reader.mistakes, reader)
     value = figure.get("value", kind)
     sources.append((key, f"{figure.get('source', str)}, {figure.get('date', str)}"))
     figure.finish()

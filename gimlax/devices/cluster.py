@@ -60,10 +60,10 @@ class Cluster:
             if mesh.name == name:
                 return mesh
         why = [b.reason for b in self.backends if b.name == name.partition(":")[0] and b.reason]
+        had = ", ".join(repr(mesh.name) for mesh in self.meshes) or "none"
         raise SpecError(
-            f"mesh {name!r} is not in the cluster"
-            + (f" ({why[0]})" if why else "")
-            + f", which has {', '.join(repr(m.name) for m in self.meshes) or 'none'}; use one of them"
+            f"mesh {name!r} is not in the cluster{f' ({why[0]})' if why else ''}, which has {had}; "
+            "use one of these"
         )
 
     def kind(self, name: str) -> DeviceKind:

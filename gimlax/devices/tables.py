@@ -23,27 +23,32 @@ class TableReader:
     """One table of a file; what is wrong with it is added to `mistakes` under the name `where`."""
 
     def __init__(
-        self, table: Mapping[str, Any], where: str, mistakes: list[str], outer: str = ""
+        self,
+        table: Mapping[str, Any],
+        where: str,
+        mistakes: list[str],
+        outer: "TableReader | None" = None,
     ) -> None:
-        self.where = where
-        self.outer = outer
         self.table = table
+        self.where = where
         self.mistakes = mistakes
+        self.clean = True
+        self._outer = outer
         self._known: list[str] = []
-        self._before = len(mistakes)
-
-    @property
-    def clean(self) -> bool:
-        """Whether no mistake has been added, here or elsewhere, since this reader was made."""
-        return len(self.mistakes) == self._before
 
     def wrong(self, what: str) -> None:
-        """Adds a mistake."""
-        self.mistakes.append(f"{self.where}: {what}")
+        """Adds a mistake; neither this table nor those around it are clean from then on."""
+        self._add(f"{self.where}: {what}")
 
     def refused(self, error: Exception) -> None:
-        """Adds the mistake that a record found, which names the table in its own way."""
-        self.mistakes.append(f"{self.outer or self.where}: {error}")
+        """Adds what a record found wrong, whose message names the table in its own way."""
+        self._add(f"{self._outer.where if self._outer else self.where}: {error}")
+
+    def _add(self, mistake: str) -> None:
+        self.mistakes.append(mistake)
+        reader: TableReader | None = self
+        while reader is not None:
+            reader.clean, reader = False, reader._outer
 
     def get(self, key: str, kind: type, default: Any = _NEEDED) -> Any:
         """The value of a key as a `kind`, `default` where absent; None after a mistake.
@@ -77,7 +82,7 @@ class TableReader:
 
     def inner(self, key: str) -> "TableReader":
         """The table under a key, an empty one where absent or no table."""
-        return TableReader(self.get(key, dict) or {}, f"{self.where}: {key}", self.mistakes)
+        return TableReader(self.get(key, dict) or {}, f"{self.where}: {key}", self.mistakes, self)
 
     def inner_list(self, key: str) -> "list[TableReader]":
         """The tables of `[[key]]`, each named by its own `name` or its number."""
@@ -86,7 +91,7 @@ class TableReader:
             if isinstance(table, dict):
                 label = repr(table["name"]) if "name" in table else f"number {number}"
                 readers.append(
-                    TableReader(table, f"{self.where}: {key} {label}", self.mistakes, self.where)
+                    TableReader(table, f"{self.where}: {key} {label}", self.mistakes, self)
                 )
             else:
                 self.wrong(f"{key} number {number} is {table!r}; give a table ([[{key}]])")
