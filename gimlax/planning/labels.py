@@ -8,11 +8,13 @@ dominated label can never win. Exact, and exponential only in the worst case: cu
 layers give equal sums, which merge.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gimlax.planning.orders import State
+from gimlax.planning.paths import Path
 from gimlax.planning.problem import Array, Problem
 
 
@@ -55,17 +57,42 @@ class _Labels:
         )
 
 
+def growth(dimension: Dimension, states: tuple[State, ...], path: Path) -> float:
+    """What one quantity has grown to at the end of a path."""
+    total, first, last = 0.0, 0, -1
+    for state, stop in path:
+        mesh = states[state].mesh
+        by = float(dimension.stage[mesh, first, stop])
+        if last >= 0:
+            hop = float(dimension.hop[last, mesh, first])
+            total = max(total, hop) if dimension.largest else total + hop
+        total = max(total, by) if dimension.largest else total + by
+        first, last = stop, mesh
+    return total
+
+
 def cheapest_label(
-    problem: Problem, states: tuple[State, ...], dimensions: list[Dimension]
-) -> list[tuple[int, int]] | None:
-    """The path of least first dimension within all limits, as (state, stop) pairs, or None."""
-    rules = _Rules.of(dimensions)
+    problem: Problem,
+    states: tuple[State, ...],
+    dimensions: Sequence[Dimension],
+    bounds: Sequence[tuple[Array, Array]],
+) -> Path | None:
+    """The path of least first dimension within all limits, or None.
+
+    Args:
+        problem: forbids stages and hand-overs by `inf`.
+        states: in which order meshes may follow each other.
+        dimensions: what a label carries.
+        bounds: pairs of weights of the dimensions that are sums, summing to 1, and what the
+            cheapest completion costs with these weights, in shares of the limits. [state, boundary]
+    """
+    rules = _Rules.of(dimensions, bounds)
     runs = np.isfinite(problem.stage_s)
     reaches = np.isfinite(problem.transfer_s)
     after: list[_Labels] = []
     for state in states:
         entry = _entries(state, states, after, rules, reaches)
-        after.append(_run(entry, state.mesh, rules, runs[state.mesh]))
+        after.append(_run(entry, len(after), state.mesh, rules, runs[state.mesh]))
     best: tuple[float, int, int] | None = None
     for index, (state, labels) in enumerate(zip(states, after, strict=True)):
         done = np.flatnonzero(labels.boundary == problem.num_segments)
@@ -76,7 +103,7 @@ def cheapest_label(
     if best is None:
         return None
     _, index, label = best
-    path: list[tuple[int, int]] = []
+    path: Path = []
     while index >= 0:
         labels = after[index]
         path.append((index, int(labels.boundary[label])))
@@ -94,10 +121,18 @@ class _Rules:
     quantum: Array  # [dim]
     counts: Array  # [dim, limit], 0 or 1
     limits: Array  # [limit]
+    weights: Array  # [dim, bound], per unit of the dimension
+    to_go: Array  # [bound, state, boundary]
 
     @classmethod
-    def of(cls, dimensions: list[Dimension]) -> "_Rules":
+    def of(
+        cls, dimensions: Sequence[Dimension], bounds: Sequence[tuple[Array, Array]]
+    ) -> "_Rules":
         limits = {d.counts_to: d.limit for d in dimensions}
+        sums = [index for index, d in enumerate(dimensions) if not d.largest]
+        weights = np.zeros((len(dimensions), len(bounds)))
+        for column, (by_sum, _) in enumerate(bounds):
+            weights[sums, column] = by_sum / [dimensions[index].limit for index in sums]
         return cls(
             stage=np.stack([d.stage for d in dimensions]),
             hop=np.stack([d.hop for d in dimensions]),
@@ -105,7 +140,13 @@ class _Rules:
             quantum=np.array([d.quantum for d in dimensions]),
             counts=np.array([[float(d.counts_to == name) for name in limits] for d in dimensions]),
             limits=np.array(list(limits.values())),
+            weights=weights,
+            to_go=np.stack([to_go for _, to_go in bounds]),
         )
+
+    def can_end(self, values: Array, state: int, boundary: int) -> np.ndarray:
+        """Which labels [label, dim] could be completed as far as the bounds can tell."""
+        return (values @ self.weights + self.to_go[:, state, boundary] <= 1 + 1e-9).all(axis=1)
 
     def grown(self, values: Array, by: Array) -> tuple[Array, np.ndarray]:
         """Grown labels [label, dim], and which of them keep all limits."""
@@ -148,7 +189,7 @@ def _entries(
     return entries[_together([which[front(entries.values[which])] for which in at])]
 
 
-def _run(entry: _Labels, mesh: int, rules: _Rules, runs: np.ndarray) -> _Labels:
+def _run(entry: _Labels, state: int, mesh: int, rules: _Rules, runs: np.ndarray) -> _Labels:
     """Labels after a stage on this mesh, at all boundaries where it may stop."""
     found: list[_Labels] = []
     for stop in range(1, runs.shape[1]):
@@ -156,6 +197,7 @@ def _run(entry: _Labels, mesh: int, rules: _Rules, runs: np.ndarray) -> _Labels:
         values, kept = rules.grown(
             entry.values[which], rules.stage[:, mesh, :, stop][:, entry.boundary[which]].T
         )
+        kept &= rules.can_end(values, state, stop)
         which, values = which[kept], values[kept]
         best = front(values)
         labels = entry[which[best]]

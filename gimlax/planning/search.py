@@ -14,9 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from gimlax.planning.labels import Dimension, cheapest_label
+from gimlax.planning.labels import Dimension
 from gimlax.planning.orders import State, fixed_order, free_orders
+from gimlax.planning.paths import Cost, Path, cheapest_path
 from gimlax.planning.problem import Array, Found, Problem, spans, value_s
+from gimlax.planning.relaxed import path_within
 
 # Two layouts whose values differ by less than this share are equally good.
 TOLERANCE = 1e-9
@@ -49,23 +51,33 @@ def search(
     states = free_orders(problem, num_stages) if meshes is None else fixed_order(meshes)
     memory = _memory_dimensions(problem, meshes)
     if goal == "latency":
-        return _solve(problem, states, goal, [_latency_dimension(problem), *memory])
-    return _best_throughput(problem, states, meshes, memory)
+        if not memory:
+            return _found(problem, goal, states, _quickest(problem, states))
+        loads = [_latency_dimension(problem)]
+    else:
+        loads = _load_dimensions(problem, meshes)
+    return _bisected(problem, goal, states, loads, memory)
 
 
-def _best_throughput(
+def _bisected(
     problem: Problem,
+    goal: str,
     states: tuple[State, ...],
-    meshes: Sequence[int] | None,
+    loads: list[Dimension],
     memory: list[Dimension],
 ) -> Found | None:
-    loads = _load_dimensions(problem, meshes)
+    """The best layout by asking whether there is one below a limit, and halving what is open."""
+    weights: Array | None = None
 
     def below(limit_s: float) -> Found | None:
-        limited = _below(problem, limit_s)
-        sums = [_limited(load, limit_s) for load in loads if np.isfinite(limit_s)]
-        sums = sums or [_latency_dimension(limited)]
-        return _solve(limited, states, "throughput", [*sums, *memory])
+        nonlocal weights
+        allowed = problem if goal == "latency" else _below(problem, limit_s)
+        dimensions = [_limited(load, limit_s) for load in loads if np.isfinite(limit_s)] + memory
+        if not dimensions:
+            return _found(problem, goal, states, _quickest(allowed, states))
+        answer = path_within(allowed, states, dimensions, weights)
+        weights = answer.weights
+        return _found(problem, goal, states, answer.path)
 
     best = below(np.inf)
     if best is None:
@@ -87,56 +99,19 @@ def _best_throughput(
     return best
 
 
-def _solve(
-    problem: Problem, states: tuple[State, ...], goal: str, dimensions: list[Dimension]
+def _quickest(problem: Problem, states: tuple[State, ...]) -> Path | None:
+    found = cheapest_path(states, Cost(stage=problem.stage_s, hop=problem.transfer_s))
+    return found[0] if found else None
+
+
+def _found(
+    problem: Problem, goal: str, states: tuple[State, ...], path: Path | None
 ) -> Found | None:
-    """The path of least first dimension, within the limits of all of them."""
-    if len(dimensions) == 1:
-        path = _cheapest_path(problem, states, dimensions[0])
-    else:
-        path = cheapest_label(problem, states, dimensions)
     if path is None:
         return None
     meshes = tuple(states[state].mesh for state, _ in path)
     cuts = tuple(stop for _, stop in path[:-1])
     return Found(cuts=cuts, meshes=meshes, value_s=value_s(problem, goal, cuts, meshes))
-
-
-def _cheapest_path(
-    problem: Problem, states: tuple[State, ...], sum_: Dimension
-) -> list[tuple[int, int]] | None:
-    """The cheapest path as (state, stop) pairs when one sum is all that matters."""
-    n = problem.num_segments
-    stage = np.where(np.isfinite(problem.stage_s), sum_.stage, np.inf)  # [mesh, first, stop]
-    hop = np.where(np.isfinite(problem.transfer_s), sum_.hop, np.inf)  # [source, target, boundary]
-    best = np.full((len(states), n + 1), np.inf)
-    entered_from = np.full((len(states), n + 1), -1)
-    entered_at = np.zeros((len(states), n + 1), int)
-    everywhere = np.arange(n + 1)
-    for index, state in enumerate(states):
-        entry = np.full(n + 1, np.inf)
-        if state.before:
-            before = np.array(state.before)
-            costs = best[before] + hop[[states[b].mesh for b in state.before], state.mesh]
-            choice = costs.argmin(axis=0)
-            entry = costs[choice, everywhere]
-            entered_from[index] = before[choice]
-        else:
-            entry[0] = 0.0
-        total = entry[:, None] + stage[state.mesh]  # [first, stop]
-        at = total.argmin(axis=0)
-        entered_at[index] = at
-        best[index] = total[at, everywhere]
-    ends = np.array([best[i, n] if s.may_end else np.inf for i, s in enumerate(states)])
-    if not ends.size or not np.isfinite(ends.min()) or ends.min() > sum_.limit:
-        return None
-    path: list[tuple[int, int]] = []
-    index, stop = int(ends.argmin()), n
-    while index >= 0:
-        path.append((index, stop))
-        first = int(entered_at[index, stop])
-        index, stop = (int(entered_from[index, first]) if states[index].before else -1), first
-    return path[::-1]
 
 
 def _only_these_stages(problem: Problem, cuts: Sequence[int]) -> Problem:
@@ -161,7 +136,11 @@ def _below(problem: Problem, limit_s: float) -> Problem:
 
 
 def _latency_dimension(problem: Problem) -> Dimension:
-    return Dimension(stage=problem.stage_s, hop=problem.transfer_s, counts_to="latency")
+    return Dimension(
+        stage=np.where(np.isfinite(problem.stage_s), problem.stage_s, 0.0),
+        hop=np.where(np.isfinite(problem.transfer_s), problem.transfer_s, 0.0),
+        counts_to="latency",
+    )
 
 
 def _memory_dimensions(problem: Problem, meshes: Sequence[int] | None) -> list[Dimension]:
