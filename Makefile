@@ -36,7 +36,7 @@ lint:
 
 parity:
 	@tools/environment.sh .venv-parity text,test,parity
-	.venv-parity/bin/python -m pytest -m parity -rs $(PYTEST_FLAGS)
+	.venv-parity/bin/python -m pytest tests/parity -rs $(PYTEST_FLAGS)
 
 test-floor:
 	@tools/environment.sh .venv-floor text,test requirements/floor.txt

@@ -6,6 +6,7 @@ Prefill takes 512 tokens; decode is of one sequence. All four models take turns 
 """
 
 import contextlib
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from report import Figure, Report
 
 import gimlax as gx
 from gimlax import models, serving
+from gimlax.models.llama import DType
 
 JSON = flags.DEFINE_string("json", None, "write the report here too")
 QUICK = flags.DEFINE_bool("quick", False, "one repeat of few tokens")
@@ -21,7 +23,7 @@ MODEL = flags.DEFINE_string("model", None, "GGUF file; by default the installed 
 REPEATS = flags.DEFINE_integer("repeats", 5, "rounds over all models", lower_bound=1)
 
 NUM_PROMPT_TOKENS = 512
-DTYPES = ("float32", "bfloat16")
+DTYPES: tuple[DType, ...] = ("float32", "bfloat16")
 
 
 def main(argv: list[str]) -> None:
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> None:
     prompt = np.random.default_rng(0).integers(0, vocab_size, NUM_PROMPT_TOKENS)
     request = serving.Request(prompt=tuple(prompt.tolist()), max_tokens=num_new_tokens)
     with contextlib.ExitStack() as stack:
-        runners: dict[tuple[str, str], serving.Runner] = {}
+        runners: dict[tuple[DType, str], serving.Runner] = {}
         for dtype in DTYPES:
             model = load(path, dtype, context)
             runners[dtype, "uncut"] = model.uncut()
@@ -45,7 +47,7 @@ def main(argv: list[str]) -> None:
     report.publish(JSON.value)
 
 
-def load(path: object, dtype: str, context: int) -> serving.TextModel:
+def load(path: str | os.PathLike[str], dtype: DType, context: int) -> serving.TextModel:
     config, params = models.load_llama(path, dtype=dtype)
     return serving.TextModel(
         apply=models.llama_apply(config),
@@ -72,10 +74,10 @@ def cut(
 
 
 def measure(
-    runners: dict[tuple[str, str], serving.Runner], request: serving.Request, repeats: int
-) -> dict[tuple[str, str], list[serving.Statistics]]:
+    runners: dict[tuple[DType, str], serving.Runner], request: serving.Request, repeats: int
+) -> dict[tuple[DType, str], list[serving.Statistics]]:
     """Statistics of each round by model, after one round that compiles."""
-    found: dict[tuple[str, str], list[serving.Statistics]] = {key: [] for key in runners}
+    found: dict[tuple[DType, str], list[serving.Statistics]] = {key: [] for key in runners}
     for round_ in range(repeats + 1):
         for key, runner in runners.items():
             tokens = list(serving.generate(runner, request))
@@ -84,7 +86,7 @@ def measure(
     return found
 
 
-def figures(found: dict[tuple[str, str], list[serving.Statistics]]) -> tuple[Figure, ...]:
+def figures(found: dict[tuple[DType, str], list[serving.Statistics]]) -> tuple[Figure, ...]:
     """Rates of both phases, and the ratio of cut to uncut in each round."""
     rates: dict[str, Callable[[serving.Statistics], float]] = {
         f"prefill {NUM_PROMPT_TOKENS}": lambda s: s.prefill_tokens_per_s,

@@ -4,12 +4,14 @@
 """
 
 from pathlib import Path
+from typing import cast
 
 import console
 from absl import flags
 
 import gimlax as gx
 from gimlax import models, serving
+from gimlax.models.llama import DType
 
 MODEL = flags.DEFINE_string("model", None, "GGUF file; by default the installed SmolLM2-135M")
 PROMPT = flags.DEFINE_string("prompt", "Why is the sky blue?", "what to answer")
@@ -34,7 +36,8 @@ def main(argv: list[str]) -> None:
     del argv
     console.keep_compilations()
     file = models.read_gguf(MODEL.value or models.find_smollm2())
-    config = models.llama_config(file, dtype=DTYPE.value)
+    dtype = cast(DType, DTYPE.value)
+    config = models.llama_config(file, dtype=dtype)
     context = min(CONTEXT.value, config.max_context)
     tokenizer = models.load_tokenizer(file)
     prompts = read_prompts()
@@ -46,7 +49,7 @@ def main(argv: list[str]) -> None:
         cluster = gx.discover()
     with console.progress("weights") as update:
         _, params = models.load_llama(
-            file, dtype=DTYPE.value, progress=lambda done, total: update(done, total, "")
+            file, dtype=dtype, progress=lambda done, total: update(done, total, "")
         )
     model = serving.TextModel(
         apply=models.llama_apply(config),
