@@ -18,12 +18,14 @@ from jax._src import config as jax_config
 from jax._src import source_info_util, xla_bridge
 from jax._src.sharding_impls import UnspecifiedValue
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Primitive, Var
+from jaxlib._jax import Device
 
 Atom = Var | Literal
 
 __all__ = [
     "Atom",
     "ClosedJaxpr",
+    "Device",
     "DropVar",
     "Jaxpr",
     "JaxprEqn",
@@ -256,14 +258,14 @@ def registered_plugins() -> tuple[str, ...]:
 
 def allowed_backends() -> tuple[str, ...] | None:
     """The names that JAX_PLATFORMS (or `jax_platforms`) leaves, in its order; None for all."""
-    platforms = jax.config.jax_platforms
+    platforms = jax_config.jax_platforms.value
     if not platforms:
         return None
     names = [xla_bridge.expand_platform_alias(p.strip()) for p in platforms.split(",")]
     return tuple(name for expanded in names for name in expanded)
 
 
-def backend_name_of(device: jax.Device) -> str:
+def backend_name_of(device: Device) -> str:
     """The registered name of the backend that a device belongs to: what no attribute of it says."""
     for name, client in xla_bridge.backends().items():
         if client is device.client:
@@ -299,7 +301,7 @@ def initialise_backends(names: Sequence[str]) -> None:
     Raises:
         RuntimeError: one of them failed; JAX then keeps those that stood before it.
     """
-    platforms = jax.config.jax_platforms
+    platforms = jax_config.jax_platforms.value
     finders = ("discover_pjrt_plugins", "register_pjrt_plugin_factories_from_env")
     kept = {finder: getattr(xla_bridge, finder) for finder in finders}
     try:

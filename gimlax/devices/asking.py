@@ -1,7 +1,7 @@
 """Asking a live device what its backend can do: each capability is tried, never looked up.
 
-The questions are tiny programs of a few bytes. They run here for a backend that is already live, and
-in a process of their own for one that is only a candidate, since a bad plugin may abort.
+The questions are tiny programs of a few bytes. They run here for a backend that is already live,
+and in a process of their own for one that is only a candidate, since a bad plugin may abort.
 """
 
 import warnings
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gimlax._jax import Device
 from gimlax.devices.backends import Capabilities
 
 __all__ = ["QUESTIONS", "ask", "capabilities"]
@@ -20,12 +21,12 @@ __all__ = ["QUESTIONS", "ask", "capabilities"]
 Finding = tuple[str, bool, str]
 
 
-def capabilities(device: jax.Device) -> Capabilities:
+def capabilities(device: Device) -> Capabilities:
     """Asks the backend of a live device everything, here and now."""
     return Capabilities.of(ask(name, device) for name in QUESTIONS)
 
 
-def ask(name: str, device: jax.Device) -> Finding:
+def ask(name: str, device: Device) -> Finding:
     """Asks for one capability: (capability, found, how)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "donated buffers were not usable" is an answer here
@@ -37,49 +38,49 @@ def ask(name: str, device: jax.Device) -> Finding:
     return name, found, how
 
 
-def _compile(device: jax.Device) -> Any:
+def _compile(device: Device) -> Any:
     """A small program that may keep its result in the place of its argument. [64] float32"""
     sharding = jax.sharding.SingleDeviceSharding(device)
     argument = jax.ShapeDtypeStruct((64,), jnp.float32, sharding=sharding)
     return jax.jit(lambda x: x + 1, donate_argnums=0).lower(argument).compile()
 
 
-def _memory_stats(device: jax.Device) -> tuple[bool, str]:
+def _memory_stats(device: Device) -> tuple[bool, str]:
     stats = device.memory_stats()
     return bool(stats), f"memory_stats() has {len(stats)} entries" if stats else "it gave nothing"
 
 
-def _host_memory(device: jax.Device) -> tuple[bool, str]:
+def _host_memory(device: Device) -> tuple[bool, str]:
     spare = np.zeros(4096 + 64, np.uint8)  # PJRT uses host memory as it is only if well aligned
     host = spare[-spare.ctypes.data % 64 :][:4096]
     same = jax.device_put(host, device).unsafe_buffer_pointer() == host.ctypes.data
     return same, f"a host array was {'used in place' if same else 'copied'} by device_put"
 
 
-def _donation(device: jax.Device) -> tuple[bool, str]:
+def _donation(device: Device) -> tuple[bool, str]:
     argument = jax.device_put(np.ones(64, np.float32), device)
     jax.block_until_ready(_compile(device)(argument))
     gone = argument.is_deleted()
     return gone, f"a donated argument was {'given up' if gone else 'kept'}"
 
 
-def _cost_analysis(device: jax.Device) -> tuple[bool, str]:
+def _cost_analysis(device: Device) -> tuple[bool, str]:
     cost = _compile(device).cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     return bool(cost and cost.get("flops")), "it said FLOPs" if cost else "it gave nothing"
 
 
-def _memory_analysis(device: jax.Device) -> tuple[bool, str]:
+def _memory_analysis(device: Device) -> tuple[bool, str]:
     found = getattr(_compile(device).memory_analysis(), "argument_size_in_bytes", 0)
     return found > 0, f"it said {found} bytes of arguments"
 
 
-def _serialization(device: jax.Device) -> tuple[bool, str]:
+def _serialization(device: Device) -> tuple[bool, str]:
     stored = device.client.serialize_executable(_compile(device).runtime_executable())
     return bool(stored), f"a program was stored in {len(stored)} bytes"
 
 
-def _callbacks(device: jax.Device) -> tuple[bool, str]:
+def _callbacks(device: Device) -> tuple[bool, str]:
     shape = jax.ShapeDtypeStruct((4,), jnp.float32)
     call = jax.jit(lambda x: jax.pure_callback(lambda v: np.asarray(v) + 1, shape, x))
     result = np.asarray(call(jax.device_put(np.ones(4, np.float32), device)))
@@ -88,7 +89,7 @@ def _callbacks(device: jax.Device) -> tuple[bool, str]:
 
 
 # The riskiest last: where one ends the process, the others have been answered.
-QUESTIONS: Mapping[str, Callable[[jax.Device], tuple[bool, str]]] = MappingProxyType(
+QUESTIONS: Mapping[str, Callable[[Device], tuple[bool, str]]] = MappingProxyType(
     {
         "memory_stats": _memory_stats,
         "host_memory": _host_memory,

@@ -1,4 +1,4 @@
-"""What could be loaded here: backends that JAX has, that the environment names, or that are installed.
+"""What could be loaded here: what the environment names, and what is installed.
 
 Only names and paths are looked at; nothing is imported or loaded. A wheel that ships a library
 without telling JAX is found through the catalogue's `plugins.toml`.

@@ -44,8 +44,8 @@ def load_kind(device_kind: str) -> DeviceKind:
         return kind
     known = ", ".join(repr(kind.name) for kind in catalogue())
     raise SpecError(
-        f"device kind {device_kind!r} is not known (known: {known}); add a file to {KINDS_FOLDER} with "
-        "its figures and their sources, or a [[kind]] to the cluster file"
+        f"device kind {device_kind!r} is not known (known: {known}); add a file to {KINDS_FOLDER} "
+        "with its figures and their sources, or a [[kind]] to the cluster file"
     )
 
 

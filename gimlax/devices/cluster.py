@@ -81,8 +81,7 @@ class Cluster:
 
     def link(self, source: str, target: str) -> Link | None:
         """The way from one mesh to another, None if there is none; free from a mesh to itself."""
-        self.mesh(source), self.mesh(target)
-        if source == target:
+        if self.mesh(source) == self.mesh(target):
             return Link(source=source, target=target, latency_s=0.0, bandwidth_bytes_per_s=math.inf)
         found = [link for link in self.links if (link.source, link.target) == (source, target)]
         return found[0] if found else None

@@ -38,7 +38,7 @@ def discover(*, timeout_s: float = 60.0) -> Cluster:
     what each backend can do, and why others are not here. Links copy through host memory; their
     figures are assumed ones, until a calibration replaces them.
 
-    JAX keeps to the backends that it started first, so call this before anything that uses a device.
+    JAX keeps to the backends that it started first: call this before anything uses a device.
 
     Args:
         timeout_s: how long each candidate may take to start and to answer in its own process.

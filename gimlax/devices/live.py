@@ -53,7 +53,7 @@ def bind(
             )
     if mistakes:
         raise SpecError("\n".join(mistakes))
-    return {spec.name: given.get(spec.name) or _find(spec) for spec in specs}
+    return {s.name: given[s.name] if s.name in given else _find(s) for s in specs}
 
 
 def check_one_client(mesh: jax.sharding.Mesh, name: str) -> None:
@@ -82,8 +82,8 @@ def _misfits(spec: MeshSpec, mesh: jax.sharding.Mesh) -> list[str]:
     axes = tuple(zip(mesh.axis_names, mesh.devices.shape, strict=True))
     if axes != spec.axes:
         misfits.append(
-            f"{where} was given with axes {dict(axes)}, but is planned with {dict(spec.axes)}; make "
-            "it with these names and sizes"
+            f"{where} was given with axes {dict(axes)}, but is planned with {dict(spec.axes)}; "
+            "make it with these names and sizes"
         )
     kinds = sorted({device.device_kind for device in mesh.devices.flat})
     if wrong := [kind for kind in kinds if not _is_kind(kind, spec.device_kind)]:

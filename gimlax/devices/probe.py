@@ -1,7 +1,7 @@
 """Trying a candidate in a process of its own: what hangs, aborts or lies there does no harm here.
 
-The child loads just that candidate, starts its client and asks what it can do, reporting each step as
-a line of JSON; so when it dies, the last line says at what. The parent waits with a time limit.
+The child loads just that candidate, starts its client and asks what it can do, reporting each step
+as a line of JSON; so when it dies, the last line says at what. The parent waits with a time limit.
 """
 
 import dataclasses
@@ -130,16 +130,16 @@ def answer(request: dict[str, Any]) -> None:
     def say(**report: Any) -> None:
         print(json.dumps(report), file=reports)
 
-    allowed = request["allowed"]
+    allowed: list[str] | None = request["allowed"]
     candidate = Candidate(**request["candidate"])
     try:
         say(doing="loading it")
         names = load(candidate)
-        wanted = [name for name in names if allowed is None or name in allowed]
+        wanted = [name for name in names if name in (allowed or names)]
         if not names:
             say(reason="it registered no backend with JAX")
         elif not wanted:
-            say(reason=f"left out by JAX_PLATFORMS={','.join(allowed)}")
+            say(reason=f"left out by JAX_PLATFORMS={','.join(allowed or ())}")
         else:
             say(doing="starting its client")
             _jax.initialise_backends([*wanted, "cpu"])
