@@ -153,6 +153,7 @@ def python_blocks(path):
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.filterwarnings("ignore:.*was passed as an ordinary tree")
 def test_the_examples_of_the_readme_run():
     namespace = {}
     blocks = python_blocks(ROOT / "README.md")
