@@ -58,7 +58,7 @@ def progress(title: str) -> Iterator[Callable[[float, float, str], None]]:
             bars.update(task, completed=done, total=total, description=what)
 
         yield update
-        bars.update(task, description="")
+        bars.update(task, completed=1, total=1, description="")
 
 
 def keep_compilations() -> None:
