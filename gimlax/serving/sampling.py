@@ -52,7 +52,6 @@ def sample(logits: np.ndarray, sampling: Sampling, position: int) -> int:
     Raises:
       SpecError: logits that are not finite, of which no token can be drawn.
     """
-    logits = np.asarray(logits, np.float64)
     if not np.isfinite(logits.max()):
         raise SpecError(
             f"logits at position {position}: the largest is {logits.max()}; check the weights and "
@@ -60,7 +59,8 @@ def sample(logits: np.ndarray, sampling: Sampling, position: int) -> int:
         )
     if sampling.temperature == 0:
         return int(np.argmax(logits))
-    weights = np.exp((logits - logits.max()) / sampling.temperature)
+    exact = np.asarray(logits, np.float64)
+    weights = np.exp((exact - exact.max()) / sampling.temperature)
     order = np.argsort(-weights, kind="stable")
     reached = np.cumsum(weights[order])
     num_kept = int(np.searchsorted(reached, sampling.top_p * reached[-1])) + 1
