@@ -64,11 +64,9 @@ def read_kind(reader: TableReader) -> DeviceKind | None:
         "vendor": reader.get("vendor", str),
         "memory_bytes": read_figure(reader, "memory_bytes", int, sources),
         "memory_bytes_per_s": read_figure(reader, "memory_bytes_per_s", float, sources),
-        "tdp_watts": None,
+        "tdp_watts": read_figure(reader, "tdp_watts", float, sources, None),
         "aliases": reader.strings("aliases"),
     }
-    if "tdp_watts" in reader.table:
-        values["tdp_watts"] = read_figure(reader, "tdp_watts", float, sources)
     reader.finish()
     if not reader.clean:
         return None
@@ -79,9 +77,14 @@ def read_kind(reader: TableReader) -> DeviceKind | None:
         return None
 
 
-def read_figure(reader: TableReader, key: str, kind: type, sources: list[tuple[str, str]]) -> Any:
-    """The value of `{ value, source, date }`, its source added to `sources`; None if wrong."""
-    table = reader.get(key, dict)
+def read_figure(
+    reader: TableReader, key: str, kind: type, sources: list[tuple[str, str]], *default: None
+) -> Any:
+    """The value of `{ value, source, date }`, its source added to `sources`; None if wrong.
+
+    It is needed unless a `default` of None is given.
+    """
+    table = reader.get(key, dict, *default)
     if table is None:
         return None
     figure = TableReader(table, f"{reader.where}: {key}", reader.mistakes, reader)

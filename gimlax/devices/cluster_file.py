@@ -83,11 +83,9 @@ def _read_mesh(reader: TableReader) -> MeshSpec | None:
         "shares": reader.strings("shares"),
         "memory_bytes": reader.get("memory_bytes", int, None),
     }
-    sizes = {"data": values["num_devices"], "model": 1}
-    if "axes" in reader.table:
-        axes = reader.inner("axes")
-        sizes = {axis: axes.get(axis, int, 1) for axis in AXIS_NAMES}
-        axes.finish()
+    axes = reader.inner("axes", {"data": values["num_devices"] or 1})
+    sizes = {axis: axes.get(axis, int, 1) for axis in AXIS_NAMES}
+    axes.finish()
     reader.finish()
     return _build(MeshSpec, {**values, "axes": tuple(sizes.items())}, reader)
 
@@ -168,13 +166,17 @@ def _block(name: str, rows: Iterable[tuple[str, Any]]) -> str:
 
 
 def _value(value: Any) -> str:
-    """A value in TOML; JSON's strings are TOML's basic strings."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return _string(value) if isinstance(value, str) else repr(value)
 
 
 def _key(key: str) -> str:
-    return key if key.isidentifier() else json.dumps(key)
+    return key if key.isascii() and key.isidentifier() else _string(key)
+
+
+def _string(text: str) -> str:
+    """A basic string of TOML: JSON's, but for DEL, which JSON leaves as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -86,7 +86,7 @@ class DeviceKind:
 
 def _family(dtype: str) -> str:
     """The name under which a dtype of JAX is listed."""
-    if dtype.startswith(("float8", "float6", "float4")):
+    if dtype.startswith(("float8_", "float6_", "float4_")):
         return "float8"
     if dtype in {"int8", "uint8", "int4", "uint4", "int2", "uint2"}:
         return "int8"

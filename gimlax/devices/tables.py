@@ -80,9 +80,10 @@ class TableReader:
             return ()
         return tuple(values)
 
-    def inner(self, key: str) -> "TableReader":
-        """The table under a key, an empty one where absent or no table."""
-        return TableReader(self.get(key, dict) or {}, f"{self.where}: {key}", self.mistakes, self)
+    def inner(self, key: str, default: Any = _NEEDED) -> "TableReader":
+        """The table under a key, `default` where absent, an empty one after a mistake."""
+        table = self.get(key, dict, default) or {}
+        return TableReader(table, f"{self.where}: {key}", self.mistakes, self)
 
     def inner_list(self, key: str) -> "list[TableReader]":
         """The tables of `[[key]]`, each named by its own `name` or its number."""

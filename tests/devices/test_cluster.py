@@ -1,0 +1,321 @@
+"""Clusters: what they answer, what they refuse, and that a file says the same."""
+
+import dataclasses
+import itertools
+import math
+import re
+from pathlib import Path
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+import gimlax.devices
+from gimlax.devices import Backend, Cluster, DeviceKind, Link, MeshSpec
+from gimlax.errors import SpecError
+
+OWN_KIND = DeviceKind(
+    name='a "quoted" kind\n',
+    vendor="nobody",
+    memory_bytes=3 * 10**9,
+    memory_bytes_per_s=1e9,
+    peak_flops_per_s=(("float32", 1e12), ("float8", 3e12)),
+    aliases=("Thing 1",),
+    sources=tuple(
+        (f, "a page, dense, 2026-11")
+        for f in ("float32", "float8", "memory_bytes", "memory_bytes_per_s")
+    ),
+)
+GPU = MeshSpec(name="gpu", device_kind="H100 SXM", num_devices=4, axes=(("data", 2), ("model", 2)))
+CPU = MeshSpec(name="cpu", device_kind="cpu", host="here", shares=("compute", "memory"))
+PLUGIN = dataclasses.replace(CPU, name="plugin", backend="plugin")
+ELSEWHERE = dataclasses.replace(CPU, name="elsewhere", host="there")
+ONLY_MEMORY = dataclasses.replace(CPU, name="only memory", shares=("memory",))
+CLUSTER = Cluster(
+    meshes=(GPU, CPU, PLUGIN, ELSEWHERE, ONLY_MEMORY),
+    links=(Link(source="gpu", target="cpu", latency_s=1e-5, bandwidth_bytes_per_s=1e10),),
+)
+
+
+def test_kinds_come_from_the_catalogue_unless_given():
+    assert [kind.name for kind in CLUSTER.kinds] == ["H100 SXM", "cpu"]
+    assert CLUSTER.kind("gpu").peak("bfloat16") == 989e12
+    slow = dataclasses.replace(CLUSTER.kind("cpu"), memory_bytes_per_s=1.0)
+    given = Cluster(meshes=(CPU,), kinds=(slow, OWN_KIND))
+    assert given.kinds == (slow,)
+
+
+def test_memory_is_that_of_the_kind_unless_the_mesh_says_otherwise():
+    assert CLUSTER.memory_bytes("gpu") == 80 * 10**9
+    more = Cluster(meshes=(dataclasses.replace(GPU, memory_bytes=5),))
+    assert more.memory_bytes("gpu") == 5
+
+
+def test_links_have_a_direction_and_a_mesh_reaches_itself_for_nothing():
+    assert CLUSTER.link("gpu", "cpu").transfer_s(10**9) == pytest.approx(0.10001)
+    assert CLUSTER.link("cpu", "gpu") is None
+    assert CLUSTER.link("cpu", "cpu").transfer_s(10**15) == 0
+    with pytest.raises(SpecError, match="'nowhere' is not in the cluster, which has 'gpu', 'cpu'"):
+        CLUSTER.link("gpu", "nowhere")
+
+
+def test_what_is_shared_is_shared_with_those_of_the_host_that_list_it():
+    assert CLUSTER.sharing("cpu", "compute") == ("cpu", "plugin")
+    assert CLUSTER.sharing("cpu", "memory") == ("cpu", "plugin", "only memory")
+    assert CLUSTER.sharing("only memory", "compute") == ("only memory",)
+    assert CLUSTER.sharing("gpu", "memory") == ("gpu",)
+    assert CLUSTER.sharing("elsewhere", "memory") == ("elsewhere",)
+    with pytest.raises(SpecError, match="'disk'"):
+        CLUSTER.sharing("cpu", "disk")
+
+
+def test_an_unknown_mesh_of_a_known_backend_says_why_it_is_not_there():
+    absent = Backend(name="tpu", available=False, reason="no libtpu")
+    cluster = dataclasses.replace(CLUSTER, backends=(absent,))
+    for name in ("tpu", "tpu:1"):
+        with pytest.raises(SpecError, match=rf"'{name}' is not in the cluster \(no libtpu\)"):
+            cluster.mesh(name)
+    assert cluster.backend("tpu") is absent
+    with pytest.raises(SpecError, match=r"'rocm' was not looked at; discover.* saw 'tpu'"):
+        cluster.backend("rocm")
+
+
+def test_the_fingerprint_knows_figures_and_no_order():
+    same = Cluster(
+        meshes=CLUSTER.meshes[::-1],
+        links=CLUSTER.links,
+        backends=(Backend(name="tpu", available=False, reason="no libtpu"),),
+    )
+    assert same.fingerprint() == CLUSTER.fingerprint()
+    cpu = CLUSTER.kind("cpu")
+    unsourced = dataclasses.replace(cpu, sources=())
+    assert dataclasses.replace(CLUSTER, kinds=(unsourced,)).fingerprint() == CLUSTER.fingerprint()
+    others = [
+        dataclasses.replace(CLUSTER, links=()),
+        dataclasses.replace(CLUSTER, meshes=CLUSTER.meshes[:-1]),
+        dataclasses.replace(CLUSTER, kinds=(dataclasses.replace(cpu, memory_bytes_per_s=1.0),)),
+        dataclasses.replace(
+            CLUSTER, meshes=(dataclasses.replace(GPU, memory_bytes=1), *CLUSTER.meshes[1:])
+        ),
+    ]
+    prints = {cluster.fingerprint() for cluster in [CLUSTER, *others]}
+    assert len(prints) == 5
+    assert all(re.fullmatch("[0-9a-f]{64}", print_) for print_ in prints)
+
+
+def test_the_table_names_all_that_is_there():
+    shown = str(
+        dataclasses.replace(
+            CLUSTER, backends=(Backend(name="tpu", available=False, reason="no libtpu"),)
+        )
+    )
+    for part in (
+        "gpu",
+        "2 x 2",
+        "74.5 GiB",
+        "989 TFLOP/s",
+        "compute and memory of here",
+        "gpu -> cpu",
+        "10.0 us",
+        "10.0 GB/s",
+        "no libtpu",
+    ):
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": ""}, "its name is empty"),
+        ({"num_devices": 0}, "num_devices is 0; give at least 1"),
+        ({"num_devices": 3}, "its axes are 2 x 2, but num_devices is 3"),
+        ({"axes": (("data", -2), ("model", -2))}, "its axes are -2 x -2"),
+        ({"axes": (("model", 2), ("data", 2))}, "its axes are 'model', 'data'; every mesh has"),
+        ({"axes": ()}, "its axes are none"),
+        ({"first_device": -1}, "first_device is -1"),
+        ({"shares": ("disk",), "host": "h"}, "it shares 'disk'"),
+        ({"shares": ("memory",)}, "names no host"),
+        ({"memory_bytes": 0}, "memory_bytes is 0"),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_refused(change, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        dataclasses.replace(GPU, **change)
+
+
+def test_a_link_that_nothing_can_cross_is_refused():
+    with pytest.raises(SpecError) as error:
+        Link(source="gpu", target="tpu", latency_s=math.nan, bandwidth_bytes_per_s=0.0)
+    assert str(error.value) == (
+        "link 'gpu' -> 'tpu': latency is nan s; give 0 or more; bandwidth is 0 bytes/s, so nothing "
+        "could cross it; give a positive rate or leave the link out"
+    )
+
+
+def test_a_cluster_reports_all_that_does_not_fit_together():
+    link = Link(source="gpu", target="gone", latency_s=0.0, bandwidth_bytes_per_s=1.0)
+    with pytest.raises(SpecError) as error:
+        Cluster(
+            meshes=(GPU, GPU, dataclasses.replace(GPU, name="odd", device_kind="Z80")),
+            links=(link, link, dataclasses.replace(link, target="gpu")),
+        )
+    for part in (
+        "mesh 'gpu' is there 2 times",
+        "mesh 'odd': device kind 'Z80' is not known",
+        "link 'gpu' -> 'gone': no mesh is called 'gone' (there are 'gpu', 'gpu', 'odd')",
+        "link 'gpu' -> 'gone' is there twice",
+        "link 'gpu' -> 'gpu': within a mesh it is free",
+    ):
+        assert part in str(error.value)
+
+
+def test_one_memory_has_one_size():
+    with pytest.raises(SpecError, match="'cpu' and 'plugin' share the memory of 'here', but one"):
+        Cluster(meshes=(CPU, dataclasses.replace(PLUGIN, memory_bytes=7)))
+
+
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+
+
+@st.composite
+def clusters(draw):
+    names = draw(st.lists(words, min_size=1, max_size=4, unique=True))
+    meshes = []
+    for name in names:
+        data, model = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+        host = draw(st.sampled_from(["", "here"]))
+        shares = draw(st.sampled_from([(), ("compute",), ("compute", "memory")])) if host else ()
+        backend = draw(st.sampled_from(["", "cpu", "ü"]))
+        meshes.append(
+            MeshSpec(
+                name=name,
+                device_kind=draw(st.sampled_from(["cpu", "Thing 1", "TPU v5 lite"]))
+                if "memory" not in shares
+                else "cpu",
+                num_devices=data * model,
+                axes=(("data", data), ("model", model)),
+                backend=backend,
+                first_device=draw(st.integers(0, 9)) if backend else 0,
+                host=host,
+                shares=shares,
+                memory_bytes=None
+                if "memory" in shares
+                else draw(st.none() | st.integers(1, 2**60)),
+            )
+        )
+    ends = draw(st.sets(st.sampled_from(list(itertools.product(names, names)))))
+    links = [
+        Link(
+            source=source,
+            target=target,
+            latency_s=draw(st.floats(0, 10)),
+            bandwidth_bytes_per_s=draw(st.floats(1e-3, math.inf)),
+        )
+        for source, target in sorted(ends)
+        if source != target
+    ]
+    return Cluster(meshes=tuple(meshes), links=tuple(links), kinds=(OWN_KIND,))
+
+
+@hypothesis.given(clusters())
+def test_a_file_says_the_same_as_its_cluster(cluster):
+    read = Cluster.from_toml(cluster.to_toml())
+    assert read == cluster
+    assert read.fingerprint() == cluster.fingerprint()
+
+
+def test_a_file_with_many_mistakes_reports_all(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        """
+        speed = 3
+        [[mesh]]
+        name = "a"
+        device_kind = "cpu"
+        nun = 3
+        [[mesh]]
+        name = "b"
+        device_kind = "Z80"
+        num_devices = 4
+        [[mesh]]
+        device_kind = 3
+        shares = "memory"
+        [[mesh]]
+        name = "c"
+        device_kind = "cpu"
+        num_devices = 4
+        axes = { data = 2, modle = 2 }
+        [[mesh]]
+        name = "d"
+        device_kind = "cpu"
+        num_devices = 1.5
+        first_device = true
+        [[mesh]]
+        name = "e"
+        device_kind = "cpu"
+        num_devices = 2
+        axes = { data = 2, model = 2 }
+        [[link]]
+        source = "a"
+        target = "z"
+        latency_s = 1
+        bandwidth_bytes_per_s = 0
+        [[link]]
+        source = "a"
+        target = "y"
+        latency_s = 1
+        bandwidth_bytes_per_s = 1
+        """
+    )
+    with pytest.raises(SpecError) as error:
+        Cluster.load(path)
+    lines = str(error.value).splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    expected = [
+        "unknown key 'speed'; known are kind, link, mesh",
+        "mesh 'a': unknown key 'nun'; known are axes, backend",
+        "mesh 'b': device kind 'Z80' is not known",
+        "mesh number 3: name is missing; give a string",
+        "mesh number 3: device_kind is 3; give a string",
+        "mesh number 3: shares is 'memory'; give a list",
+        "mesh 'c': axes: unknown key 'modle'; known are data, model",
+        "mesh 'd': num_devices is 1.5; give a whole number",
+        "mesh 'd': first_device is True; give a whole number",
+        "mesh 'e': its axes are 2 x 2, but num_devices is 2",
+        "link 'a' -> 'z': bandwidth is 0 bytes/s",
+        "link 'a' -> 'y': no mesh is called 'y' (there are 'a', 'b', ",
+    ]
+    for part in expected:
+        assert any(part in line for line in lines), part
+    assert len(lines) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cluster: it has no mesh; give at least one"),
+        ("mesh = 3", "cluster: mesh is 3; give a list"),
+        ("mesh = [3]", "cluster: mesh number 1 is 3; give a table"),
+        ("[[mesh", "cluster: not TOML"),
+    ],
+)
+def test_a_text_that_is_no_cluster_is_refused(text, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        Cluster.from_toml(text)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(SpecError, match=r"cluster file '.*gone.toml' cannot be read"):
+        Cluster.load(tmp_path / "gone.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(SpecError, match=r"cluster file '.*binary.toml' cannot be read"):
+        Cluster.load(tmp_path / "binary.toml")
+
+
+def test_the_example_of_the_readme_is_a_cluster():
+    readme = Path(gimlax.devices.__file__).with_name("README.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    cluster = Cluster.from_toml(example)
+    assert [mesh.name for mesh in cluster.meshes] == ["gpu", "cpu", "accelerator"]
+    assert cluster.memory_bytes("cpu") == 768 * 10**9
+    assert cluster.kind("accelerator").peak("bfloat16") == 200e12
