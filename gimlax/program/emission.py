@@ -1,4 +1,4 @@
-"""Turns a plan into instruction lists: where every value has to go, once, and when it can be dropped.
+"""Turns a plan into instruction lists: where each value goes, once, and when it can be dropped.
 
 A value travels along the stages from its producer to each consumer; where a mesh on that way has it
 already it is not sent again, and a mesh that only passes it on sends the copy that it received.

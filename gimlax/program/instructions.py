@@ -116,7 +116,7 @@ def sequence(program: Program) -> tuple[Step, ...]:
         if found is None:
             waiting = "; ".join(f"{track!r} waits at {todo[0]}" for track, todo in heads)
             raise InternalError(
-                f"the program of phase {program.phase!r} cannot proceed: {waiting}; please report it"
+                f"the program of phase {program.phase!r} is stuck: {waiting}; please report it"
             )
         track, todo = found
         instruction = todo.pop(0)

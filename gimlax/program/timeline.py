@@ -23,7 +23,7 @@ class Span:
     def __post_init__(self) -> None:
         if not 0 <= self.start_s <= self.end_s:
             raise SpecError(
-                f"span {self.task!r} on {self.mesh!r}: runs from {self.start_s} s to {self.end_s} s;"
+                f"span {self.task!r} on {self.mesh!r} runs from {self.start_s} s to {self.end_s} s;"
                 " give times that start at 0 or later and do not run backwards"
             )
 

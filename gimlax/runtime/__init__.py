@@ -4,7 +4,7 @@ from gimlax.runtime.compilation import Progress
 from gimlax.runtime.compiling import compile
 from gimlax.runtime.executable import Executable, Executables
 from gimlax.runtime.handles import Carried, Placed, gather
-from gimlax.runtime.pipeline import PassFuture
+from gimlax.runtime.jobs import PassFuture
 from gimlax.runtime.recording import Recording
 
 __all__ = [

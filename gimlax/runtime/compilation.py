@@ -1,16 +1,17 @@
 """Compiles the stages of all phases: equal ones once, different ones in parallel.
 
-Two stages are equal if their StableHLO, arguments, devices and donation are: layers that repeat on one
-mesh share an executable. Every stage returns one value more than it was given, a completion token:
-four bytes that nobody donates, ready when the stage is done. Compilations go through JAX's persistent
-cache wherever the user has configured one (`jax_compilation_cache_dir`); gimlax leaves JAX's global
-configuration alone.
+Two stages are equal if their StableHLO, arguments, devices and donation are: layers that repeat on
+one mesh share an executable. Every stage returns one value more than it was given, a completion
+token: four bytes that nobody donates, ready when the stage is done. Compilations go through JAX's
+persistent cache wherever the user has configured one (`jax_compilation_cache_dir`); gimlax leaves
+JAX's global configuration alone.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import jax
@@ -35,21 +36,22 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class CompiledStage:
-    """A stage as one flat call on its mesh.
+    """A stage as one call on its mesh.
 
-    Inputs of `call`, in this order: `row` of each tree in `resident`, the arrays of each tree in
-    `carried`, `constants`, the `streamed` leaves, the `received` values. Outputs: for each (tree,
-    count) of `carried` its updated arrays, the `produced` values, the token.
+    `call` takes five tuples: of each tree in `resident` its `row`, of each tree in `carried` its
+    arrays, the `constants`, the `streamed` leaves, the `received` values; it returns the updated
+    arrays of each carried tree, the `produced` values, and the token. Tuples that are kept between
+    calls are passed as they are: nothing is flattened in Python.
     """
 
     index: int
     mesh: str
     description: str
-    call: Callable[..., Sequence[jax.Array]]
+    call: Callable[..., Any]
     compiled: Any
     row: int
     resident: tuple[int, ...]
-    carried: tuple[tuple[int, int], ...]
+    carried: tuple[int, ...]
     constants: tuple[jax.Array, ...]
     streamed: tuple[tuple[str, int], ...]
     received: tuple[tuple[str, int], ...]
@@ -86,11 +88,8 @@ def compile_stages(
     Raises:
         BackendError: a backend refuses a stage; names stage, segments and mesh.
     """
-    orders = [
-        _lower(program, stage, inventory, donates)
-        for program in programs
-        for stage in program.partition.stages
-    ]
+    stages = [(program, stage) for program in programs for stage in program.partition.stages]
+    orders = [_lower(*of, row, inventory, donates) for row, of in enumerate(stages)]
     distinct = {order.key: order for order in orders}
     compiled: dict[tuple[Any, ...], Any] = {}
     with ThreadPoolExecutor(os.cpu_count(), "gimlax compile") as pool:
@@ -106,24 +105,22 @@ def compile_stages(
             pool.shutdown(cancel_futures=True)
             raise
     constants: dict[tuple[str, int], jax.Array] = {}
-    stages: list[tuple[CompiledStage, ...]] = []
-    row = 0
-    for program in programs:
-        of_phase: list[CompiledStage] = []
-        for stage in program.partition.stages:
-            executable = compiled[orders[row].key]
-            of_phase.append(_bind(program, stage, inventory, executable, row, constants))
-            row += 1
-        stages.append(tuple(of_phase))
-    return tuple(stages), len(distinct)
+    bound = [
+        _bind(*of, row, inventory, compiled[orders[row].key], constants)
+        for row, of in enumerate(stages)
+    ]
+    rest = iter(bound)
+    by_phase = tuple(tuple(islice(rest, len(p.partition.stages))) for p in programs)
+    return by_phase, len(distinct)
 
 
 def _lower(
-    program: Program, stage: Stage, inventory: Inventory, donates: Mapping[str, bool]
+    program: Program, stage: Stage, row: int, inventory: Inventory, donates: Mapping[str, bool]
 ) -> _Order:
     mesh = program.placement[stage.index]
     sharding = inventory.shardings[mesh]
-    state = _state_parts(inventory, stage.index)
+    state = tuple(of[stage.index] for of in inventory.states if of[stage.index])
+    rows = tuple(tuple(part for _, part in of[row]) for of in inventory.rows if of[row])
     traced = program.partition.traced
     leaves = {role: traced.leaves(role) for role in (Role.RESIDENT, Role.CARRIED)}
 
@@ -132,17 +129,18 @@ def _lower(
         shape = aval.shape if part.whole else (part.stop - part.start, *aval.shape[1:])
         return jax.ShapeDtypeStruct(shape, aval.dtype)
 
-    avals = [
-        *(aval_of(Role.RESIDENT, part) for part in stage.resident),
-        *(aval_of(Role.CARRIED, part) for part in state),
-        *(jax.typeof(traced.jaxpr.consts[i]) for i in stage.constants),
-        *(traced.arguments[leaf].aval for leaf in stage.streamed),
-        *(program.partition.avals[value] for value in stage.received),
-    ]
-    inputs = [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding) for a in avals]
-    first = len(stage.resident)
-    donated = tuple(range(first, first + len(state))) if donates[mesh] else ()
-    function = _with_token(stage, state)
+    def lie(avals: Iterable[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
+        return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding) for a in avals)
+
+    inputs = (
+        tuple(lie(aval_of(Role.RESIDENT, p) for p in row) for row in rows),
+        tuple(lie(aval_of(Role.CARRIED, p) for p in of) for of in state),
+        lie(jax.typeof(traced.jaxpr.consts[i]) for i in stage.constants),
+        lie(traced.arguments[leaf].aval for leaf in stage.streamed),
+        lie(program.partition.avals[value] for value in stage.received),
+    )
+    donated = 1 if donates[mesh] else ()
+    function = _with_token(stage, rows, state)
     description = program.describe_stage(stage.index)
     with _jax.using_config(traced.config):
         jitted = jax.jit(function, keep_unused=True, donate_argnums=donated, out_shardings=sharding)
@@ -154,7 +152,8 @@ def _lower(
             ) from error
     key = (
         lowered.as_text(),
-        tuple((i.shape, str(i.dtype)) for i in inputs),
+        tuple((i.shape, str(i.dtype)) for i in jax.tree.leaves(inputs)),
+        jax.tree.structure(inputs),
         tuple(str(aval) for aval in stage.jaxpr.out_avals),
         sharding,
         donated,
@@ -163,28 +162,37 @@ def _lower(
     return _Order(lowered=lowered, key=key, config=traced.config, description=description)
 
 
-def _with_token(stage: Stage, state: tuple[Part, ...]) -> Callable[..., tuple[Any, ...]]:
-    """The stage over all state that its place holds, also what only other phases use, and a token."""
+def _with_token(
+    stage: Stage, rows: tuple[tuple[Part, ...], ...], state: tuple[tuple[Part, ...], ...]
+) -> Callable[..., tuple[Any, ...]]:
+    """The stage over all state that it owns, also what only other phases use, and a token."""
     evaluate = _jax.evaluate(stage.jaxpr)
-    first = len(stage.resident)
 
-    def stage_with_token(*inputs: Any) -> tuple[Any, ...]:
-        held = dict(zip(state, inputs[first : first + len(state)], strict=True))
+    def stage_with_token(
+        resident: Any, carried: Any, constants: Any, streamed: Any, received: Any
+    ) -> tuple[Any, ...]:
+        weights = _by_part(rows, resident)
+        held = _by_part(state, carried)
         outputs = evaluate(
-            *inputs[:first], *(held[part] for part in stage.carried), *inputs[first + len(state) :]
+            *(weights[part] for part in stage.resident),
+            *(held[part] for part in stage.carried),
+            *constants,
+            *streamed,
+            *received,
         )
         held.update(zip(stage.carried, outputs, strict=False))
-        return (
-            *(held[part] for part in state),
-            *outputs[len(stage.carried) :],
-            jnp.zeros((), jnp.int32),
-        )
+        updated = tuple(tuple(held[part] for part in of) for of in state)
+        return updated, tuple(outputs[len(stage.carried) :]), jnp.zeros((), jnp.int32)
 
     return stage_with_token
 
 
-def _state_parts(inventory: Inventory, stage: int) -> tuple[Part, ...]:
-    return tuple(part for states in inventory.states for part in states[stage])
+def _by_part(parts: tuple[tuple[Part, ...], ...], arrays: Any) -> dict[Part, Any]:
+    return {
+        part: array
+        for of, row in zip(parts, arrays, strict=True)
+        for part, array in zip(of, row, strict=True)
+    }
 
 
 def _compile(order: _Order) -> Any:
@@ -202,9 +210,9 @@ def _compile(order: _Order) -> Any:
 def _bind(
     program: Program,
     stage: Stage,
+    row: int,
     inventory: Inventory,
     compiled: Any,
-    row: int,
     constants: dict[tuple[str, int], jax.Array],
 ) -> CompiledStage:
     mesh = program.placement[stage.index]
@@ -220,11 +228,7 @@ def _bind(
         compiled=compiled,
         row=row,
         resident=tuple(t.index for t in inventory.resident if inventory.rows[t.index][row]),
-        carried=tuple(
-            (tree.index, len(inventory.states[tree.index][stage.index]))
-            for tree in inventory.carried
-            if inventory.states[tree.index][stage.index]
-        ),
+        carried=tuple(i for i, of in enumerate(inventory.states) if of[stage.index]),
         constants=tuple(constants[mesh, id(values[i])] for i in stage.constants),
         streamed=tuple((mesh, leaf) for leaf in stage.streamed),
         received=tuple((mesh, value) for value in stage.received),

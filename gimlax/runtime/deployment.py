@@ -24,9 +24,11 @@ from gimlax.program import Program
 from gimlax.runtime.compilation import Progress, compile_stages
 from gimlax.runtime.handles import Carried, Placed, init, place
 from gimlax.runtime.inventory import Tree, take_inventory
+from gimlax.runtime.jobs import PassFuture
 from gimlax.runtime.passes import CompiledPhase, Pass
-from gimlax.runtime.pipeline import PassFuture, Pipeline, Schedule
+from gimlax.runtime.pipeline import Pipeline
 from gimlax.runtime.recording import Recording
+from gimlax.runtime.schedule import Schedule
 
 
 class Deployment:

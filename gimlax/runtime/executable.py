@@ -1,10 +1,10 @@
 """An `Executable`: one compiled phase, called like the function that was traced.
 
 A call is dispatched in the caller's thread, stage by stage: whoever calls waits anyway, and a
-hand-over to a worker costs more than a dispatch. `submit` hands the pass to one worker thread per mesh
-and link, so that several passes overlap. Like `jax.jit`, a call returns arrays that may still be being
-computed; it looks at old completion tokens now and then, so that the caller cannot run ahead of the
-devices without bound.
+hand-over to a worker costs more than a dispatch. `submit` hands the pass to one worker thread per
+mesh and link, so that several passes overlap. Like `jax.jit`, a call returns arrays that may still
+be being computed; it looks at old completion tokens now and then, so that the caller cannot run
+ahead of the devices without bound.
 """
 
 import contextlib
@@ -20,9 +20,10 @@ from gimlax.program import Program
 from gimlax.runtime.compilation import CompiledStage
 from gimlax.runtime.deployment import Deployment
 from gimlax.runtime.handles import gather
-from gimlax.runtime.passes import execute, first_line, stage_error
-from gimlax.runtime.pipeline import PassFuture, Schedule
+from gimlax.runtime.jobs import PassFuture
+from gimlax.runtime.passes import execute, first_line, run_stage, stage_error
 from gimlax.runtime.recording import Recording
+from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.signature import Signature
 
 _CALLS_AHEAD = 32  # calls whose tokens nobody has looked at yet
@@ -134,13 +135,15 @@ class Executable(_Shared):
             self._look_back(len(tokens) // 2)
         work = self._signature.bind(args, kwargs)
         for handle in work.handles:
-            handle.wait()
+            if handle._wait is not None:
+                handle.wait()
         work.take_state()
         try:
             for step, stage in self._steps:
-                token = execute(work, step)
-                if stage is not None and token is not None:
-                    tokens.append((stage, token))
+                if stage is None:
+                    execute(work, step)
+                else:
+                    tokens.append((stage, run_stage(work, stage)))
         except BaseException as error:
             work.lose_state(f"was lost when a pass failed ({first_line(error)})")
             if isinstance(error, BackendError):
@@ -155,7 +158,7 @@ class Executable(_Shared):
         the executable lets in.
         """
         self._deployment.check_open(self.name)
-        work = self._signature.bind(args, kwargs, may_alias=False)
+        work = self._signature.bind(args, kwargs, copy=True)
         work.take_state()
         try:
             return self._deployment.submit(
@@ -170,7 +173,7 @@ class Executable(_Shared):
         return f"Executable({self.name!r}, {len(self._phase.stages)} stages on {where})"
 
     def cost_analysis(self, stage: int | None = None) -> dict[str, float]:
-        """What XLA counts for one stage, or the sum over all; empty where a backend does not say."""
+        """What XLA counts for one stage, or summed over all; empty where a backend does not say."""
         return _total(_ask(s.compiled.cost_analysis) for s in self._select(stage))
 
     def memory_analysis(self, stage: int | None = None) -> dict[str, float]:

@@ -1,10 +1,10 @@
 """Handles of what stays on the meshes: `Placed` parameters and `Carried` state.
 
 A `jax.Array` lives on one client, a cut or tied one cannot, so a handle holds the arrays of every
-stage and is one opaque leaf in the caller's trees. `Carried` is used once, like a donated array: each
-pass takes it and returns the next generation. A state can be handed on before it is there: its cells,
-one per stage, are filled by the pass that makes it, so that passes over one state follow each other
-through the pipeline.
+stage and is one opaque leaf in the caller's trees. `Carried` is used once, like a donated array:
+each pass takes it and returns the next generation. A state can be handed on before it is there: its
+cells, one per stage, are filled by the pass that makes it, so that passes over one state follow
+each other through the pipeline.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gimlax import _jax
-from gimlax.errors import BackendError, InternalError, SpecError, TraceError
+from gimlax.errors import BackendError, InternalError, SpecError
 from gimlax.graph import Part
 from gimlax.runtime.arguments import check_tree, fits
 from gimlax.runtime.inventory import Inventory, Tree
 
 Arrays = tuple[jax.Array, ...]
-_GENERATION = "generation"
 
 
 class Cell:
@@ -125,7 +124,7 @@ class Carried:
 
     def __repr__(self) -> str:
         state = "" if self._cells else f", {self._fate}"
-        return f"Carried({self.name}, {_GENERATION} {self._generation}{state})"
+        return f"Carried({self.name}, generation {self._generation}{state})"
 
     def copy(self) -> "Carried":
         """An independent state of the same generation, on the same meshes.
@@ -190,6 +189,10 @@ class Carried:
         if self._wait is not None:
             self._ready()
 
+    def _next(self, cells: tuple[Cell, ...]) -> "Carried":
+        """The state that a pass makes of this one."""
+        return Carried(self._inventory, self._tree, cells, self._generation + 1)
+
     def _take(self) -> tuple[Cell, ...]:
         """The cells, for the one pass that may use them."""
         try:
@@ -209,8 +212,8 @@ class Carried:
 
     def _gone(self) -> SpecError:
         return SpecError(
-            f"{self.name}, {_GENERATION} {self._generation}: {self._fate}; use the state that the pass"
-            " returned, copy() it before the pass, or init() a new one"
+            f"{self.name}, generation {self._generation}: {self._fate}; use the state that the"
+            " pass returned, copy() it before the pass, or init() a new one"
         )
 
     def _ready(self) -> tuple[Cell, ...]:
@@ -300,8 +303,8 @@ def _gather_leaf(leaf: Any) -> Any:
 
 def to_host(array: Any) -> Any:
     """A numpy copy of an array; a typed PRNG key is copied to the default device."""
-    if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-        data = np.array(jax.random.key_data(array))
+    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = jnp.asarray(np.array(jax.random.key_data(array)))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
     return np.array(array)
 
@@ -322,8 +325,8 @@ def _put(
         except RuntimeError as error:
             nbytes = sum(_jax.nbytes(jax.typeof(row)) for row in rows)
             raise BackendError(
-                f"{tree.name}: {nbytes} bytes could not be put on mesh {mesh!r}: {error}; free memory"
-                " there, or plan with less on it"
+                f"{tree.name}: {nbytes} bytes could not be put on mesh {mesh!r}: {error}; free"
+                " memory there, or plan with less on it"
             ) from error
         shelf.update(zip(mine, arrays, strict=True))
     return shelf

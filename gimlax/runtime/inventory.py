@@ -147,6 +147,6 @@ def _check_states(trees: tuple[Tree, ...], held: Sequence[tuple[Part, ...]]) -> 
             rows = sorted(row for part in mine for row in range(part.start, part.stop))
             if not (len(mine) == 1 if whole else mine and rows == list(range(aval.shape[0]))):
                 raise InternalError(
-                    f"carried leaf {path} is held as {mine} by the stages of all phases, which is not"
-                    " each row once; please report it"
+                    f"carried leaf {path} is held as {mine} by the stages of all phases, which is"
+                    " not each row once; please report it"
                 )

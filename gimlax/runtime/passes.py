@@ -1,7 +1,7 @@
 """One pass over a program: what it holds, and how a single instruction of it is executed.
 
-Both ways to run a pass, in the caller's thread and through the workers, execute instructions with the
-functions here; they differ only in who calls them.
+Both ways to run a pass, in the caller's thread and through the workers, execute instructions with
+the functions here; they differ only in who calls them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -87,19 +87,18 @@ class Pass:
         Raises:
             SpecError: a state has been used before.
         """
+        fresh: list[Carried] = []
         try:
             for handle in self.handles:
-                self.state.append(handle._take())
+                cells = handle._take()
+                self.state.append(cells)
+                filled_later = tuple([Cell() for _ in cells])
+                self.next_state.append(filled_later)
+                fresh.append(handle._next(filled_later))
         except BaseException:
             self.give_back()
             raise
-        self.next_state = [tuple([Cell() for _ in cells]) for cells in self.state]
-        self.next_handles = tuple(
-            [
-                Carried(handle._inventory, handle._tree, cells, handle.generation + 1)
-                for handle, cells in zip(self.handles, self.next_state, strict=True)
-            ]
-        )
+        self.next_handles = tuple(fresh)
 
     def give_back(self) -> None:
         """Returns the carried state to its handles: nothing of the pass was dispatched."""
@@ -124,31 +123,23 @@ def run_stage(work: Pass, stage: CompiledStage) -> jax.Array:
     Raises:
         BackendError: the backend refused; names stage, segments and mesh.
     """
-    index = stage.index
-    arguments: list[Any] = []
-    for tree in stage.resident:
-        arguments += work.placed[tree]._rows[stage.row]
-    for tree, _ in stage.carried:
-        cell = work.state[tree][index]
-        arguments += cell.arrays  # type: ignore[arg-type]  # filled before the stage is ready
+    index, placed, values = stage.index, work.placed, work.values
+    rows = tuple([placed[tree]._rows[stage.row] for tree in stage.resident])
+    cells = [work.state[tree][index] for tree in stage.carried]
+    state = tuple([cell.arrays for cell in cells])
+    for cell in cells:
         cell.arrays = None  # donated, or not needed any more
-    arguments += stage.constants
-    for key in stage.streamed:
-        arguments.append(work.streamed[key])
-    for key in stage.received:
-        arguments.append(work.values[key])
+    streamed = tuple([work.streamed[key] for key in stage.streamed])
+    received = tuple([values[key] for key in stage.received])
     try:
-        outputs = stage.call(*arguments)
+        state, produced, token = stage.call(rows, state, stage.constants, streamed, received)
     except Exception as error:
         raise stage_error(stage, error) from error
-    start = 0
-    for tree, count in stage.carried:
-        work.next_state[tree][index].arrays = outputs[start : start + count]
-        start += count
-    for key in stage.produced:
-        work.values[key] = outputs[start]
-        start += 1
-    return outputs[-1]
+    for tree, arrays in zip(stage.carried, state):
+        work.next_state[tree][index].arrays = arrays
+    for key, array in zip(stage.produced, produced):
+        values[key] = array
+    return token
 
 
 def send(work: Pass, transfer: Transfer) -> None:
@@ -163,8 +154,8 @@ def send(work: Pass, transfer: Transfer) -> None:
     except Exception as error:
         raise BackendError(
             f"transfer of {len(arrays)} values of {work.phase.program.phase!r} from mesh"
-            f" {transfer.source!r} to {transfer.target!r} failed: {first_line(error)}; check that both"
-            " backends still answer"
+            f" {transfer.source!r} to {transfer.target!r} failed: {first_line(error)}; check that"
+            " both backends still answer"
         ) from error
     for value, copy in zip(transfer.values, copies, strict=True):
         work.values[transfer.target, value] = copy
@@ -186,8 +177,8 @@ def execute(work: Pass, step: Step) -> jax.Array | None:
 def stage_error(stage: CompiledStage, error: BaseException) -> BackendError:
     """What a failed stage is called, in the user's terms."""
     return BackendError(
-        f"{stage.description} failed: {first_line(error)}; the carried state of the pass is lost, so"
-        " start again from init() or a copy() taken before"
+        f"{stage.description} failed: {first_line(error)}; the carried state of the pass is lost,"
+        " so start again from init() or a copy() taken before"
     )
 
 

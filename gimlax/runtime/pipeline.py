@@ -1,20 +1,18 @@
 """Several passes in flight: one worker thread per mesh and per link, one watcher per mesh.
 
-A worker takes whatever task of any pass is ready, in the order in which tasks became ready; a link has
-its own because `device_put` between two clients blocks its thread until the producer is done. The
-watcher of a mesh waits on completion tokens: it stamps the end of a stage, raises the stage's own
-error, and so bounds how far dispatch runs ahead of the device. The first failure stops everything: all
-passes in flight end with one error each, and all threads end.
+A worker takes whatever task of any pass is ready, in the order in which tasks became ready; a link
+has its own because `device_put` between two clients blocks its thread until the producer is done.
+The watcher of a mesh waits on completion tokens: it stamps the end of a stage, raises the stage's
+own error, and so bounds how far dispatch runs ahead of the device. The first failure stops
+everything: all passes in flight end with one error each, and all threads end.
 
-Chosen over asyncio because dispatch and copies block, and over a pool because the order of stages on
-a mesh is the order of passes.
+Chosen over asyncio because dispatch and copies block, and over a pool because the order of stages
+on a mesh is the order of passes.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
@@ -22,93 +20,12 @@ import jax
 
 from gimlax.errors import BackendError, GimlaxError, InternalError, SpecError
 from gimlax.program import Run, Transfer, track_of_link
-from gimlax.runtime.compilation import CompiledStage
-from gimlax.runtime.handles import Carried, Cell
+from gimlax.runtime.jobs import Job, PassFuture, Running, withdraw
 from gimlax.runtime.passes import Pass, first_line, run_stage, send, stage_error
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule, reads, writes
 
 _RUN_AHEAD = 4  # stages dispatched to a mesh and not yet done
-
-
-class PassFuture(Future[Any]):
-    """The result of a submitted pass, as a `concurrent.futures.Future`.
-
-    It is done when every stage of the pass is: `result()` returns outputs that are computed, or raises
-    the error of the stage that failed. `carried` are the states after this pass; they can be passed to
-    the next `submit` before this pass is done. Callbacks run in a thread of the pipeline and must not
-    block.
-    """
-
-    def __init__(self, pipeline: "Pipeline", carried: tuple[Carried, ...]) -> None:
-        super().__init__()
-        self._pipeline = pipeline
-        self._job: _Job | None = None
-        self.carried = carried
-
-    def cancel(self) -> bool:
-        """Drops the pass if that leaves all state consistent.
-
-        True if nothing of it was dispatched (the states it was given are good again), or if it carries
-        no state (what is not yet dispatched is dropped, the rest discarded). Else False: it runs on.
-        """
-        job = self._job
-        if job is None or not self._pipeline.cancel(job):
-            return self.cancelled()
-        super().cancel()
-        self.set_running_or_notify_cancel()  # tells those who wait()
-        return True
-
-    def result(self, timeout: float | None = None) -> Any:
-        """The outputs, waiting for them at most `timeout` seconds."""
-        try:
-            return super().result(timeout)
-        except GimlaxError:
-            self._pipeline.join()
-            raise
-
-
-class _Job:
-    """A pass in the pipeline: what its tasks still wait for, and how it ends."""
-
-    __slots__ = (
-        "assemble",
-        "dispatched",
-        "ended",
-        "future",
-        "missing",
-        "readers",
-        "remaining",
-        "schedule",
-        "work",
-    )
-
-    def __init__(
-        self,
-        work: Pass,
-        schedule: Schedule,
-        future: PassFuture,
-        assemble: Callable[[Pass], Any],
-    ) -> None:
-        self.work = work
-        self.schedule = schedule
-        self.future = future
-        self.assemble = assemble
-        self.missing = list(schedule.missing)
-        self.readers = dict(schedule.readers)
-        self.remaining = len(work.phase.stages)
-        self.dispatched = False
-        self.ended = False
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Running:
-    """A dispatched stage whose token has not come in."""
-
-    job: _Job
-    stage: CompiledStage
-    token: jax.Array
-    start_s: float
 
 
 class Pipeline:
@@ -128,13 +45,13 @@ class Pipeline:
         self._recording = recording
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._live: dict[_Job, None] = {}
-        self._running: deque[_Running] = deque()
+        self._live: dict[Job, None] = {}
+        self._running: deque[Running] = deque()
         self._stopped = False
         self._room = {mesh: threading.Semaphore(_RUN_AHEAD) for mesh in meshes}
-        self._tokens: dict[str, SimpleQueue[_Running | None]] = {m: SimpleQueue() for m in meshes}
+        self._tokens: dict[str, SimpleQueue[Running | None]] = {m: SimpleQueue() for m in meshes}
         tracks = (*meshes, *(track_of_link(*link) for link in links))
-        self._ready: dict[str, SimpleQueue[tuple[_Job, int] | None]] = {
+        self._ready: dict[str, SimpleQueue[tuple[Job, int] | None]] = {
             track: SimpleQueue() for track in tracks
         }
         self._threads = [
@@ -169,7 +86,7 @@ class Pipeline:
             Its future, or None if the pipeline has stopped: nothing was begun.
         """
         future = PassFuture(self, work.next_handles)
-        job = _Job(work, schedule, future, assemble)
+        job = Job(work, schedule, future, assemble)
         inside = threading.current_thread() in self._threads
         with self._lock:
             # A callback that submits must not wait for the thread that it blocks.
@@ -177,7 +94,7 @@ class Pipeline:
                 self._changed.wait()
             if self._stopped:
                 return None
-            future._job = job
+            future.job = job
             for handle in work.next_handles:
                 handle._wait = future.result
             self._live[job] = None
@@ -192,14 +109,14 @@ class Pipeline:
                     self._ready[schedule.tracks[task]].put((job, task))
         return future
 
-    def cancel(self, job: _Job) -> bool:
+    def cancel(self, job: Job) -> bool:
         """See `PassFuture.cancel`."""
         work = job.work
         with self._lock:
             if job.ended:
                 return False
             if work.handles:
-                if job.dispatched or not _withdraw(work.next_handles):
+                if job.dispatched or not withdraw(work.next_handles):
                     return False
                 for handle in work.next_handles:
                     handle._lose("was to come from a pass that was cancelled")
@@ -260,7 +177,7 @@ class Pipeline:
                 self._room[mesh].release()
             del item  # an idle worker must not keep the pass, and with it the deployment
 
-    def _run(self, mesh: str, job: _Job, index: int) -> None:
+    def _run(self, mesh: str, job: Job, index: int) -> None:
         task = job.schedule.tasks[index]
         assert isinstance(task, Run)
         stage = job.work.phase.stages[task.stage]
@@ -270,7 +187,7 @@ class Pipeline:
         except BackendError as error:
             self._fail(self._blame(job, mesh) or error)
             return
-        running = _Running(job=job, stage=stage, token=token, start_s=start_s)
+        running = Running(job=job, stage=stage, token=token, start_s=start_s)
         with self._lock:
             self._running.append(running)
         self._tokens[mesh].put(running)
@@ -303,7 +220,7 @@ class Pipeline:
                 self._send(track, *item)
             del item
 
-    def _send(self, track: str, job: _Job, index: int) -> None:
+    def _send(self, track: str, job: Job, index: int) -> None:
         work, transfer = job.work, job.schedule.tasks[index]
         assert isinstance(transfer, Transfer)
         recording = self._recording()
@@ -326,8 +243,8 @@ class Pipeline:
                 blamed = _caused(BackendError(f"transfer {track}: {first_line(error)}"), error)
             self._fail(blamed or error)
 
-    def _begin(self, job: _Job) -> bool:
-        """Whether a task of this pass may still be dispatched; from then on the pass is under way."""
+    def _begin(self, job: Job) -> bool:
+        """Whether a task of this pass may still be dispatched; from then on it is under way."""
         with self._lock:
             if job.ended:
                 return False
@@ -338,7 +255,7 @@ class Pipeline:
                     job.future.set_running_or_notify_cancel()
             return True
 
-    def _done(self, job: _Job, index: int) -> None:
+    def _done(self, job: Job, index: int) -> None:
         """A task was dispatched: wakes what waits for its values, drops what nobody reads again."""
         schedule, work = job.schedule, job.work
         task, track = schedule.tasks[index], schedule.tracks[index]
@@ -349,7 +266,7 @@ class Pipeline:
                     self._arrived(job, waiting)
             if isinstance(task, Run):
                 for cells in work.next_state:
-                    cell: Cell = cells[task.stage]
+                    cell = cells[task.stage]
                     for wake in cell.waiters:
                         wake()
                     cell.waiters.clear()
@@ -360,12 +277,12 @@ class Pipeline:
                 if job.readers.get(key) == 0:
                     work.values.pop(key, None)
 
-    def _arrived(self, job: _Job, task: int) -> None:
+    def _arrived(self, job: Job, task: int) -> None:
         job.missing[task] -= 1
         if job.missing[task] == 0:
             self._ready[job.schedule.tracks[task]].put((job, task))
 
-    def _complete(self, running: _Running) -> None:
+    def _complete(self, running: Running) -> None:
         job = running.job
         with self._lock:
             self._running.remove(running)
@@ -382,14 +299,14 @@ class Pipeline:
             raise
         job.future.set_result(result)
 
-    def _end(self, job: _Job) -> None:
+    def _end(self, job: Job) -> None:
         """Takes a pass out of the pipeline; the caller holds the lock and settles the future."""
         job.ended = True
-        job.future._job = None
+        job.future.job = None
         self._live.pop(job, None)
         self._changed.notify_all()
 
-    def _blame(self, job: _Job, mesh: str) -> BackendError | None:
+    def _blame(self, job: Job, mesh: str) -> BackendError | None:
         """The first stage that failed, of this pass or on this mesh: later ones only pass it on."""
         with self._lock:
             running = tuple(self._running)
@@ -429,23 +346,6 @@ class Pipeline:
         for room in self._room.values():
             room.release(len(self._threads))
         self._changed.notify_all()
-
-
-def _withdraw(handles: Sequence[Carried]) -> bool:
-    """Takes promised states back, if no other pass has taken one."""
-    taken: list[tuple[Carried, tuple[Cell, ...]]] = []
-    for handle in handles:
-        if not handle._cells:
-            break
-        try:
-            taken.append((handle, handle._cells.pop()))
-        except IndexError:
-            break
-    else:
-        return True
-    for handle, cells in taken:
-        handle._give_back(cells)
-    return False
 
 
 def _caused(error: GimlaxError, cause: BaseException) -> Any:

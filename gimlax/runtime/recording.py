@@ -13,11 +13,11 @@ class Recording:
     @property
     def timeline(self) -> Timeline:
         """What has ended so far, in the order of its beginning."""
-        spans = sorted(tuple(self._spans), key=lambda span: (span.start_s, span.end_s))
+        spans = sorted(self._spans, key=lambda span: (span.start_s, span.end_s))
         return Timeline(spans=tuple(spans))
 
     def add(self, track: str, task: str, start_s: float, end_s: float) -> None:
-        """Adds a span in the time of the clock; one that began before the recording is cut short."""
+        """Adds a span, in the time of the clock; what began before the recording is cut short."""
         if end_s >= self._start_s:
             begun = max(start_s, self._start_s) - self._start_s
             self._spans.append(

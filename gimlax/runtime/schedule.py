@@ -1,4 +1,4 @@
-"""The tasks of a program as a graph: what each waits for, so that independent passes can interleave.
+"""The tasks of a program as a graph: what each waits for, so that passes can interleave.
 
 Derived from the instruction lists and read-only: a pass in flight keeps its own counters.
 """
@@ -28,9 +28,12 @@ class Schedule:
     @classmethod
     def build(cls, phase: CompiledPhase) -> "Schedule":
         """Reads the instruction lists of a phase."""
-        steps = [s for s in phase.steps if not isinstance(s.instruction, Free)]
-        tasks = [s.instruction for s in steps]
-        needed = [reads(task, step.track) for task, step in zip(tasks, steps, strict=True)]
+        found = [
+            (step.instruction, step.track)
+            for step in phase.steps
+            if not isinstance(step.instruction, Free)
+        ]
+        needed = [reads(task, track) for task, track in found]
         wakes: dict[Key, list[int]] = {}
         for index, keys in enumerate(needed):
             for key in keys:
@@ -41,10 +44,10 @@ class Schedule:
             if isinstance(step.instruction, Free)
             for value in step.instruction.values
         }
-        stages = {t.stage: i for i, t in enumerate(tasks) if isinstance(t, Run)}
+        stages = {task.stage: i for i, (task, _) in enumerate(found) if isinstance(task, Run)}
         return cls(
-            tasks=tuple(t for t in tasks if not isinstance(t, Free)),
-            tracks=tuple(step.track for step in steps),
+            tasks=tuple(task for task, _ in found),
+            tracks=tuple(track for _, track in found),
             missing=tuple(len(keys) for keys in needed),
             wakes={key: tuple(of) for key, of in wakes.items()},
             readers={key: len(wakes.get(key, ())) for key in freed},

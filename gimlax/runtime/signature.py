@@ -1,13 +1,15 @@
 """The calling side of one phase: flat leaves from what a caller passes, a tree from what comes out.
 
-A call with handles and a few streamed arrays is the hot path of decoding, so everything that depends
-on the trace alone is worked out once, and a leaf that fits is accepted by shape and dtype alone.
+A call with handles and a few streamed arrays is the hot path of decoding, so everything that
+depends on the trace alone is worked out once, and a leaf that fits is accepted by shape and dtype
+alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from gimlax import _jax
 from gimlax.errors import SpecError, TraceError
@@ -15,7 +17,7 @@ from gimlax.graph import Role, Traced
 from gimlax.runtime.arguments import check_tree, fits
 from gimlax.runtime.handles import Carried, Placed
 from gimlax.runtime.inventory import Inventory, Tree
-from gimlax.runtime.passes import CompiledPhase, Pass
+from gimlax.runtime.passes import CompiledPhase, Key, Pass
 
 
 class Signature:
@@ -27,7 +29,7 @@ class Signature:
         inventory: Inventory,
         make: Callable[[Tree, Any], Placed | Carried],
     ) -> None:
-        """`make` turns an ordinary tree, given for a resident or carried argument, into a handle."""
+        """`make` turns an ordinary tree given for a resident or carried argument into a handle."""
         traced = phase.program.partition.traced
         self._phase = phase
         self._make = make
@@ -40,29 +42,36 @@ class Signature:
             Role.CARRIED: iter(inventory.carried),
         }
         self._slots = tuple(
-            (Role.STREAMED, None, _Streamed(traced, position, treedef))
+            (None, None, _Streamed(phase, position, treedef))
             if role is Role.STREAMED
-            else (role, next(trees[role]), None)
+            else (Placed if role is Role.RESIDENT else Carried, next(trees[role]), None)
             for position, (role, treedef) in enumerate(zip(traced.positions, treedefs, strict=True))
         )
-        self._kwargs = _Streamed(traced, -1, kwargs_def)
-        keys = dict.fromkeys(key for stage in phase.stages for key in stage.streamed)
-        self._feeds = tuple((key, phase.shardings[key[0]]) for key in keys)
+        self._kwargs = _Streamed(phase, -1, kwargs_def)
         self._returns_tuple, self._elements = _elements(traced, inventory)
 
-    def bind(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], *, may_alias: bool | None = None
-    ) -> Pass:
-        """A pass over these arguments, its streamed leaves on their meshes, its state not yet taken.
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, copy: bool = False) -> Pass:
+        """A pass over these arguments, its carried state not yet taken.
+
+        Args:
+            args: positional arguments, handles among them.
+            kwargs: streamed arguments by keyword.
+            copy: whether host arrays must be copied, since they may change before they are read.
 
         Raises:
             TraceError: an argument differs from the trace.
             SpecError: a handle belongs elsewhere.
         """
         if jax.config.jax_enable_x64 == self._x64:  # type: ignore[attr-defined]
-            return self._bind(args, kwargs, may_alias)
+            return self._bind(args, kwargs, copy)
         with _jax.using_config((("jax_enable_x64", self._x64),)):
-            return self._bind(args, kwargs, may_alias)
+            work = self._bind(args, kwargs, copy)
+            # A host array left to the call would be narrowed there, outside of this context.
+            work.streamed = {
+                key: jax.device_put(leaf, self._phase.shardings[key[0]])
+                for key, leaf in work.streamed.items()
+            }
+            return work
 
     def assemble(self, work: Pass) -> Any:
         """The tree of the traced function, a `Carried` standing for each carried output."""
@@ -75,7 +84,7 @@ class Signature:
         ]
         return tuple(results) if self._returns_tuple else results[0]
 
-    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], may_alias: bool | None) -> Pass:
+    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], copy: bool) -> Pass:
         if len(args) != len(self._slots):
             name = self._phase.program.phase
             raise TraceError(
@@ -84,58 +93,85 @@ class Signature:
             )
         placed: list[Placed] = []
         handles: list[Carried] = []
-        leaves: dict[int, Any] = {}
-        for (role, tree, streamed), arg in zip(self._slots, args, strict=True):
+        fed: dict[Key, Any] = {}
+        for (kind, tree, streamed), arg in zip(self._slots, args, strict=True):
             if streamed is not None:
-                streamed.read(arg, leaves)
-            elif role is Role.RESIDENT:
-                placed.append(self._handle(Placed, tree, arg))
-            else:
-                handles.append(self._handle(Carried, tree, arg))
+                streamed.read(arg, fed, copy)
+                continue
+            handle = arg if type(arg) is kind and arg._tree is tree else self._handle(tree, arg)
+            (placed if kind is Placed else handles).append(handle)
         if kwargs or self._kwargs.leaves:
-            self._kwargs.read(dict(kwargs), leaves)
-        fed: dict[tuple[str, int], Any] = {}
-        for key, sharding in self._feeds:
-            leaf = leaves[key[1]]
-            if not isinstance(leaf, jax.Array) or leaf.sharding != sharding:
-                leaf = jax.device_put(leaf, sharding, may_alias=may_alias)
-            fed[key] = leaf
+            self._kwargs.read(dict(kwargs), fed, copy)
         return Pass(self._phase, placed, handles, fed)
 
-    def _handle(self, kind: type[Any], tree: Tree | None, arg: Any) -> Any:
-        if type(arg) is kind:
-            if arg._tree is tree:
-                return arg
-        elif not isinstance(arg, Placed | Carried):
-            assert tree is not None
+    def _handle(self, tree: Tree | None, arg: Any) -> Any:
+        assert tree is not None
+        if not isinstance(arg, Placed | Carried):
             return self._make(tree, arg)
-        name = tree.name if tree is not None else ""
+        verb = "place" if tree.role is Role.RESIDENT else "init"
         raise SpecError(
-            f"{name} was given {arg!r}, which stands for another argument or was made by another"
-            f" compilation; make it with {'place' if kind is Placed else 'init'}() of this one"
+            f"{tree.name} was given {arg!r}, which stands for another argument or was made by"
+            f" another compilation; make it with {verb}() of this one"
         )
 
 
 class _Streamed:
     """A positional argument that travels with each call, or all keyword arguments (position -1)."""
 
-    def __init__(self, traced: Traced, position: int, treedef: Any) -> None:
+    def __init__(self, phase: CompiledPhase, position: int, treedef: Any) -> None:
+        traced = phase.program.partition.traced
         found = [(i, a) for i, a in enumerate(traced.arguments) if a.position == position]
         which = "keyword arguments" if position < 0 else f"argument {position}"
         self.name = f"streamed {which} of {traced.name!r}"
         self.treedef = treedef
-        self.leaves = tuple(i for i, _ in found)
         self.paths = tuple(a.path for _, a in found)
         self.avals = tuple(a.aval for _, a in found)
         self.single = self.avals[0] if _is_leaf(treedef) else None
+        keys = dict.fromkeys(key for stage in phase.stages for key in stage.streamed)
+        # For each leaf its dtype and the meshes that read it.
+        self.leaves = tuple(
+            (a.aval.dtype, tuple(_Feed(k, phase.shardings[k[0]]) for k in keys if k[1] == i))
+            for i, a in found
+        )
 
-    def read(self, arg: Any, leaves: dict[int, Any]) -> None:
-        """Adds the leaves of `arg` under their numbers among all arguments."""
+    def read(self, arg: Any, fed: dict[Key, Any], copy: bool) -> None:
+        """Adds the leaves of `arg`, each as it is to be passed to the stages of a mesh."""
         if self.single is not None and fits(arg, self.single):
-            leaves[self.leaves[0]] = arg
+            self._feed(arg, self.leaves[0], fed, copy)
             return
         checked = check_tree(self.name, arg, self.treedef, self.paths, self.avals)
-        leaves.update(zip(self.leaves, checked, strict=True))
+        for leaf, feeds in zip(checked, self.leaves, strict=True):
+            self._feed(leaf, feeds, fed, copy)
+
+    def _feed(
+        self, leaf: Any, how: tuple[Any, tuple["_Feed", ...]], fed: dict[Key, Any], copy: bool
+    ) -> None:
+        dtype, feeds = how
+        if not isinstance(leaf, jax.Array):
+            # Dispatch takes numpy arrays several times faster than `device_put` does.
+            leaf = np.array(leaf, dtype) if copy else np.asarray(leaf, dtype)
+            for feed in feeds:
+                fed[feed.key] = leaf
+            return
+        for feed in feeds:
+            # Like `jit`, a call takes what lies on its device and what is bound to none.
+            there = leaf.sharding == feed.sharding or leaf.devices() == feed.alone
+            if not there and (copy or getattr(leaf, "committed", True)):
+                fed[feed.key] = jax.device_put(leaf, feed.sharding)
+            else:
+                fed[feed.key] = leaf
+
+
+class _Feed:
+    """A mesh that reads a streamed leaf; `alone` is its device if it has just one."""
+
+    __slots__ = ("alone", "key", "sharding")
+
+    def __init__(self, key: Key, sharding: jax.sharding.NamedSharding) -> None:
+        devices = sharding.device_set
+        self.key = key
+        self.sharding = sharding
+        self.alone = devices if len(devices) == 1 else None
 
 
 def _elements(
