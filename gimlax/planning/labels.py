@@ -76,6 +76,7 @@ def cheapest_label(
     states: tuple[State, ...],
     dimensions: Sequence[Dimension],
     bounds: Sequence[tuple[Array, Array]],
+    most: int | None = None,
 ) -> Path | None:
     """The path of least first dimension within all limits, or None.
 
@@ -85,6 +86,7 @@ def cheapest_label(
         dimensions: what a label carries.
         bounds: pairs of weights of the dimensions that are sums, summing to 1, and what the
             cheapest completion costs with these weights, in shares of the limits. [state, boundary]
+        most: how many labels are kept per state and boundary, the best by weight; None proves.
     """
     rules = _Rules.of(dimensions, bounds)
     runs = np.isfinite(problem.stage_s)
@@ -92,7 +94,7 @@ def cheapest_label(
     after: list[_Labels] = []
     for state in states:
         entry = _entries(state, states, after, rules, reaches)
-        after.append(_run(entry, len(after), state.mesh, rules, runs[state.mesh]))
+        after.append(_run(entry, len(after), state.mesh, rules, runs[state.mesh], most))
     best: tuple[float, int, int] | None = None
     for index, (state, labels) in enumerate(zip(states, after, strict=True)):
         done = np.flatnonzero(labels.boundary == problem.num_segments)
@@ -189,7 +191,9 @@ def _entries(
     return entries[_together([which[front(entries.values[which])] for which in at])]
 
 
-def _run(entry: _Labels, state: int, mesh: int, rules: _Rules, runs: np.ndarray) -> _Labels:
+def _run(
+    entry: _Labels, state: int, mesh: int, rules: _Rules, runs: np.ndarray, most: int | None
+) -> _Labels:
     """Labels after a stage on this mesh, at all boundaries where it may stop."""
     found: list[_Labels] = []
     for stop in range(1, runs.shape[1]):
@@ -200,6 +204,8 @@ def _run(entry: _Labels, state: int, mesh: int, rules: _Rules, runs: np.ndarray)
         kept &= rules.can_end(values, state, stop)
         which, values = which[kept], values[kept]
         best = front(values)
+        if most is not None and best.size > most:
+            best = best[(values[best] @ rules.weights).max(axis=1).argsort()[:most]]
         labels = entry[which[best]]
         found.append(
             _Labels(

@@ -17,6 +17,7 @@ from gimlax.planning.paths import Cost, Path, cheapest_path, cost_to_go
 from gimlax.planning.problem import Array, Problem
 
 _ROUNDS = 24
+_FEW = 32  # labels per state and boundary that mostly suffice where there is an answer
 _ROUNDING = 1e-9  # costs are shares of a limit; sums in another order differ by far less
 
 
@@ -72,7 +73,10 @@ def path_within(
         weights = weights * step / (weights * step).sum()
         weights = np.maximum(weights, 1e-9) / np.maximum(weights, 1e-9).sum()
     bounds = [(w, cost_to_go(states, _mixed(shares, w))) for w in (best, latest)]
-    return Answer(path=cheapest_label(problem, states, dimensions, bounds), weights=best)
+    path = cheapest_label(problem, states, dimensions, bounds, most=_FEW)
+    if path is None:
+        path = cheapest_label(problem, states, dimensions, bounds)
+    return Answer(path=path, weights=best)
 
 
 def keeps_limits(
