@@ -274,14 +274,14 @@ def backend_name_of(device: Device) -> str:
 
 
 def register_plugin(
-    name: str, library_path: str, options: Mapping[str, Any] | None = None, *, priority: int = -1
+    name: str, library_path: str, options: Mapping[str, Any], *, priority: int
 ) -> None:
-    """Loads a PJRT library; with the usual priority it is no default backend.
+    """Loads a PJRT library; the backend of the highest priority is the default one, the CPU's is 0.
 
     Raises whatever the loader raises; a library may also end the process.
     """
     xla_bridge.register_plugin(
-        name, library_path=library_path, options=dict(options or {}), priority=priority
+        name, library_path=library_path, options=dict(options), priority=priority
     )
 
 

@@ -82,9 +82,9 @@ def _named_by_environment(value: str) -> Iterator[Candidate]:
                 config = json.loads(Path(path).read_text("utf-8"))
                 path = config["library_path"]
                 options = tuple(config.get("create_options", {}).items())
-            except (OSError, ValueError, KeyError, AttributeError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 fault = f"{source} names {path}, which is no plugin configuration ({error!r})"
-        if not fault and not Path(path).is_file():
+        if not fault and os.sep in path and not Path(path).is_file():
             fault = f"{source} names {path}, which is no file"
         yield Candidate(
             name=name, library=path, options=options, priority=400, source=source, fault=fault

@@ -21,7 +21,7 @@ from gimlax.devices.asking import QUESTIONS, Finding, ask
 from gimlax.devices.backends import Capabilities
 from gimlax.devices.candidates import Candidate
 
-__all__ = ["Answer", "answer", "load", "probe"]
+__all__ = ["Answer", "answer", "load", "probe", "understand"]
 
 # The package without its __init__: the child needs JAX and this part of gimlax, not all of it.
 _CHILD = """\
@@ -81,10 +81,10 @@ def probe(candidate: Candidate, allowed: tuple[str, ...] | None, timeout_s: floa
         os.killpg(child.pid, signal.SIGKILL)
         said, complaints = child.communicate()
         late = True
-    return _understand(candidate, said, complaints, child.returncode, timeout_s if late else None)
+    return understand(candidate, said, complaints, child.returncode, timeout_s if late else None)
 
 
-def _understand(
+def understand(
     candidate: Candidate, said: str, complaints: str, returncode: int, limit_s: float | None
 ) -> Answer:
     """The answer in what a child said before it ended."""
@@ -142,6 +142,8 @@ def answer(request: dict[str, Any]) -> None:
             say(reason=f"left out by JAX_PLATFORMS={','.join(allowed or ())}")
         else:
             say(doing="starting its client")
+            # JAX passes over some backends in silence where it sees no hardware, and cannot do
+            # without any, so its own stands behind.
             _jax.initialise_backends([*wanted, "cpu"])
         for name in wanted:
             if name not in _jax.backend_names():
