@@ -5,7 +5,8 @@ python scripts/devices.py --cluster_out=cluster.toml
 
 from pathlib import Path
 
-from absl import app, flags
+import console
+from absl import flags
 
 import gimlax as gx
 
@@ -23,4 +24,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.run(main)
