@@ -4,6 +4,7 @@ The questions are tiny programs of a few bytes. They run here for a backend that
 and in a process of their own for one that is only a candidate, since a bad plugin may abort.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -21,8 +22,9 @@ __all__ = ["QUESTIONS", "ask", "capabilities"]
 Finding = tuple[str, bool, str]
 
 
+@functools.lru_cache(maxsize=64)
 def capabilities(device: Device) -> Capabilities:
-    """Asks the backend of a live device everything, here and now."""
+    """Asks the backend of a live device everything, once: what it can do does not change."""
     return Capabilities.of(ask(name, device) for name in QUESTIONS)
 
 
