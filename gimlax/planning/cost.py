@@ -1,0 +1,202 @@
+"""What stages and transfers cost on a cluster: a roofline per segment, memory per stage.
+
+A segment takes the longer of its FLOPs over the peak of their dtype and its bytes over the memory's
+bandwidth; a stage is the sum of its segments and one dispatch; a transfer is the latency of its link
+and its bytes over the bandwidth. Streamed inputs and outputs travel between host and mesh for free.
+A mesh runs a stage as one of its devices does: without shardings more devices add nothing.
+Chosen over measuring, because a plan needs no device; measured figures can replace these.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gimlax.devices import Cluster
+from gimlax.graph import Chain, Role
+from gimlax.planning.pieces import Piece, added_bytes, pieces, shared_bytes, used_bytes
+from gimlax.planning.problem import Array, Problem
+
+# Host time to start one compiled stage: a call of a jitted function takes 4 to 8 us on JAX's CPU
+# client and 6 to 11 us on a plugin (2-core AMD Genoa, November 2026).
+DISPATCH_S = 10e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Costs:
+    """All figures of a chain on a cluster, as arrays over [phase], [mesh], [segment], [boundary].
+
+    Attributes:
+        calls: calls per request. [phase]
+        flops, bytes_accessed, temp_bytes: of one call of a segment. [phase, segment]
+        boundary_bytes: what crosses before each segment. [phase, boundary]
+        compute_s, memory_s: of one call of a segment, if only that mattered. [phase, mesh, segment]
+        shared_segment_s, shared_dispatch_s: per request, for which a segment and a dispatch occupy
+            what meshes share. [shared, mesh, segment] and [shared, mesh]
+        pieces: the memory of resident and carried arguments.
+        problem: the same as a search reads it, per request.
+    """
+
+    calls: Array
+    flops: Array
+    bytes_accessed: Array
+    temp_bytes: Array
+    boundary_bytes: Array
+    compute_s: Array
+    memory_s: Array
+    shared_segment_s: Array
+    shared_dispatch_s: Array
+    pieces: tuple[Piece, ...]
+    problem: Problem
+
+    @property
+    def segment_s(self) -> Array:
+        """Seconds per request of each segment, dispatch left out. [mesh, segment]"""
+        return np.tensordot(self.calls, np.maximum(self.compute_s, self.memory_s), 1)
+
+    @property
+    def dispatch_s(self) -> float:
+        """Seconds per request that each stage takes beyond its segments."""
+        return float(self.calls.sum()) * DISPATCH_S
+
+    def resident_bytes(self, runs: list[tuple[int, int]]) -> int:
+        """Parameters that these runs of segments use, each once."""
+        return used_bytes(self.pieces, Role.RESIDENT, runs)
+
+    def carried_bytes(self, runs: list[tuple[int, int]]) -> int:
+        """State that these runs of segments use."""
+        return used_bytes(self.pieces, Role.CARRIED, runs)
+
+    def passing_bytes(self, first: int, stop: int) -> tuple[int, int]:
+        """Temporaries and received values of the phase in which a stage has most of both."""
+        temp = self.temp_bytes[:, first:stop].max(axis=1)
+        received = self.boundary_bytes[:, first]
+        phase = int((temp + received).argmax())
+        return int(temp[phase]), int(received[phase])
+
+
+def costs(chain: Chain, cluster: Cluster) -> Costs:
+    """Figures of every segment of every phase on every mesh.
+
+    Raises:
+        SpecError: a kind of device has no peak for a dtype that the model computes in.
+    """
+    n = chain.num_segments
+    kinds = [cluster.kind(mesh.name) for mesh in cluster.meshes]
+    calls = np.array([phase.calls for phase in chain.phases], float)
+    segments = [phase.segments for phase in chain.phases]
+    flops = np.array([[sum(f for _, f in s.flops) for s in row] for row in segments], float)
+    bytes_accessed = np.array([[s.bytes_accessed for s in row] for row in segments], float)
+    boundary_bytes = np.zeros((len(segments), n + 1))
+    boundary_bytes[:, 1:n] = [[s.boundary_bytes for s in row[:-1]] for row in segments]
+    compute_s = np.array(
+        [
+            [[sum(f / kind.peak(dtype) for dtype, f in s.flops if f) for s in row] for kind in kinds]
+            for row in segments
+        ],
+        float,
+    )
+    bandwidth = np.array([kind.memory_bytes_per_s for kind in kinds])
+    memory_s = bytes_accessed[:, None, :] / bandwidth[None, :, None]
+    temp_bytes = np.array([[s.temp_bytes for s in row] for row in segments], float)
+    found = pieces(chain)
+
+    legal = np.array([True, *(not chain.splits(b) for b in range(1, n)), True])
+    possible = legal[:, None] & legal[None, :] & (np.arange(n + 1) > np.arange(n + 1)[:, None])
+    segment_s = np.tensordot(calls, np.maximum(compute_s, memory_s), 1)
+    dispatch_s = calls.sum() * DISPATCH_S
+    stage_s = np.where(possible, _runs(segment_s) + dispatch_s, np.inf)
+    by_kind = (
+        np.tensordot(calls, compute_s, 1),
+        np.tensordot(calls, memory_s, 1),
+        segment_s,
+    )
+    shared_segment_s, shared_dispatch_s = _shared(cluster, *by_kind, float(dispatch_s))
+    shared_s = np.stack([_runs(s) for s in shared_segment_s] or [np.zeros_like(stage_s)])
+    shared_s = shared_s[: len(shared_segment_s)] + shared_dispatch_s[:, :, None, None]
+    return Costs(
+        calls=calls,
+        flops=flops,
+        bytes_accessed=bytes_accessed,
+        temp_bytes=temp_bytes,
+        boundary_bytes=boundary_bytes,
+        compute_s=compute_s,
+        memory_s=memory_s,
+        shared_segment_s=shared_segment_s,
+        shared_dispatch_s=shared_dispatch_s,
+        pieces=found,
+        problem=Problem(
+            stage_s=stage_s,
+            transfer_s=_transfer_s(cluster, calls, boundary_bytes),
+            shared_s=np.where(possible, shared_s, 0.0),
+            added_bytes=np.where(possible, _runs(added_bytes(found, n)[None])[0], 0.0),
+            largest_bytes=np.stack(
+                [_passing_bytes(temp_bytes, boundary_bytes), *shared_bytes(found, n)]
+            ),
+            capacity_bytes=np.array([cluster.memory_bytes(m.name) for m in cluster.meshes], float),
+            pool=_pools(cluster),
+        ),
+    )
+
+
+def _runs(per_segment: Array) -> Array:
+    """Sums over `[first, stop)`. [row, segment] -> [row, first, stop]"""
+    total = np.concatenate([np.zeros((len(per_segment), 1)), per_segment.cumsum(axis=1)], axis=1)
+    return total[:, None, :] - total[:, :, None]
+
+
+def _passing_bytes(temp_bytes: Array, boundary_bytes: Array) -> Array:
+    """Temporaries and received values of a stage in its largest phase. [first, stop]"""
+    n = temp_bytes.shape[1]
+    result = np.zeros((n + 1, n + 1))
+    for first in range(n):
+        live = np.maximum.accumulate(temp_bytes[:, first:], axis=1) + boundary_bytes[:, first, None]
+        result[first, first + 1 :] = live.max(axis=0)
+    return result
+
+
+def _transfer_s(cluster: Cluster, calls: Array, boundary_bytes: Array) -> Array:
+    names = [mesh.name for mesh in cluster.meshes]
+    result = np.full((len(names), len(names), boundary_bytes.shape[1]), np.inf)
+    for s, source in enumerate(names):
+        for t, target in enumerate(names):
+            if s == t:
+                result[s, t] = 0.0
+            elif (link := cluster.link(source, target)) is not None:
+                # Where nothing crosses nothing is sent.
+                each = link.latency_s + boundary_bytes / link.bandwidth_bytes_per_s
+                result[s, t] = calls @ np.where(boundary_bytes > 0, each, 0.0)
+    return result
+
+
+def _shared(
+    cluster: Cluster, compute_s: Array, memory_s: Array, segment_s: Array, dispatch_s: float
+) -> tuple[Array, Array]:
+    """How long segments and a dispatch occupy what meshes share; [mesh, segment] each.
+
+    Meshes that share compute and memory are one machine: a stage occupies it for all of its time.
+
+    Returns:
+        [shared, mesh, segment] and [shared, mesh]
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for what in ("compute", "memory"):
+        for mesh in cluster.meshes:
+            group = cluster.sharing(mesh.name, what)
+            if len(group) > 1 and mesh.name == group[0]:
+                groups.setdefault(group, []).append(what)
+    shared_segment_s = np.zeros((len(groups), *segment_s.shape))
+    shared_dispatch_s = np.zeros((len(groups), len(segment_s)))
+    for shared, (group, whats) in enumerate(groups.items()):
+        members = [index for index, mesh in enumerate(cluster.meshes) if mesh.name in group]
+        if len(whats) == 2:
+            shared_segment_s[shared, members] = segment_s[members]
+            shared_dispatch_s[shared, members] = dispatch_s
+        else:
+            only = compute_s if whats == ["compute"] else memory_s
+            shared_segment_s[shared, members] = only[members]
+    return shared_segment_s, shared_dispatch_s
+
+
+def _pools(cluster: Cluster) -> np.ndarray:
+    names = [mesh.name for mesh in cluster.meshes]
+    return np.array([names.index(cluster.sharing(name, "memory")[0]) for name in names])

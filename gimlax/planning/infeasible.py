@@ -1,0 +1,113 @@
+"""Why there is no plan: the limit that cannot hold, and by how much.
+
+A limit is lifted at a time: without memory limits, is there a plan? If not, links or the order of
+meshes are to blame. If so, the plan that lacks the fewest bytes on its worst mesh is found by the
+very search for throughput, with missing bytes in place of seconds, and told.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from gimlax.devices import Cluster
+from gimlax.errors import PlanError
+from gimlax.graph import Chain
+from gimlax.planning.problem import Problem, spans, used_bytes
+from gimlax.planning.request import Request
+from gimlax.planning.search import search
+from gimlax.units import show_bytes
+
+
+def why_not(chain: Chain, cluster: Cluster, problem: Problem, request: Request) -> PlanError:
+    """The error that says why no layout satisfies a request."""
+    endless = replace(problem, capacity_bytes=np.full_like(problem.capacity_bytes, np.inf))
+    wishes = {"cuts": request.cuts, "meshes": request.meshes}
+    if search(endless, "latency", **wishes) is None:  # type: ignore[arg-type]
+        return _not_joined(chain, cluster, problem, request)
+    lacking = np.maximum(problem.stage_bytes() - problem.capacity_bytes[:, None, None], 0.0)
+    least = search(
+        replace(
+            endless,
+            stage_s=np.where(np.isfinite(problem.stage_s), lacking, np.inf),
+            transfer_s=np.where(np.isfinite(problem.transfer_s), 0.0, np.inf),
+            shared_s=problem.shared_s[:0],
+        ),
+        "throughput",
+        **wishes,  # type: ignore[arg-type]
+    )
+    assert least is not None
+    runs = spans(least.cuts, problem.num_segments)
+    needs = problem.stage_bytes()
+    missing, stage = max(
+        (needs[first, stop] - problem.capacity_bytes[mesh], k)
+        for k, ((first, stop), mesh) in enumerate(zip(runs, least.meshes, strict=True))
+    )
+    names = [mesh.name for mesh in cluster.meshes]
+    if missing <= 0:
+        return _too_much_together(problem, names, least.cuts, least.meshes)
+    first, stop = runs[stage]
+    mesh = least.meshes[stage]
+    what = (
+        f"stage {stage} (segments {chain.names[first]!r} .. {chain.names[stop - 1]!r}) needs "
+        f"{show_bytes(needs[first, stop])} on mesh {names[mesh]!r}, which has "
+        f"{show_bytes(problem.capacity_bytes[mesh])}: {show_bytes(missing)} are missing"
+    )
+    if request.meshes is not None and isinstance(request.cuts, tuple):
+        return PlanError(f"{what}; move the cuts, or give it a larger mesh")
+    largest = int(problem.capacity_bytes.argmax())
+    total = needs[0, -1]
+    return PlanError(
+        f"the model fits nowhere: it needs {show_bytes(total)} in all, the largest mesh "
+        f"{names[largest]!r} has {show_bytes(problem.capacity_bytes[largest])}; in the layout that "
+        f"comes nearest, {what}; add meshes, or lower batch, context or precision"
+    )
+
+
+def _too_much_together(
+    problem: Problem, names: list[str], cuts: tuple[int, ...], meshes: tuple[int, ...]
+) -> PlanError:
+    used = used_bytes(problem, cuts, meshes)
+    over = []
+    for pool in np.unique(problem.pool[list(meshes)]):
+        members = [m for m in dict.fromkeys(meshes) if problem.pool[m] == pool]
+        capacity = problem.capacity_bytes[problem.pool == pool].max()
+        needed = used[members].sum()
+        if needed > capacity:
+            who = " and ".join(repr(names[m]) for m in members)
+            over.append(
+                f"the stages on {who} need {show_bytes(needed)} together, and their memory has "
+                f"{show_bytes(capacity)}: {show_bytes(needed - capacity)} are missing"
+            )
+    return PlanError(
+        f"the model fits nowhere: each stage fits alone, but {'; '.join(over) or 'not all together'}; "
+        "use more or larger meshes, or lower batch, context or precision"
+    )
+
+
+def _not_joined(
+    chain: Chain, cluster: Cluster, problem: Problem, request: Request
+) -> PlanError:
+    names = [mesh.name for mesh in cluster.meshes]
+    legal = sum(not chain.splits(b) for b in range(1, chain.num_segments))
+    num_stages = request.num_stages or 1
+    if legal + 1 < num_stages:
+        return PlanError(
+            f"{num_stages} stages are asked for, but only {legal} of the model's "
+            f"{chain.num_segments - 1} boundaries may be cut, because a cut must not split carried "
+            f"state; ask for at most {legal + 1}"
+        )
+    wanted = [
+        (a, b)
+        for a, b in zip((request.meshes or ())[:-1], (request.meshes or ())[1:], strict=True)
+        if not np.isfinite(problem.transfer_s[a, b]).any()
+    ]
+    if wanted:
+        a, b = wanted[0]
+        return PlanError(
+            f"mesh {names[b]!r} cannot be reached from {names[a]!r}: the cluster has no link "
+            f"{names[a]!r} -> {names[b]!r}; add it, or order the meshes differently"
+        )
+    return PlanError(
+        f"no {num_stages} of the {len(names)} meshes are joined by links in a row; add links to the "
+        "cluster, or ask for fewer stages"
+    )

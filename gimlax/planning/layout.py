@@ -1,0 +1,126 @@
+"""Which mesh holds which segments, and the way a request takes through them.
+
+A Layout is a graph of holdings: an interval may be held several times and hops say which share of
+the requests goes where. With one route it is the ordinary pipeline, and a route fixes the cuts and
+the mesh of each stage. Chosen over a list of stages so that replicas need no other record.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from gimlax.errors import PlanError
+
+OUTSIDE = -1  # where requests come from and go to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """Segments `[first_segment, first_segment + num_segments)` held by a mesh."""
+
+    mesh: str
+    first_segment: int
+    num_segments: int
+
+    @property
+    def stop(self) -> int:
+        """The first segment after these."""
+        return self.first_segment + self.num_segments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hop:
+    """`share` of all requests goes from one holding to another; -1 is outside."""
+
+    source: int
+    target: int
+    share: float = 1.0
+
+
+class Route(NamedTuple):
+    """One way through a Layout: boundaries and a mesh per stage."""
+
+    cuts: tuple[int, ...]
+    meshes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Holdings and the hops between them.
+
+    Raises:
+        PlanError: holdings or hops that no request could follow from the first segment to the last.
+    """
+
+    holdings: tuple[Holding, ...]
+    hops: tuple[Hop, ...]
+
+    def __post_init__(self) -> None:
+        wrong = _mistakes(self)
+        if wrong:
+            raise PlanError(f"layout: {'; '.join(wrong)}; make a new plan")
+
+    @classmethod
+    def pipeline(cls, cuts: Sequence[int], meshes: Sequence[str], num_segments: int) -> Self:
+        """The layout in which every request takes the same stages, one after another."""
+        ends = [0, *cuts, num_segments]
+        holdings = tuple(
+            Holding(mesh=mesh, first_segment=first, num_segments=stop - first)
+            for mesh, first, stop in zip(meshes, ends[:-1], ends[1:], strict=True)
+        )
+        order = [OUTSIDE, *range(len(holdings)), OUTSIDE]
+        hops = tuple(Hop(source=a, target=b) for a, b in zip(order[:-1], order[1:], strict=True))
+        return cls(holdings=holdings, hops=hops)
+
+    def route(self) -> Route:
+        """The cuts and meshes of the only route.
+
+        Raises:
+            PlanError: if requests take more than one.
+        """
+        after = {hop.source: hop.target for hop in self.hops}
+        if len(after) != len(self.hops):
+            raise PlanError(
+                f"layout: {len(self.hops)} hops lead along several routes; this needs a layout with one"
+            )
+        stages: list[Holding] = []
+        at = after[OUTSIDE]
+        while at != OUTSIDE:
+            stages.append(self.holdings[at])
+            at = after[at]
+        return Route(
+            cuts=tuple(stage.first_segment for stage in stages[1:]),
+            meshes=tuple(stage.mesh for stage in stages),
+        )
+
+
+def _mistakes(layout: Layout) -> list[str]:
+    if not layout.holdings:
+        return ["it holds nothing"]
+    num = len(layout.holdings)
+    last = max(h.stop for h in layout.holdings)
+    wrong = [
+        f"holding {index} on mesh {h.mesh!r} has segments {h.first_segment} to {h.stop}"
+        for index, h in enumerate(layout.holdings)
+        if h.num_segments < 1 or h.first_segment < 0
+    ]
+    into, out = [0.0] * (num + 1), [0.0] * (num + 1)  # the last one is outside
+    for hop in layout.hops:
+        if not (OUTSIDE <= hop.source < num and OUTSIDE <= hop.target < num):
+            return [f"hop {hop.source} -> {hop.target} names a holding that is not among the {num}"]
+        stops = 0 if hop.source == OUTSIDE else layout.holdings[hop.source].stop
+        starts = last if hop.target == OUTSIDE else layout.holdings[hop.target].first_segment
+        if stops != starts:
+            wrong.append(f"hop {hop.source} -> {hop.target} goes from segment {stops} to {starts}")
+        if not 0 < hop.share <= 1:
+            wrong.append(f"hop {hop.source} -> {hop.target} has a share of {hop.share}")
+        out[hop.source] += hop.share
+        into[hop.target] += hop.share
+    if abs(into[OUTSIDE] - 1) > 1e-6:
+        wrong.append(f"shares of {into[OUTSIDE]:g} instead of 1 arrive at the end")
+    wrong += [
+        f"shares of {into[k]:g} enter holding {k} and {out[k]:g} leave it"
+        for k in range(num)
+        if abs(into[k] - out[k]) > 1e-6 or into[k] == 0
+    ]
+    return wrong

@@ -1,0 +1,203 @@
+"""From a workload and a cluster to a plan: figures, search, bound.
+
+Everything comes from shapes: no weights and no device are needed. If one mesh wins, that is the plan.
+"""
+
+from collections.abc import Sequence
+
+from gimlax.devices import Cluster
+from gimlax.errors import PlanError
+from gimlax.graph import Chain, Traced, Workload
+from gimlax.graph import chain as build_chain
+from gimlax.planning.bound import lower_bound_s
+from gimlax.planning.cost import Costs, costs
+from gimlax.planning.infeasible import why_not
+from gimlax.planning.layout import OUTSIDE, Layout
+from gimlax.planning.objective import Objective
+from gimlax.planning.plans import Plan
+from gimlax.planning.predictions import (
+    MeshPrediction,
+    PhasePrediction,
+    StagePrediction,
+    TransferPrediction,
+)
+from gimlax.planning.problem import loads_s, spans
+from gimlax.planning.request import checked
+from gimlax.planning.search import search
+
+
+def plan(
+    workload: Traced | Workload | Chain,
+    cluster: Cluster,
+    *,
+    objective: Objective | None = None,
+    cuts: int | Sequence[int] | None = None,
+    meshes: Sequence[str] | None = None,
+) -> Plan:
+    """Chooses cuts and meshes together: the layout of least value among all that are possible.
+
+    Args:
+        workload: what runs; one cut and one placement serve all its phases.
+        cluster: where it may run.
+        objective: what is minimised, the latency of a request by default.
+        cuts: boundaries (cut b lies before segment b) or a number of stages; free by default.
+        meshes: a mesh name per stage, where a mesh may come back. By default the planner chooses,
+            and each mesh holds at most one stage.
+
+    Returns:
+        The plan. Its bound holds for every choice of cuts and meshes, so the gap of a plan whose
+        cuts or meshes were fixed also says what freedom could gain at most.
+
+    Raises:
+        PlanError: the request contradicts the model or the cluster, or nothing satisfies it.
+        SpecError: a kind of device has no figure for a dtype that the model computes in.
+    """
+    objective = objective or Objective()
+    chain = workload if isinstance(workload, Chain) else build_chain(workload)
+    request = checked(chain, cluster, cuts, meshes)
+    figures = costs(chain, cluster)
+    found = search(figures.problem, objective.goal, cuts=request.cuts, meshes=request.meshes)
+    if found is None:
+        raise why_not(chain, cluster, figures.problem, request)
+    names = [cluster.meshes[mesh].name for mesh in found.meshes]
+    layout = Layout.pipeline(found.cuts, names, chain.num_segments)
+    bound_s = lower_bound_s(figures, objective.goal)
+    return Plan(
+        objective=objective,
+        layout=layout,
+        phases=tuple(
+            _phase(chain, cluster, figures, layout, found.meshes, index)
+            for index in range(len(chain.phases))
+        ),
+        meshes=_meshes(cluster, figures, found.cuts, found.meshes),
+        value_s=found.value_s,
+        bound_s=max(min(bound_s, found.value_s), 0.0),
+        model=chain.fingerprint(),
+        cluster=cluster.fingerprint(),
+        specs=tuple(cluster.mesh(name) for name in dict.fromkeys(names)),
+        segments=chain.names,
+    )
+
+
+def _phase(
+    chain: Chain,
+    cluster: Cluster,
+    figures: Costs,
+    layout: Layout,
+    meshes: Sequence[int],
+    index: int,
+) -> PhasePrediction:
+    phase = chain.phases[index]
+    transfers: list[TransferPrediction] = []
+    for hop_index, hop in enumerate(layout.hops):
+        if OUTSIDE in (hop.source, hop.target):
+            continue
+        source, target = (layout.holdings[end].mesh for end in (hop.source, hop.target))
+        boundary = layout.holdings[hop.target].first_segment
+        link = cluster.link(source, target)
+        assert link is not None
+        num_bytes = 0 if source == target else int(figures.boundary_bytes[index, boundary])
+        transfers.append(
+            TransferPrediction(
+                hop=hop_index,
+                source=source,
+                target=target,
+                num_bytes=num_bytes,
+                seconds=link.transfer_s(num_bytes) if num_bytes else 0.0,
+            )
+        )
+    return PhasePrediction(
+        name=phase.name,
+        calls=float(phase.calls),
+        stages=tuple(
+            _stage(figures, index, mesh, holding_index, holding.first_segment, holding.stop)
+            for holding_index, (holding, mesh) in enumerate(
+                zip(layout.holdings, meshes, strict=True)
+            )
+        ),
+        transfers=tuple(transfers),
+    )
+
+
+def _stage(
+    figures: Costs, phase: int, mesh: int, holding: int, first: int, stop: int
+) -> StagePrediction:
+    compute_s = figures.compute_s[phase, mesh, first:stop]
+    memory_s = figures.memory_s[phase, mesh, first:stop]
+    by_compute = compute_s >= memory_s
+    overhead_s = figures.dispatch_s / float(figures.calls.sum())
+    shares = {
+        "compute": float(compute_s[by_compute].sum()),
+        "memory": float(memory_s[~by_compute].sum()),
+        "overhead": overhead_s,
+    }
+    return StagePrediction(
+        holding=holding,
+        seconds=sum(shares.values()),
+        compute_s=float(compute_s.sum()),
+        memory_s=float(memory_s.sum()),
+        overhead_s=overhead_s,
+        flops=float(figures.flops[phase, first:stop].sum()),
+        bytes_accessed=float(figures.bytes_accessed[phase, first:stop].sum()),
+        binds=max(shares, key=lambda what: shares[what]),
+    )
+
+
+def _meshes(
+    cluster: Cluster, figures: Costs, cuts: Sequence[int], meshes: Sequence[int]
+) -> tuple[MeshPrediction, ...]:
+    runs = spans(cuts, figures.problem.num_segments)
+    load_s = loads_s(figures.problem, cuts, meshes)
+    result: list[MeshPrediction] = []
+    for mesh in dict.fromkeys(meshes):
+        own = [run for run, m in zip(runs, meshes, strict=True) if m == mesh]
+        temp, received = max((figures.passing_bytes(*run) for run in own), key=sum)
+        result.append(
+            MeshPrediction(
+                mesh=cluster.meshes[mesh].name,
+                resident_bytes=figures.resident_bytes(own),
+                carried_bytes=figures.carried_bytes(own),
+                temp_bytes=temp,
+                received_bytes=received,
+                capacity_bytes=int(figures.problem.capacity_bytes[mesh]),
+                load_s=float(load_s[mesh]),
+            )
+        )
+    return tuple(result)
+
+
+def check_plan(plan: Plan, chain: Chain, cluster: Cluster | None = None) -> None:
+    """Refuses a plan that was made for another model or another cluster.
+
+    Raises:
+        PlanError: says what differs.
+    """
+    differs: list[str] = []
+    if plan.model != chain.fingerprint():
+        differs.append(f"it is for another model: {_other_model(plan, chain)}")
+    if cluster is not None and plan.cluster != cluster.fingerprint():
+        differs.append(f"it is for another cluster: {_other_cluster(plan, cluster)}")
+    if differs:
+        raise PlanError(f"plan: {'; '.join(differs)}; make a new plan")
+
+
+def _other_model(plan: Plan, chain: Chain) -> str:
+    planned, here = [p.name for p in plan.phases], [p.name for p in chain.phases]
+    if planned != here:
+        return f"it has phases {planned}, this one {here}"
+    if len(plan.segments) != chain.num_segments:
+        return f"it has {len(plan.segments)} segments, this one {chain.num_segments}"
+    for index, (a, b) in enumerate(zip(plan.segments, chain.names, strict=True)):
+        if a != b:
+            return f"its segment {index} is {a!r}, this one's {b!r}"
+    return "its segments have the same names, but shapes or dtypes of its arguments differ"
+
+
+def _other_cluster(plan: Plan, cluster: Cluster) -> str:
+    here = {mesh.name: mesh for mesh in cluster.meshes}
+    for spec in plan.specs:
+        if spec.name not in here:
+            return f"mesh {spec.name!r} is not in this one, which has {list(here)}"
+        if spec != here[spec.name]:
+            return f"mesh {spec.name!r} is {spec} there and {here[spec.name]} here"
+    return "the meshes that it uses are the same, but others, links or device figures differ"

@@ -1,0 +1,172 @@
+"""A Plan: which mesh runs which segments, what that is predicted to cost, and what it is for.
+
+It holds everything that a reader needs without model, cluster or device: figures of one call of
+each phase, memory of each mesh, the objective's value with a bound that no plan can beat, and the
+fingerprints of the model and the cluster that it was made for. Units: seconds, bytes, FLOPs.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+from gimlax.devices import MeshSpec
+from gimlax.errors import PlanError
+from gimlax.planning.layout import Layout, Route
+from gimlax.planning.objective import Objective
+from gimlax.planning.predictions import BINDS, MeshPrediction, PhasePrediction
+from gimlax.planning.serialise import from_json, to_json
+from gimlax.planning.tables import explained, table
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A layout for a workload on a cluster, with what it is predicted to cost.
+
+    Attributes:
+        value_s: what the objective says of it, in seconds per request.
+        bound_s: no plan for this workload on this cluster can have a lower value, in the terms of
+            the same cost model, whatever the cuts and meshes.
+        model: fingerprint of the workload. cluster: fingerprint of the cluster.
+        specs: the meshes of the layout, in order of first use.
+        segments: names of all segments.
+    """
+
+    objective: Objective
+    layout: Layout
+    phases: tuple[PhasePrediction, ...]
+    meshes: tuple[MeshPrediction, ...]
+    value_s: float
+    bound_s: float
+    model: str
+    cluster: str
+    specs: tuple[MeshSpec, ...]
+    segments: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        wrong = _mistakes(self)
+        if wrong:
+            raise PlanError(f"plan: {'; '.join(wrong)}; make a new plan")
+
+    @property
+    def gap(self) -> float:
+        """By which share the value may at most lie above the best possible one."""
+        return self.value_s / self.bound_s - 1 if self.bound_s > 0 else float("inf")
+
+    @property
+    def route(self) -> Route:
+        """Cuts and meshes of the only route."""
+        return self.layout.route()
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Boundaries between the stages of the only route."""
+        return self.route.cuts
+
+    @property
+    def mesh_names(self) -> tuple[str, ...]:
+        """The meshes that the layout uses, each once, in order of first use."""
+        return tuple(dict.fromkeys(h.mesh for h in self.layout.holdings))
+
+    def spec(self, mesh: str) -> MeshSpec:
+        """The description of a mesh of the layout.
+
+        Raises:
+            PlanError: the layout does not use such a mesh.
+        """
+        for spec in self.specs:
+            if spec.name == mesh:
+                return spec
+        raise PlanError(
+            f"mesh {mesh!r} is not used by the plan, which has "
+            f"{', '.join(repr(spec.name) for spec in self.specs)}; use one of these"
+        )
+
+    def __str__(self) -> str:
+        return table(self)
+
+    def explain(self) -> str:
+        """One line per stage: where it runs, what it takes, what binds and what it needs."""
+        return explained(self)
+
+    def to_json(self) -> str:
+        """The plan as JSON that is the same in every run."""
+        return to_json(self, SCHEMA_VERSION)
+
+    @classmethod
+    def from_json(cls, text: str, *, name: str = "plan") -> Self:
+        """The plan that `to_json` wrote.
+
+        Args:
+            text: the JSON; it is not trusted.
+            name: how messages call it.
+
+        Raises:
+            PlanError: it is no plan, of another schema version, or contradicts itself.
+        """
+        return from_json(cls, text, SCHEMA_VERSION, name)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan as JSON."""
+        Path(path).write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads the plan that `save` wrote.
+
+        Raises:
+            PlanError: there is no such file, or it holds no plan.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"plan {str(path)!r} cannot be read: {error}; give a saved plan") from error
+        return cls.from_json(text, name=f"plan {str(path)!r}")
+
+
+def _mistakes(plan: Plan) -> list[str]:
+    wrong: list[str] = []
+    num = len(plan.layout.holdings)
+    last = max(holding.stop for holding in plan.layout.holdings)
+    if last != len(plan.segments):
+        wrong.append(f"its layout ends at segment {last}, but it names {len(plan.segments)}")
+    names = list(plan.mesh_names)
+    for what, found in (
+        ("specs", [spec.name for spec in plan.specs]),
+        ("meshes", [mesh.mesh for mesh in plan.meshes]),
+    ):
+        if sorted(found) != sorted(names):
+            wrong.append(f"its {what} are of {found}, but its layout uses {names}")
+    if not plan.phases:
+        wrong.append("it has no phase")
+    inner = [k for k, hop in enumerate(plan.layout.hops) if min(hop.source, hop.target) >= 0]
+    for phase in plan.phases:
+        if sorted(stage.holding for stage in phase.stages) != list(range(num)):
+            wrong.append(f"phase {phase.name!r} does not predict each of its {num} stages once")
+        if sorted(transfer.hop for transfer in phase.transfers) != inner:
+            wrong.append(f"phase {phase.name!r} does not predict each of its {len(inner)} hops once")
+        wrong += [
+            f"phase {phase.name!r} says that {stage.binds!r} binds holding {stage.holding}"
+            for stage in phase.stages
+            if stage.binds not in BINDS
+        ]
+        if not phase.calls > 0:
+            wrong.append(f"phase {phase.name!r} is called {phase.calls} times")
+    wrong += [f"{name} is negative" for name in _negative(plan)]
+    return wrong
+
+
+def _negative(plan: Plan) -> list[str]:
+    """Names of figures below zero."""
+    records: list[tuple[str, object]] = [("plan", plan)]
+    for phase in plan.phases:
+        records += [(f"phase {phase.name!r}, stage {s.holding}", s) for s in phase.stages]
+        records += [(f"phase {phase.name!r}, hop {t.hop}", t) for t in phase.transfers]
+    records += [(f"mesh {mesh.mesh!r}", mesh) for mesh in plan.meshes]
+    return [
+        f"{where}: {field.name}"
+        for where, record in records
+        for field in fields(record)  # type: ignore[arg-type]
+        if isinstance(value := getattr(record, field.name), int | float) and value < 0
+    ]

@@ -1,0 +1,71 @@
+"""What a plan predicts: figures of one call per phase, and memory and load of each mesh.
+
+Stages are known by the index of their holding and transfers by the index of their hop, so that the
+same records serve a layout with replicas. Units: seconds, bytes, FLOPs.
+"""
+
+from dataclasses import dataclass
+
+BINDS = ("compute", "memory", "overhead")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePrediction:
+    """One call of a holding's stage: `seconds` is segment by segment the longer of compute and
+    memory, and the dispatch; `binds` says which of 'compute', 'memory', 'overhead' takes most."""
+
+    holding: int
+    seconds: float
+    compute_s: float
+    memory_s: float
+    overhead_s: float
+    flops: float
+    bytes_accessed: float
+    binds: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferPrediction:
+    """One call's traffic on a hop between two holdings; nothing is sent within one mesh."""
+
+    hop: int
+    source: str
+    target: str
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasePrediction:
+    """One call of a phase, which a request calls `calls` times."""
+
+    name: str
+    calls: float
+    stages: tuple[StagePrediction, ...]
+    transfers: tuple[TransferPrediction, ...]
+
+    @property
+    def seconds(self) -> float:
+        """One call that runs alone: all stages and transfers, one after another."""
+        return sum(s.seconds for s in self.stages) + sum(t.seconds for t in self.transfers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshPrediction:
+    """Memory of one device of a mesh, and for how long a request occupies it.
+
+    Resident parts count once whatever the number of stages and phases; `temp_bytes` and
+    `received_bytes` are those of the stage and phase that need most.
+    """
+
+    mesh: str
+    resident_bytes: int
+    carried_bytes: int
+    temp_bytes: int
+    received_bytes: int
+    capacity_bytes: int
+    load_s: float
+
+    @property
+    def needed_bytes(self) -> int:
+        """All of it."""
+        return self.resident_bytes + self.carried_bytes + self.temp_bytes + self.received_bytes

@@ -1,0 +1,116 @@
+"""A plan in words: a table for the eye, one line per stage for an explanation."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gimlax.units import show_bytes, show_flops, show_seconds
+
+if TYPE_CHECKING:
+    from gimlax.planning.plans import Plan
+
+_MEANS = {
+    "compute": "arithmetic binds",
+    "memory": "memory bandwidth binds",
+    "overhead": "the dispatch binds",
+}
+
+
+def table(plan: "Plan") -> str:
+    """stage | mesh | segments | seconds per phase | bytes | sent bytes | what binds; total; gap."""
+    phases = [phase.name for phase in plan.phases]
+    head = ["stage", "mesh", "segments", *phases, "memory", "sent on", "binds"]
+    rows = [head]
+    for index, holding in enumerate(plan.layout.holdings):
+        stages = [next(s for s in p.stages if s.holding == index) for p in plan.phases]
+        rows.append(
+            [
+                str(index),
+                holding.mesh,
+                segment_range(plan, index),
+                *(show_seconds(stage.seconds) for stage in stages),
+                _memory(plan, index),
+                _per_phase([show_bytes(b) if b else "-" for b in _sent_bytes(plan, index)]),
+                _per_phase([stage.binds for stage in stages]),
+            ]
+        )
+    moving = [sum(t.seconds for t in phase.transfers) for phase in plan.phases]
+    if any(moving):
+        blank = ["", "", "transfers", *map(show_seconds, moving), "", "", ""]
+        rows.append(blank)
+    total = ["", "", "total", *(show_seconds(p.seconds) for p in plan.phases), "", "", ""]
+    return "\n".join([*_columns([*rows, total]), _verdict(plan)])
+
+
+def explained(plan: "Plan") -> str:
+    """One line per stage."""
+    lines = []
+    for index, holding in enumerate(plan.layout.holdings):
+        mesh = next(m for m in plan.meshes if m.mesh == holding.mesh)
+        parts = []
+        for phase in plan.phases:
+            stage = next(s for s in phase.stages if s.holding == index)
+            parts.append(
+                f"{phase.name} {show_seconds(stage.seconds)}, {_MEANS[stage.binds]} "
+                f"({show_flops(stage.flops)}, {show_bytes(stage.bytes_accessed)} accessed)"
+            )
+        sent = [
+            f"{phase.name} sends {show_bytes(t.num_bytes)} to {t.target!r} in {show_seconds(t.seconds)}"
+            for phase in plan.phases
+            for t in phase.transfers
+            if plan.layout.hops[t.hop].source == index and t.num_bytes
+        ]
+        lines.append(
+            f"stage {index} on {holding.mesh!r} ({segment_range(plan, index)}): "
+            f"{'; '.join([*parts, *sent])}; the mesh needs {show_bytes(mesh.needed_bytes)} of "
+            f"{show_bytes(mesh.capacity_bytes)}"
+        )
+    return "\n".join(lines)
+
+
+def segment_range(plan: "Plan", holding: int) -> str:
+    """The segments of a holding as `first .. last`."""
+    held = plan.layout.holdings[holding]
+    first, last = plan.segments[held.first_segment], plan.segments[held.stop - 1]
+    return first if held.num_segments == 1 else f"{first} .. {last}"
+
+
+def _memory(plan: "Plan", index: int) -> str:
+    """What the mesh of a holding needs, told at the first of its holdings."""
+    mesh = plan.layout.holdings[index].mesh
+    if any(holding.mesh == mesh for holding in plan.layout.holdings[:index]):
+        return '"'
+    return show_bytes(next(m for m in plan.meshes if m.mesh == mesh).needed_bytes)
+
+
+def _sent_bytes(plan: "Plan", index: int) -> list[int]:
+    """Bytes that a holding sends on in one call of each phase."""
+    return [
+        sum(t.num_bytes for t in phase.transfers if plan.layout.hops[t.hop].source == index)
+        for phase in plan.phases
+    ]
+
+
+def _per_phase(words: list[str]) -> str:
+    return words[0] if len(set(words)) == 1 else " / ".join(words)
+
+
+def _verdict(plan: "Plan") -> str:
+    calls = " + ".join(f"{phase.calls:g} x {phase.name}" for phase in plan.phases)
+    value = show_seconds(plan.value_s)
+    if plan.objective.goal == "latency":
+        said = f"latency {value} per request ({calls})"
+    else:
+        rate = f"{1 / plan.value_s:.3g} requests/s" if plan.value_s else "no limit"
+        said = f"throughput {rate}: the busiest part takes {value} per request ({calls})"
+    if plan.bound_s <= 0:
+        return f"{said}; no bound"
+    return f"{said}; at most {plan.gap:.1%} above the best possible, {show_seconds(plan.bound_s)}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = [
+        " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return [lines[0], "-+-".join("-" * width for width in widths), *lines[1:]]
