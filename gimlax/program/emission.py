@@ -4,7 +4,7 @@ A value travels along the stages from its producer to each consumer; where a mes
 already it is not sent again, and a mesh that only passes it on sends the copy that it received.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from gimlax.errors import PlanError
 from gimlax.graph import Chain
@@ -52,23 +52,20 @@ def lay_out(
             f"phase {phase!r} has {len(stages)} stages and {len(placement)} meshes were named:"
             f" {', '.join(map(repr, placement))}; name one mesh per stage"
         )
-    arrived: dict[tuple[str, int], int] = {}  # (mesh, value) -> stage at which it is there
+    producer = {v: s.index for s in stages for v in s.produced}
     last_use: dict[tuple[str, int], int] = {}  # (mesh, value) -> stage after which it is not needed
     sent: list[list[int]] = [[] for _ in stages]  # values that enter stage i from stage i - 1
     for stage in stages:
         here = placement[stage.index]
         for value in stage.received:
-            if (here, value) not in arrived:
-                for i in _way(arrived, placement, value, stage.index):
-                    sent[i].append(value)
-                    arrived[placement[i], value] = i
-                    last_use[placement[i - 1], value] = i - 1
+            for i in _way(last_use, placement, producer[value], value, stage.index):
+                sent[i].append(value)
+                last_use[placement[i], value] = i
+                source = placement[i - 1], value
+                last_use[source] = max(last_use[source], i - 1)
             last_use[here, value] = stage.index
-        for value in stage.produced:
-            arrived[here, value] = stage.index
-            last_use[here, value] = stage.index
-    producer = {v: placement[s.index] for s in stages for v in s.produced}
-    outputs = tuple(None if v is None else (producer[v], v) for v in partition.outputs)
+        last_use.update({(here, value): stage.index for value in stage.produced})
+    outputs = tuple(None if v is None else (placement[producer[v]], v) for v in partition.outputs)
     kept = {output for output in outputs if output is not None}
 
     meshes: dict[str, list[Run | Free]] = {}
@@ -108,8 +105,20 @@ def lay_out(
 
 
 def _way(
-    arrived: dict[tuple[str, int], int], placement: Sequence[str], value: int, stage: int
-) -> range:
-    """The stages that a value has to enter, from where it is last seen up to `stage`."""
-    seen = max(i for i in range(stage) if (placement[i], value) in arrived)
-    return range(seen + 1, stage + 1)
+    there: Container[tuple[str, int]],
+    placement: Sequence[str],
+    producer: int,
+    value: int,
+    stage: int,
+) -> list[int]:
+    """The stages at which a value has to enter another mesh, so that the mesh of `stage` has it.
+
+    Walks back to where it is already: at each mesh from its first stage after the producer, so that
+    a mesh which the stages leave and come back to gets it once.
+    """
+    hops: list[int] = []
+    while (placement[stage], value) not in there:
+        stage = placement.index(placement[stage], producer + 1)
+        hops.append(stage)
+        stage -= 1
+    return hops[::-1]

@@ -9,7 +9,7 @@ ahead of the devices without bound.
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import jax
@@ -45,6 +45,11 @@ class _Shared:
     def num_compiled(self) -> int:
         """Distinct stages compiled for all phases together."""
         return self._deployment.num_compiled
+
+    @property
+    def owner(self) -> Hashable:
+        """Equal to the `owner` of the handles that this compilation made."""
+        return self._deployment.inventory
 
     def place(self, *trees: Any) -> Any:
         """Puts resident arguments on their meshes.

@@ -72,6 +72,11 @@ class Placed:
         """Names of the meshes that hold something of it."""
         return tuple(dict.fromkeys(mesh for mesh, _ in self._shelf))
 
+    @property
+    def owner(self) -> Inventory:
+        """What the handles of one compilation have in common: only its executables take them."""
+        return self._inventory
+
     def __repr__(self) -> str:
         where = ", ".join(map(repr, self.meshes))
         return f"Placed({self.name}, {self.nbytes} bytes on {where})"
@@ -121,6 +126,11 @@ class Carried:
     def nbytes(self) -> int:
         """Bytes on all meshes together."""
         return sum(map(_jax.nbytes, self._tree.avals))
+
+    @property
+    def owner(self) -> Inventory:
+        """What the handles of one compilation have in common: only its executables take them."""
+        return self._inventory
 
     def __repr__(self) -> str:
         state = "" if self._cells else f", {self._fate}"

@@ -1,0 +1,83 @@
+"""Stages on live meshes without a planner: cuts and meshes are given by hand."""
+
+import threading
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from gimlax.graph import Chain, Traced, chain, trace
+from gimlax.partition import cut
+from gimlax.program import lay_out
+from gimlax.runtime.deployment import Deployment
+from gimlax.runtime.executable import Executable, Executables
+
+
+def live_mesh(backend, index):
+    devices = np.array(jax.devices(backend)[index : index + 1])
+    return Mesh(devices.reshape(1, 1), ("data", "model"))
+
+
+@pytest.fixture
+def meshes(plugin_name):
+    """Two meshes on one client, one on another."""
+    return {
+        "cpu": live_mesh("cpu", 0),
+        "cpu:1": live_mesh("cpu", 1),
+        "plugin": live_mesh(plugin_name, 0),
+    }
+
+
+@pytest.fixture
+def deploy(meshes):
+    """Compiles a traced function, or a chain, for `placement`; closes it and counts threads."""
+    opened = []
+
+    def build(workload, placement, cuts=None, donates=True, **settings):
+        found = chain(workload) if isinstance(workload, Traced) else workload
+        cuts = spread_cuts(found, len(placement)) if cuts is None else cuts
+        bounds = (0, *cuts, found.num_segments)
+        segments = [found.names[a:b] for a, b in zip(bounds, bounds[1:])]
+        used = {name: mesh for name, mesh in meshes.items() if name in placement}
+        deployment = Deployment(
+            [
+                lay_out(cut(phase, cuts), placement, phase=phase.name, segments=segments)
+                for phase in found.phases
+            ],
+            used,
+            donates=dict.fromkeys(used, donates),
+            **settings,
+        )
+        opened.append(deployment)
+        if isinstance(workload, Chain):
+            return Executables(None, deployment)
+        return Executable(None, deployment, 0)
+
+    yield build
+    for deployment in opened:
+        deployment.close()
+    assert gimlax_threads() == []
+
+
+def spread_cuts(found, num_stages):
+    """Legal cuts, spread evenly."""
+    legal = [b for b in range(1, found.num_segments) if not found.splits(b)]
+    if len(legal) < num_stages - 1:
+        pytest.skip(f"only {len(legal)} boundaries")
+    step = len(legal) / num_stages
+    return tuple(legal[int(step * i)] for i in range(1, num_stages))
+
+
+def trace_specimen(specimen):
+    return trace(specimen.fn, *specimen.args, carried=specimen.carried)
+
+
+def gimlax_threads():
+    return [t.name for t in threading.enumerate() if t.name.startswith("gimlax")]
+
+
+def on_cpu(fn, *args):
+    """The function uncut, on the first device of JAX's own client."""
+    device = jax.devices("cpu")[0]
+    return jax.jit(fn)(*jax.device_put(args, device))
