@@ -1,0 +1,242 @@
+"""`gx.jit`: the whole road in one call, with the behaviour of `jax.jit`.
+
+Each new set of shapes is traced, planned for the cluster and compiled once; later calls go straight to
+the Executable. Not transformable: `grad`, `vmap` and an outer `jit` have no meaning for a function
+that runs on several clients.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from gimlax import _jax
+from gimlax.devices import Cluster, discover
+from gimlax.errors import SpecError, TraceError
+from gimlax.graph import Chain, Traced, chain, trace
+from gimlax.planning import Objective, Plan, plan
+from gimlax.runtime import Carried, Executable, Placed, compile
+
+
+def jit(
+    fn: Callable[..., Any],
+    *,
+    cluster: Cluster | None = None,
+    objective: Objective | None = None,
+    resident: Sequence[int] = (0,),
+    carried: Mapping[int, int] | None = None,
+    static_argnums: Sequence[int] = (),
+    static_argnames: Sequence[str] = (),
+    cuts: int | Sequence[int] | None = None,
+    meshes: Sequence[str] | None = None,
+) -> "Jitted":
+    """Compiles `fn` for all the accelerators of a cluster.
+
+    Args:
+        fn: a function of arrays, such as the `apply` of a Flax module.
+        cluster: where it may run; by default what `discover()` finds, at the first call.
+        objective: what to minimise, by default the latency of a call.
+        resident: positional arguments that stay the same between calls (parameters).
+        carried: positional argument → position in the returned tuple of its updated value.
+        static_argnums: positional arguments that are bound at compile time; hashable values.
+        static_argnames: keyword arguments that are bound at compile time; hashable values.
+        cuts: fixed boundaries, or a number of stages; by default the planner decides.
+        meshes: fixed mesh names, one per stage; by default the planner decides.
+
+    Returns:
+        A callable like `fn`. Streamed outputs are `jax.Array`s, carried ones `Carried` handles.
+        Parameters are sent to their meshes at each call, with one warning; to send them once, use
+        `compiled = jitted.lower(...).compile()` and `compiled.place(params)`.
+    """
+    return Jitted(
+        fn,
+        cluster=cluster,
+        objective=objective or Objective(),
+        resident=tuple(resident),
+        carried=dict(carried or {}),
+        static_argnums=frozenset(static_argnums),
+        static_argnames=frozenset(static_argnames),
+        cuts=cuts,
+        meshes=meshes,
+    )
+
+
+class Jitted:
+    """What `jit` returns: call it, or `lower` it to look at the plan before compiling."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        cluster: Cluster | None,
+        objective: Objective,
+        resident: tuple[int, ...],
+        carried: dict[int, int],
+        static_argnums: frozenset[int],
+        static_argnames: frozenset[str],
+        cuts: int | Sequence[int] | None,
+        meshes: Sequence[str] | None,
+    ) -> None:
+        functools.update_wrapper(self, fn)
+        self.__name__ = getattr(fn, "__name__", type(fn).__name__)
+        self._fn = fn
+        self._cluster = cluster
+        self._objective = objective
+        self._resident = resident
+        self._carried = carried
+        self._static_argnums = static_argnums
+        self._static_argnames = static_argnames
+        self._cuts = cuts
+        self._meshes = meshes
+        self._compiled: dict[_Key, Executable] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs `fn`, compiled for these shapes."""
+        key = self._key(args, kwargs)
+        executable = self._compiled.get(key)
+        if executable is None:
+            with self._lock:
+                executable = self._compiled.get(key)
+                if executable is None:
+                    executable = self._compiled[key] = self._find(args, kwargs)
+        return executable(*self._dynamic(args), **self._dynamic_keywords(kwargs))
+
+    def lower(self, *args: Any, **kwargs: Any) -> "Lowered":
+        """Traces and plans for arguments of these shapes; `jax.ShapeDtypeStruct`s will do."""
+        if self._cluster is None:
+            self._cluster = discover()
+        position = {p: i for i, p in enumerate(self._dynamic_positions(len(args)))}
+        static = sorted({*self._resident, *self._carried} & self._static_argnums)
+        if static:
+            raise TraceError(
+                f"argument {static[0]} of {self.__name__!r} is static, so it cannot be resident or"
+                " carried; give it one role"
+            )
+        traced = trace(
+            self._bound(args, kwargs),
+            *self._dynamic(args),
+            resident=[position.get(i, i) for i in self._resident],
+            carried={position.get(i, i): o for i, o in self._carried.items()},
+            name=self.__name__,
+            **self._dynamic_keywords(kwargs),
+        )
+        found = chain(traced)
+        chosen = plan(
+            found, self._cluster, objective=self._objective, cuts=self._cuts, meshes=self._meshes
+        )
+        return Lowered(traced, found, chosen)
+
+    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Executable:
+        """The executable that the handles among the arguments belong to, or a new one."""
+        key = self._key(args, kwargs)
+        owners = {part.owner for part in key.parts if isinstance(part, _Held)}
+        if not owners:
+            return self.lower(*args, **kwargs).compile()
+        for known, executable in self._compiled.items():
+            if owners == {executable.owner} and known.fits(key):
+                return executable
+        handle = next(a for a in args if isinstance(a, Placed | Carried))
+        raise SpecError(
+            f"{handle!r} was not made by {self.__name__!r} for arguments of these shapes; give the"
+            " ordinary tree, or trace all shapes as phases of one gimlax.Workload"
+        )
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
+        fixed = {i: args[i] for i in self._static_argnums if i < len(args)}
+        named = {k: v for k, v in kwargs.items() if k in self._static_argnames}
+
+        @functools.wraps(self._fn)
+        def bound(*dynamic: Any, **keywords: Any) -> Any:
+            rest = iter(dynamic)
+            full = [fixed[i] if i in fixed else next(rest) for i in range(len(args))]
+            return self._fn(*full, **named, **keywords)
+
+        return bound if fixed or named else self._fn
+
+    def _dynamic_positions(self, count: int) -> list[int]:
+        return [i for i in range(count) if i not in self._static_argnums]
+
+    def _dynamic(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(args[i] for i in self._dynamic_positions(len(args)))
+
+    def _dynamic_keywords(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in kwargs.items() if k not in self._static_argnames}
+
+    def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "_Key":
+        static = tuple((i, args[i]) for i in sorted(self._static_argnums) if i < len(args))
+        static += tuple((k, kwargs[k]) for k in sorted(self._static_argnames) if k in kwargs)
+        try:
+            hash(static)
+        except TypeError as error:
+            raise TraceError(
+                f"a static argument of {self.__name__!r} cannot be hashed: {static}; make it hashable,"
+                " or an array that is not static"
+            ) from error
+        parts = (*map(_part, self._dynamic(args)), _part(self._dynamic_keywords(kwargs)))
+        return _Key(parts, static, _jax.read_config())
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Stands for a handle in a key: whatever its shapes, it belongs to one compilation."""
+
+    owner: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What two calls must have in common to share an executable, by argument."""
+
+    parts: tuple[Any, ...]
+    static: tuple[Any, ...]
+    config: tuple[tuple[str, Any], ...]
+
+    def fits(self, other: "_Key") -> bool:
+        """Whether `other` is the same call, with handles in place of ordinary trees."""
+        return (self.static, self.config) == (other.static, other.config) and all(
+            isinstance(theirs, _Held) or mine == theirs
+            for mine, theirs in zip(self.parts, other.parts, strict=False)
+        )
+
+
+def _part(tree: Any) -> Any:
+    """What one argument must have in common with that of an earlier call."""
+    if isinstance(tree, Placed | Carried):
+        return _Held(tree.owner)
+    leaves, treedef = jax.tree.flatten(tree)
+    if any(map(_jax.inside_trace, leaves)):
+        raise TraceError(
+            "an argument is a tracer: a function of gimlax.jit cannot be transformed by jit, grad or"
+            " vmap; call it with arrays, or use jax.jit on one backend"
+        )
+    return treedef, tuple(
+        (leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else type(leaf) for leaf in leaves
+    )
+
+
+class Lowered:
+    """A function that is traced and planned, not yet compiled."""
+
+    def __init__(self, traced: Traced, found: Chain, chosen: Plan) -> None:
+        self.traced = traced
+        self.plan = chosen
+        self._chain = found
+
+    def compile(self) -> Executable:
+        """Compiles every stage for its mesh."""
+        return compile(self.plan, self.traced)
+
+    def cost_analysis(self) -> dict[str, float]:
+        """FLOPs and bytes of memory traffic of one call, counted from shapes."""
+        segments = self._chain.phases[0].segments
+        return {
+            "flops": sum(flops for s in segments for _, flops in s.flops),
+            "bytes accessed": sum(s.bytes_accessed for s in segments),
+        }
+
+    def __str__(self) -> str:
+        return str(self.plan)
