@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.extend.core as jex_core
 from jax._src import config as jax_config
-from jax._src import source_info_util, xla_bridge
-from jax._src.sharding_impls import UnspecifiedValue
+from jax._src import core, source_info_util, xla_bridge
+from jax._src.named_sharding import UnspecifiedValue
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Primitive, Var
 from jaxlib._jax import Device
 
@@ -34,6 +34,7 @@ __all__ = [
     "ScanParts",
     "Var",
     "allowed_backends",
+    "aval_of",
     "backend_name_of",
     "backend_names",
     "backends_initialised",
@@ -59,7 +60,8 @@ __all__ = [
     "using_config",
 ]
 
-# Calls that only group equations: opening them changes no result, since gimlax never differentiates.
+# Calls that only group equations: opening them changes no result, since gimlax never
+# differentiates.
 _GROUPING = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -186,7 +188,10 @@ def bind(eqn: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
     """Applies one equation to values or tracers, keeping its scope and its compute context."""
     params = eqn.primitive.get_bind_params(eqn.params)
     scope = source_info_util.current_name_stack() + eqn.source_info.name_stack
-    with source_info_util.user_context(eqn.source_info.traceback, name_stack=scope), eqn.ctx.manager:
+    with (
+        source_info_util.user_context(eqn.source_info.traceback, name_stack=scope),
+        eqn.ctx.manager,
+    ):
         outputs = eqn.primitive.bind(*inputs, **params)
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
 
@@ -201,10 +206,16 @@ def structure_of(closed: ClosedJaxpr) -> tuple[int, int, int]:
     return len(closed.jaxpr.invars), len(closed.consts), len(closed.jaxpr.eqns)
 
 
+def aval_of(atom: Atom) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a variable or literal, without weak types."""
+    aval: Any = atom.aval
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
 def nbytes(aval: Any) -> int:
     """Bytes of an array of this shape and dtype; sub-byte integers are rounded up per array."""
     dtype = aval.dtype
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if jax.numpy.issubdtype(dtype, jax.dtypes.extended):
         return math.prod(aval.shape) * dtype.itemsize
     bits = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2, "float4_e2m1fn": 4}.get(dtype.name)
     count = math.prod(aval.shape)
@@ -218,7 +229,8 @@ def read_config() -> tuple[tuple[str, Any], ...]:
 
 @contextlib.contextmanager
 def using_config(values: Sequence[tuple[str, Any]]) -> Iterator[None]:
-    """Reapplies `read_config()` in this thread: a context manager of another one does not reach it."""
+    """Reapplies `read_config()` in this thread: a context manager of another one does not reach
+    it."""
     with contextlib.ExitStack() as stack:
         for name, value in values:
             stack.enter_context(jax_config.config_states[name](value))
@@ -227,7 +239,7 @@ def using_config(values: Sequence[tuple[str, Any]]) -> Iterator[None]:
 
 def inside_trace(leaf: Any) -> bool:
     """Whether `leaf` is a tracer, so no array that could be moved or run."""
-    return isinstance(leaf, jax.core.Tracer)
+    return isinstance(leaf, core.Tracer)
 
 
 def backends_initialised() -> bool:

@@ -1,8 +1,8 @@
 """`gx.jit`: the whole road in one call, with the behaviour of `jax.jit`.
 
-Each new set of shapes is traced, planned for the cluster and compiled once; later calls go straight to
-the Executable. Not transformable: `grad`, `vmap` and an outer `jit` have no meaning for a function
-that runs on several clients.
+Each new set of shapes is traced, planned for the cluster and compiled once; later calls go
+straight to the Executable. Not transformable: `grad`, `vmap` and an outer `jit` have no meaning
+for a function that runs on several clients.
 """
 
 import functools
@@ -173,7 +173,8 @@ class Jitted:
             hash(static)
         except TypeError as error:
             raise TraceError(
-                f"a static argument of {self.__name__!r} cannot be hashed: {static}; make it hashable,"
+                f"a static argument of {self.__name__!r} cannot be hashed: {static}; make it"
+                f" hashable,"
                 " or an array that is not static"
             ) from error
         parts = (*map(_part, self._dynamic(args)), _part(self._dynamic_keywords(kwargs)))
@@ -210,7 +211,8 @@ def _part(tree: Any) -> Any:
     leaves, treedef = jax.tree.flatten(tree)
     if any(map(_jax.inside_trace, leaves)):
         raise TraceError(
-            "an argument is a tracer: a function of gimlax.jit cannot be transformed by jit, grad or"
+            "an argument is a tracer: a function of gimlax.jit cannot be transformed by jit,"
+            " grad or"
             " vmap; call it with arrays, or use jax.jit on one backend"
         )
     return treedef, tuple(

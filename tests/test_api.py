@@ -102,9 +102,7 @@ def test_trees_in_and_out_and_static_arguments(cluster):
 def test_carried_state_goes_round(cluster, two_meshes):
     specimen = zoo.plain()
     params, cache, tokens, position = specimen.args
-    fast = gx.jit(
-        specimen.fn, cluster=cluster, carried={1: 1}, cuts=(3,), meshes=two_meshes
-    )
+    fast = gx.jit(specimen.fn, cluster=cluster, carried={1: 1}, cuts=(3,), meshes=two_meshes)
     with fast.lower(*specimen.args).compile() as compiled:
         placed, state = compiled.place(params), compiled.init(cache)
         expected = cache
@@ -124,7 +122,9 @@ def test_handles_of_an_earlier_call_find_their_executable(cluster):
         _, state = fast(params, cache, tokens, position)
         logits, state = fast(params, state, tokens, position + 1)
         assert logits.shape == (6, 50)
-        with pytest.raises(gx.SpecError, match="was not made by 'plain_model' for arguments of these"):
+        with pytest.raises(
+            gx.SpecError, match="was not made by 'plain_model' for arguments of these"
+        ):
             fast(params, state, tokens[:2], position)
 
 

@@ -1,4 +1,5 @@
-"""One small model of each kind that a user brings: Linen, NNX, a plain function, a scan over layers."""
+"""One small model of each kind that a user brings: Linen, NNX, a plain function, a scan over
+layers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -120,7 +121,8 @@ def nnx_model() -> Specimen:
 
 
 def scanned(reverse=False) -> Specimen:
-    """A scan over stacked layers with carried state by layer, a stacked output and a global counter."""
+    """A scan over stacked layers with carried state by layer, a stacked output and a global
+    counter."""
 
     def scanned_model(params, x, state, bias):
         def layer(x, rows):

@@ -1,7 +1,7 @@
 """FLOPs and memory traffic of one equation, from shapes alone.
 
-Traffic is counted as a compiler that fuses well would leave it: contractions, gathers, reductions and
-loops read and write memory, elementwise chains ride along for nothing. Chosen over XLA's own
+Traffic is counted as a compiler that fuses well would leave it: contractions, gathers, reductions
+and loops read and write memory, elementwise chains ride along for nothing. Chosen over XLA's own
 `cost_analysis`, which needs a compilation, may be missing, and knows no equation. Units: FLOPs (a
 multiply and an add are two), bytes.
 """
@@ -15,15 +15,19 @@ from gimlax import _jax
 
 # In place or lazily done by every XLA backend, or fused into what reads the result.
 CHEAP = frozenset(
-    "abs add and atan2 bitcast_convert_type broadcast_in_dim ceil clamp concatenate convert_element_type"
-    " copy copy_p cos cosh cumsum div eq erf erf_inv exp exp2 expand_dims expm1 floor ge gt imag integer_pow"
+    "abs add and atan2 bitcast_convert_type broadcast_in_dim ceil clamp concatenate"
+    " convert_element_type"
+    " copy copy_p cos cosh cumsum div eq erf erf_inv exp exp2 expand_dims expm1 floor ge gt imag"
+    " integer_pow"
     " iota is_finite le log log1p logistic lt max min mul ne neg nextafter not or pad pow real"
     " reduce_precision rem reshape rev round rsqrt select_n shift_left shift_right_arithmetic"
-    " shift_right_logical sign sin sinh slice sqrt square squeeze stop_gradient sub tan tanh transpose"
+    " shift_right_logical sign sin sinh slice sqrt square squeeze stop_gradient sub tan tanh"
+    " transpose"
     " xor optimization_barrier".split()
 )
 _MOVES_NOTHING = frozenset(
-    "bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy expand_dims iota pad"
+    "bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy expand_dims"
+    " iota pad"
     " reshape rev slice squeeze stop_gradient transpose gather dynamic_slice dynamic_update_slice"
     " optimization_barrier".split()
 )
@@ -31,7 +35,7 @@ _MOVES_NOTHING = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """Work of an equation: FLOPs by the dtype name that they are done in, bytes of memory traffic."""
+    """Work of an equation: FLOPs by the name of their dtype, bytes of memory traffic."""
 
     flops: Mapping[str, float] = field(default_factory=dict)
     bytes_accessed: float = 0.0
@@ -48,7 +52,8 @@ class Count:
 
 
 def count(eqn: _jax.JaxprEqn) -> Count:
-    """Work of one equation, bodies included. A `while` counts one trip, a `cond` its largest branch."""
+    """Work of one equation, bodies included. A `while` counts one trip, a `cond` its largest
+    branch."""
     primitive = eqn.primitive.name
     if primitive == "scan":
         parts = _jax.scan_parts(eqn)
@@ -77,12 +82,12 @@ def count_jaxpr(closed: _jax.ClosedJaxpr) -> Count:
 
 
 def _all_bytes(eqn: _jax.JaxprEqn) -> int:
-    return sum(_jax.nbytes(v.aval) for v in (*eqn.invars, *eqn.outvars))
+    return sum(_jax.nbytes(_jax.aval_of(v)) for v in (*eqn.invars, *eqn.outvars))
 
 
 def _dot(eqn: _jax.JaxprEqn) -> Count:
-    left, right = eqn.invars[0].aval, eqn.invars[1].aval
-    out = eqn.outvars[0].aval
+    left, right = _jax.aval_of(eqn.invars[0]), _jax.aval_of(eqn.invars[1])
+    out = _jax.aval_of(eqn.outvars[0])
     if eqn.primitive.name == "dot_general":
         (contract, _), _ = eqn.params["dimension_numbers"]
     else:  # a ragged dot: every row meets one group's weights
@@ -94,7 +99,7 @@ def _dot(eqn: _jax.JaxprEqn) -> Count:
 
 
 def _convolution(eqn: _jax.JaxprEqn) -> Count:
-    kernel, out = eqn.invars[1].aval, eqn.outvars[0].aval
+    kernel, out = _jax.aval_of(eqn.invars[1]), _jax.aval_of(eqn.outvars[0])
     spec = eqn.params["dimension_numbers"].rhs_spec  # (out channel, in channel, *spatial)
     per_output = math.prod(kernel.shape[d] for d in spec[1:])
     flops = 2.0 * math.prod(out.shape) * per_output
@@ -103,10 +108,10 @@ def _convolution(eqn: _jax.JaxprEqn) -> Count:
 
 def _plain(eqn: _jax.JaxprEqn) -> Count:
     primitive = eqn.primitive.name
-    out_bytes = sum(_jax.nbytes(v.aval) for v in eqn.outvars)
-    out_size = sum(math.prod(v.aval.shape) for v in eqn.outvars if hasattr(v.aval, "shape"))
-    in_size = sum(math.prod(v.aval.shape) for v in eqn.invars if hasattr(v.aval, "shape"))
-    dtype = str(eqn.outvars[0].aval.dtype) if eqn.outvars else "float32"
+    out_bytes = sum(_jax.nbytes(_jax.aval_of(v)) for v in eqn.outvars)
+    out_size = sum(math.prod(_jax.aval_of(v).shape) for v in eqn.outvars)
+    in_size = sum(math.prod(_jax.aval_of(v).shape) for v in eqn.invars)
+    dtype = str(_jax.aval_of(eqn.outvars[0]).dtype) if eqn.outvars else "float32"
     if primitive in _MOVES_NOTHING:
         flops = 0.0
     elif primitive == "sort":
@@ -118,9 +123,9 @@ def _plain(eqn: _jax.JaxprEqn) -> Count:
     elif primitive in ("gather", "dynamic_slice"):
         traffic = 2.0 * out_bytes
     elif primitive == "dynamic_update_slice":
-        traffic = 2.0 * _jax.nbytes(eqn.invars[1].aval)
+        traffic = 2.0 * _jax.nbytes(_jax.aval_of(eqn.invars[1]))
     elif primitive.startswith("scatter"):
-        traffic = 2.0 * _jax.nbytes(eqn.invars[2].aval)
+        traffic = 2.0 * _jax.nbytes(_jax.aval_of(eqn.invars[2]))
     else:
         traffic = float(_all_bytes(eqn))
     return Count(flops={dtype: flops} if flops else {}, bytes_accessed=traffic)

@@ -1,9 +1,9 @@
 """The equations of a Traced as nodes, the values between them, and what a cut would have to move.
 
-A node is one equation, except that a scan becomes one node per iteration, since it can be cut between
-any two of them. A *shadow* node is cheap and depends only on constants, parameters and small integer
-inputs (masks, positions, casts of weights): it belongs to no stage and is recomputed by each stage that
-needs it, so its value never crosses a cut. Units: bytes.
+A node is one equation, except that a scan becomes one node per iteration, since it can be cut
+between any two of them. A *shadow* node is cheap and depends only on constants, parameters and
+small integer inputs (masks, positions, casts of weights): it belongs to no stage and is recomputed
+by each stage that needs it, so its value never crosses a cut. Units: bytes.
 """
 
 from collections import Counter
@@ -21,8 +21,9 @@ from gimlax.graph.traced import Part, Role, Traced
 class Node:
     """One equation, or one iteration of a scan.
 
-    `reads` and `writes` are value ids, `parts` the argument leaves (or rows of them) and `consts` the
-    constants that it uses. `iteration` counts in order of execution and is -1 outside of a scan.
+    `reads` and `writes` are value ids, `parts` the argument leaves (or rows of them) and `consts`
+    the constants that it uses. `iteration` counts in order of execution and is -1 outside of a
+    scan.
     """
 
     equation: int
@@ -42,8 +43,8 @@ class ScanValues:
     """Ids of what one iteration of a scan hands to the next.
 
     `carry[k]` are the carried values after iteration k. `stacked[j][k]` is output j as far as
-    iteration k has filled it, `[k + 1, ...]`; or None where output j takes the place of carried leaf
-    `rows[j]`, whose rows stay with their iterations.
+    iteration k has filled it, `[k + 1, ...]`; or None where output j takes the place of carried
+    leaf `rows[j]`, whose rows stay with their iterations.
     """
 
     parts: _jax.ScanParts
@@ -58,7 +59,8 @@ class Graph:
 
     `avals[v]` is the shape and dtype of value v, `producer[v]` the node that writes it,
     `ids` the value of each variable that an equation writes, `leaf_of` and `const_of` the argument
-    leaf and the constant of the other variables, `scans` the iterations of each scan that can be cut.
+    leaf and the constant of the other variables, `scans` the iterations of each scan that can be
+    cut.
     """
 
     traced: Traced
@@ -158,7 +160,7 @@ class _Builder:
         writes = []
         for var in eqn.outvars:
             if not isinstance(var, _jax.DropVar):
-                self.ids[var] = self._value(_struct(var.aval))
+                self.ids[var] = self._value(_jax.aval_of(var))
                 writes.append(self.ids[var])
         shadow = (
             eqn.primitive.name in CHEAP
@@ -210,10 +212,11 @@ class _Builder:
             parts += tuple(Part(leaf, row, row + 1) for leaf in sliced)
             if k > 0:
                 reads += carry[-1] + tuple(s[-1] for s in stacked if s is not None)
-            carry.append(tuple(self._value(_struct(v.aval)) for v in carry_out))
+            carry.append(tuple(self._value(_jax.aval_of(v)) for v in carry_out))
             for filled, var in zip(stacked, ys_out, strict=True):
                 if filled is not None:
-                    aval = jax.ShapeDtypeStruct((k + 1, *var.aval.shape[1:]), var.aval.dtype)
+                    whole = _jax.aval_of(var)
+                    aval = jax.ShapeDtypeStruct((k + 1, *whole.shape[1:]), whole.dtype)
                     filled.append(self._value(aval))
             node = Node(
                 equation=index,
@@ -255,17 +258,16 @@ class _Builder:
         rows: list[int | None] = []
         for var in ys:
             leaf = replaced.get(var)
-            alone = leaf is not None and self.uses[var] == 1 and self.uses[invars[leaf]] == 1
-            rows.append(leaf if alone and scanned[leaf] == 1 else None)
+            if leaf is not None and not (
+                self.uses[var] == self.uses[invars[leaf]] == scanned[leaf] == 1
+            ):
+                leaf = None  # read or returned elsewhere too, so it is needed as a whole
+            rows.append(leaf)
         return tuple(rows)
 
 
 def _variables(atoms: list[_jax.Atom]) -> list[_jax.Var]:
     return [a for a in atoms if isinstance(a, _jax.Var)]
-
-
-def _struct(aval: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
 
 def _is_whole_number(aval: jax.ShapeDtypeStruct) -> bool:

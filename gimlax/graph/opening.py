@@ -2,7 +2,8 @@
 
 `jit`, `custom_jvp`, `custom_vjp` and `remat` hide equations in nested jaxprs; here their bodies are
 put in place of the call, under fresh variables (a body may be shared by many calls) and with their
-name stacks below that of the call. Composites, loops and branches keep their meaning and stay closed.
+name stacks below that of the call. Composites, loops and branches keep their meaning and stay
+closed.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
 """Finds the runs of equations that a cut never splits: embedding, attention, MLP, head.
 
 Where a model can sensibly be cut shows in its data flow: between two blocks few values cross (in a
-transformer only the residual stream), inside a block more do. *Anchors* are the equations that carry
-the weight of a model (contractions, convolutions, gathers of a table, iterations of a scan, composites);
-between two anchors the best cut is where the fewest values and bytes cross, and it becomes a boundary
-if no fewer values cross at the cuts next to it. Scopes and parameter paths only give names. Chosen
-over reading module names, which user code need not have. Units: bytes, FLOPs.
+transformer only the residual stream), inside a block more do. *Anchors* are the equations that
+carry the weight of a model (contractions, convolutions, gathers of a table, iterations of a scan,
+composites); between two anchors the best cut is where the fewest values and bytes cross, and it
+becomes a boundary if no fewer values cross at the cuts next to it. Scopes and parameter paths only
+give names. Chosen over reading module names, which user code need not have. Units: bytes, FLOPs.
 """
 
 import math
@@ -88,7 +88,7 @@ def find_boundaries(graph: Graph) -> tuple[int, ...]:
 
 
 def build_segments(graph: Graph, boundaries: Sequence[int]) -> tuple[Segment, ...]:
-    """Segments between the given boundaries, each with its work, its arguments and its crossings."""
+    """Segments between the given boundaries, each with work, arguments and crossings."""
     edges = [0, *boundaries, len(graph.nodes)]
     last = graph.last_reader()
     spans = _carried_spans(graph)
@@ -177,8 +177,8 @@ def _crossings(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _best_cut(values: np.ndarray, sizes: np.ndarray, first: int, second: int) -> int:
-    """Where between two anchors the fewest values and bytes cross; the latest place among equals, so
-    that activations and norms stay with what they follow."""
+    """Where between two anchors the fewest values and bytes cross; the latest place among equals,
+    so that activations and norms stay with what they follow."""
     return min(range(first + 1, second + 1), key=lambda p: (values[p], sizes[p], -p))
 
 
@@ -217,10 +217,9 @@ def _temp_bytes(graph: Graph, last: np.ndarray, start: int, stop: int) -> int:
 def _output_anchor(graph: Graph) -> int:
     """The last anchor, if it is a contraction with parameters: what a head is made of; else -1."""
     anchors = [i for i in range(len(graph.nodes)) if _is_anchor(graph, i)]
-    if anchors and graph.nodes[anchors[-1]].primitive == "dot_general":
-        if _weights(graph, anchors[-1]):
-            return anchors[-1]
-    return -1
+    last = anchors[-1] if anchors else -1
+    contracts = last >= 0 and graph.nodes[last].primitive == "dot_general"
+    return last if contracts and _weights(graph, last) else -1
 
 
 def _weights(graph: Graph, index: int) -> bool:
@@ -268,7 +267,7 @@ def _names(
     taken: Counter[str] = Counter()
     names = []
     for index, (place, kind) in enumerate(zip(places, kinds, strict=True)):
-        name = f"{kind}.{index}" if not place else place
+        name = place if place else f"{kind}.{index}"
         if place and shared[place] > 1:
             name = f"{place}.{kind}"
         taken[name] += 1

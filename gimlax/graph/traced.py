@@ -1,9 +1,9 @@
 """What a trace leaves behind: a jaxpr whose inputs each have a role, and nothing that is live.
 
 A role says how long an argument lives: *resident* ones (parameters) stay on their mesh between
-calls, *carried* ones come back updated and take the place of what was passed, *streamed* ones travel
-with each call. Chosen over JAX's donated/not donated because a cut needs to know both where an array
-may stay and what must never travel. Units: bytes.
+calls, *carried* ones come back updated and take the place of what was passed, *streamed* ones
+travel with each call. Chosen over JAX's donated/not donated because a cut needs to know both where
+an array may stay and what must never travel. Units: bytes.
 """
 
 import enum
@@ -39,7 +39,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One array among the flattened outputs; `carried` is the argument leaf whose place it takes."""
+    """One array among the flattened outputs; `carried` is the argument leaf that it replaces."""
 
     path: str
     aval: jax.ShapeDtypeStruct
@@ -51,9 +51,9 @@ class Traced:
     """A function traced for one set of shapes.
 
     `jaxpr` has one input per argument and one output per output; nested calls are opened and closed
-    constants are kept in `jaxpr.consts`. `in_tree` is the tree of `(args, kwargs)`. `positions` holds
-    the role of each positional argument, `carried` pairs of (positional argument, output position),
-    where position 0 of a function that returns no tuple is its whole result.
+    constants are kept in `jaxpr.consts`. `in_tree` is the tree of `(args, kwargs)`. `positions`
+    holds the role of each positional argument, `carried` pairs of (positional argument, output
+    position), where position 0 of a function that returns no tuple is its whole result.
     """
 
     name: str
@@ -102,7 +102,7 @@ def part_bytes(traced: Traced, part: Part) -> int:
 
 
 def merge_parts(parts: Iterable[Part], traced: Traced) -> tuple[Part, ...]:
-    """The same rows as sorted parts: neighbours joined, and all rows of a leaf as the whole leaf."""
+    """The same rows as sorted parts: neighbours joined, all rows of a leaf as the whole leaf."""
     merged: list[Part] = []
     for part in sorted(set(parts)):
         last = merged[-1] if merged and merged[-1].leaf == part.leaf else None

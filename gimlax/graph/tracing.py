@@ -37,7 +37,7 @@ def trace(
     Raises:
         TraceError: a role names no argument, a carried value changes shape, or tracing fails.
     """
-    name = name or getattr(fn, "__name__", type(fn).__name__)
+    name = name or str(getattr(fn, "__name__", type(fn).__name__))
     carried = dict(carried or {})
     positions = _positions(name, len(args), tuple(resident), carried)
     avals: tuple[Any, Any] = jax.tree.map_with_path(
@@ -59,7 +59,8 @@ def trace(
     closed = open_calls(closed)
     if closed.jaxpr.effects:
         raise TraceError(
-            f"{name!r} has side effects {sorted(map(str, closed.jaxpr.effects))}; a stage may be run"
+            f"{name!r} has side effects {sorted(map(str, closed.jaxpr.effects))}; a stage may be"
+            f" run"
             " on any backend, so take callbacks, prints and references out of the traced function"
         )
     arguments = _arguments(fn, avals, positions)
@@ -84,7 +85,8 @@ def _positions(
     if wrong:
         raise TraceError(
             f"{name!r} was given {count} positional arguments, so it has no argument"
-            f" {', '.join(map(str, wrong))}; resident= and carried= count positional arguments from 0"
+            f" {', '.join(map(str, wrong))}; resident= and carried= count positional arguments"
+            f" from 0"
         )
     both = sorted(set(resident) & set(carried))
     if both:
@@ -102,7 +104,8 @@ def _positions(
 def _abstract(name: str, path: str, leaf: Any) -> jax.ShapeDtypeStruct:
     if _jax.inside_trace(leaf):
         raise TraceError(
-            f"argument {path} of {name!r} is a tracer of another transformation; trace with arrays or"
+            f"argument {path} of {name!r} is a tracer of another transformation; trace with"
+            f" arrays or"
             " jax.ShapeDtypeStructs, outside of jit, grad and vmap"
         )
     try:
@@ -113,7 +116,7 @@ def _abstract(name: str, path: str, leaf: Any) -> jax.ShapeDtypeStruct:
             " values before tracing, for example with functools.partial"
         ) from error
     dtype = aval.dtype
-    if not jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if not jax.numpy.issubdtype(dtype, jax.dtypes.extended):
         dtype = jax.dtypes.canonicalize_dtype(dtype)  # float64 is float32 unless x64 is enabled
     weak = bool(getattr(aval, "weak_type", False))
     return jax.ShapeDtypeStruct(aval.shape, dtype, weak_type=weak)
@@ -167,7 +170,8 @@ def _outputs(
     for position, output in carried.items():
         if not 0 <= output < len(elements) or output in replaced:
             raise TraceError(
-                f"carried={{{position}: {output}}}: {name!r} returns {len(elements)} values and each"
+                f"carried={{{position}: {output}}}: {name!r} returns {len(elements)} values and"
+                f" each"
                 " can take the place of one argument; name the position of the updated value"
             )
         replaced[output] = position
@@ -192,14 +196,17 @@ def _carried_leaves(
     before, after = jax.tree.structure(avals[0][position]), jax.tree.structure(element)
     if before != after:
         raise TraceError(
-            f"carried argument {position} of {name!r} goes in as {before} and comes back as {after};"
+            f"carried argument {position} of {name!r} goes in as {before} and comes back as"
+            f" {after};"
             " return the state with the tree that it had"
         )
     for i, leaf in zip(indices, jax.tree.leaves(element), strict=True):
         aval = arguments[i].aval
         if (aval.shape, aval.dtype) != (leaf.shape, leaf.dtype):
             raise TraceError(
-                f"carried {arguments[i].path} of {name!r} goes in as {aval.dtype}{list(aval.shape)} and"
-                f" comes back as {leaf.dtype}{list(leaf.shape)}; state must keep its shape and dtype"
+                f"carried {arguments[i].path} of {name!r} goes in as"
+                f" {aval.dtype}{list(aval.shape)} and"
+                f" comes back as {leaf.dtype}{list(leaf.shape)}; state must keep its shape and"
+                f" dtype"
             )
     return indices

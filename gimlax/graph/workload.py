@@ -1,8 +1,8 @@
 """Phases of one model that share parameters and state, and the chain of segments common to them.
 
 Prefill and decode are two traces of one function; they are cut and placed as one, so their segments
-have to mean the same. `chain` keeps a boundary where in every phase the same arguments are used before
-it and after it, and drops the others.
+have to mean the same. `chain` keeps a boundary where in every phase the same arguments are used
+before it and after it, and drops the others.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from gimlax.graph.traced import Part, Role, Traced, merge_parts
 class Workload:
     """Named phases, and how often one request calls each.
 
-    Example: `Workload({'prefill': a, 'decode': b}, calls={'prefill': 1, 'decode': 64})`. Phases share
-    resident and carried arguments: same paths, shapes and dtypes in the same order.
+    Example: `Workload({'prefill': a, 'decode': b}, calls={'prefill': 1, 'decode': 64})`. Phases
+    share resident and carried arguments: same paths, shapes and dtypes in the same order.
 
     Raises:
         SpecError: no phase, calls for an unknown phase, or phases whose shared arguments differ.
@@ -46,7 +46,9 @@ class Workload:
             )
         wrong = [f"{n!r}: {c}" for n, c in calls.items() if not 0 < c < float("inf")]
         if wrong:
-            raise SpecError(f"calls per request must be positive and finite, not {', '.join(wrong)}")
+            raise SpecError(
+                f"calls per request must be positive and finite, not {', '.join(wrong)}"
+            )
         object.__setattr__(self, "phases", phases)
         object.__setattr__(self, "calls", calls)
         first, *others = phases.items()
@@ -75,14 +77,16 @@ def _check_shared(first: tuple[str, Traced], other: tuple[str, Traced]) -> None:
             (f"{len(lists[0])} arrays", f"{len(lists[1])} arrays"),
         )
         raise SpecError(
-            f"phases {first[0]!r} and {other[0]!r} do not share their {role.value} arguments: {here}"
+            f"phases {first[0]!r} and {other[0]!r} do not share their {role.value} arguments:"
+            f" {here}"
             f" and {there}; trace both with the same parameters and the same state"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A phase of a chain: its trace, its graph, and its segments, which mean the same in all phases."""
+    """A phase of a chain: its trace, its graph, and its segments, which mean the same in all
+    phases."""
 
     name: str
     calls: float
@@ -95,8 +99,8 @@ class Phase:
 class Chain:
     """A workload as one chain of segments: what a planner reads.
 
-    Resident and carried leaves are counted among the arguments of their role, so that an index means
-    the same in every phase.
+    Resident and carried leaves are counted among the arguments of their role, so that an index
+    means the same in every phase.
     """
 
     phases: tuple[Phase, ...]
@@ -117,7 +121,8 @@ class Chain:
         return self._parts(Role.RESIDENT, first, stop)
 
     def carried_parts(self, first: int, stop: int) -> tuple[Part, ...]:
-        """Rows of state that segments `first:stop` use in any phase; leaves count among the carried."""
+        """Rows of state that segments `first:stop` use in any phase; leaves count among the
+        carried."""
         return self._parts(Role.CARRIED, first, stop)
 
     def _parts(self, role: Role, first: int, stop: int) -> tuple[Part, ...]:

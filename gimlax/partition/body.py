@@ -1,7 +1,7 @@
 """Evaluates the nodes of one stage on its own inputs, so that tracing it gives the stage's jaxpr.
 
-Evaluation was chosen over writing equations by hand: a shortened scan, sliced rows and joined outputs
-are then ordinary `jax.lax` calls, and JAX checks every shape again.
+Evaluation was chosen over writing equations by hand: a shortened scan, sliced rows and joined
+outputs are then ordinary `jax.lax` calls, and JAX checks every shape again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ from gimlax.graph import Graph, Part, part_aval
 class StageBody:
     """What a stage takes, does and gives; parts here count among all arguments.
 
-    `order` are its nodes, shadows included; `carried_out` maps a whole carried leaf to the variable of
-    its update; `through` gives the variable of values that no node writes.
+    `order` are its nodes, shadows included; `carried_out` maps a whole carried leaf to the
+    variable of its update; `through` gives the variable of values that no node writes.
     """
 
     graph: Graph
@@ -86,7 +86,7 @@ class _Frame:
     def read(self, atom: _jax.Atom) -> Any:
         """The value of a variable or a literal."""
         if isinstance(atom, _jax.Literal):
-            return jnp.asarray(atom.val, atom.aval.dtype)
+            return jnp.asarray(atom.val, _jax.aval_of(atom).dtype)
         if atom in self.graph.leaf_of:
             return self.parts[Part(self.graph.leaf_of[atom])]
         if atom in self.graph.const_of:
@@ -116,9 +116,7 @@ class _Frame:
         scan = self.graph.scans[equation]
         parts = scan.parts
         first_xs = parts.num_consts + parts.num_carry
-        low, high = (
-            (parts.length - stop, parts.length - first) if parts.reverse else (first, stop)
-        )
+        low, high = (parts.length - stop, parts.length - first) if parts.reverse else (first, stop)
         consts = [self.read(a) for a in eqn.invars[: parts.num_consts]]
         if first == 0:
             init = [self.read(a) for a in eqn.invars[parts.num_consts : first_xs]]

@@ -1,8 +1,9 @@
 """Cuts a phase at segment boundaries into stages, each a closed jaxpr of its own.
 
-A stage is traced from the nodes that it owns. Shadow nodes that it needs are recomputed inside it; a
-run of iterations of a scan becomes a shorter scan over its rows of the stacked arguments; a value that
-later stages want is handed on edge by edge. A carried leaf belongs to the stage that uses it.
+A stage is traced from the nodes that it owns. Shadow nodes that it needs are recomputed inside it;
+a run of iterations of a scan becomes a shorter scan over its rows of the stacked arguments; a
+value that later stages want is handed on edge by edge. A carried leaf belongs to the stage that
+uses it.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,8 @@ def check_cuts(phase: Phase, cuts: Sequence[int]) -> tuple[int, ...]:
     found = tuple(cuts)
     if any(not 1 <= b < number for b in found) or list(found) != sorted(set(found)):
         raise PlanError(
-            f"cuts {found}: phase {phase.name!r} has {number} segments, so cuts are distinct numbers"
+            f"cuts {found}: phase {phase.name!r} has {number} segments, so cuts are distinct"
+            f" numbers"
             f" from 1 to {number - 1} in ascending order"
         )
     for b in found:
@@ -45,10 +47,12 @@ def check_cuts(phase: Phase, cuts: Sequence[int]) -> tuple[int, ...]:
         if split:
             stage = found.index(b)
             raise PlanError(
-                f"cut {b} of phase {phase.name!r}, between segments {phase.segments[b - 1].name!r} and"
+                f"cut {b} of phase {phase.name!r}, between segments"
+                f" {phase.segments[b - 1].name!r} and"
                 f" {phase.segments[b].name!r}, splits carried {split[0]}"
                 + (f" and {len(split) - 1} more" if len(split) > 1 else "")
-                + f" between stages {stage} and {stage + 1}; state stays on one mesh, so move the cut"
+                + f" between stages {stage} and {stage + 1}; state stays on one mesh, so move"
+                f" the cut"
             )
     return found
 
@@ -77,15 +81,15 @@ class _Cutter:
     def nodes_of(self, stage: int) -> range:
         """Node indices of a stage."""
         segments = self.phase.segments
-        return range(
-            segments[self.edges[stage]].start, segments[self.edges[stage + 1] - 1].stop
-        )
+        return range(segments[self.edges[stage]].start, segments[self.edges[stage + 1] - 1].stop)
 
     def partition(self) -> Partition:
         starts = [self.nodes_of(s).start for s in range(1, self.num_stages)]
         crossing = [crossing_values(self.graph, self.last_reader, p) for p in starts]
         stages = tuple(self._stage(s, crossing) for s in range(self.num_stages))
-        ids = {v for values in crossing for v in values} | {o for o in self.outputs if o is not None}
+        ids = {v for values in crossing for v in values} | {
+            o for o in self.outputs if o is not None
+        }
         return Partition(
             traced=self.traced,
             stages=stages,
@@ -108,8 +112,7 @@ class _Cutter:
 
     def _aval(self, value: int) -> jax.ShapeDtypeStruct:
         if value in self.through:
-            aval = self.through[value].aval
-            return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+            return _jax.aval_of(self.through[value])
         return self.graph.avals[value]
 
     def _homes(self) -> dict[int, int]:

@@ -26,7 +26,10 @@ def conv(w, x):
     ("fn", "args"),
     [
         (lambda w, x: x @ w, (WEIGHTS, INPUT)),
-        (lambda w, x: jnp.einsum("bij,bkj->bik", x, w), (zoo.normal(4, 8, 16), zoo.normal(4, 6, 16))),
+        (
+            lambda w, x: jnp.einsum("bij,bkj->bik", x, w),
+            (zoo.normal(4, 8, 16), zoo.normal(4, 6, 16)),
+        ),
         (conv, (zoo.normal(8, 4, 3, 3), zoo.normal(2, 4, 16, 16))),
     ],
 )

@@ -110,14 +110,18 @@ def test_phases_keep_only_the_boundaries_that_both_have():
     assert chain(trace(three, *args)).num_segments == 3
     found = chain(Workload({"a": trace(three, *args), "b": trace(fused, *args)}))
     assert found.num_segments == 2
-    assert [p.segments[0].resident for p in found.phases][0] == found.phases[1].segments[0].resident
+    first, second = (p.segments[0].resident for p in found.phases)
+    assert first == second
 
 
 def test_the_fingerprint_knows_the_model_and_not_its_values():
     specimen = zoo.plain()
     first = chain_of(specimen).fingerprint()
     other = jax.tree.map(lambda a: a + 1, specimen.args[0])
-    assert first == chain_of(dataclasses.replace(specimen, args=(other, *specimen.args[1:]))).fingerprint()
+    assert (
+        first
+        == chain_of(dataclasses.replace(specimen, args=(other, *specimen.args[1:]))).fingerprint()
+    )
     longer = specimen.args[2][:4]
     args = (*specimen.args[:2], longer, specimen.args[3])
     assert first != chain_of(dataclasses.replace(specimen, args=args)).fingerprint()
@@ -152,9 +156,15 @@ def test_eighty_layers_of_llama_70b_from_shapes():
 
     width, kv, mlp, vocab = 8192, 1024, 28672, 128256
     layer = {
-        "q": sds(width, width), "k": sds(width, kv), "v": sds(width, kv), "o": sds(width, width),
-        "gate": sds(width, mlp), "up": sds(width, mlp), "down": sds(mlp, width), "norms": sds(2, width),
-    }  # fmt: skip
+        "q": sds(width, width),
+        "k": sds(width, kv),
+        "v": sds(width, kv),
+        "o": sds(width, width),
+        "gate": sds(width, mlp),
+        "up": sds(width, mlp),
+        "down": sds(mlp, width),
+        "norms": sds(2, width),
+    }
 
     def norm(x, scale):
         return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-5) * scale

@@ -62,7 +62,9 @@ def test_grouping_calls_are_opened_with_fresh_variables_and_their_scopes():
     args = (np.eye(3, dtype=np.float32), zoo.normal(2, 3))
     traced = trace(model, *args)
     names = primitives(traced.jaxpr)
-    assert not {"jit", "pjit", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"} & {*names}
+    assert not {"jit", "pjit", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint"} & {
+        *names
+    }
     written = [v for eqn in traced.jaxpr.jaxpr.eqns for v in eqn.outvars]
     assert len(written) == len(set(written))
     scopes = {eqn.primitive.name: str(eqn.source_info.name_stack) for eqn in traced.jaxpr.eqns}
@@ -114,7 +116,10 @@ def identity(params, state):
     ("call", "says"),
     [
         (lambda: trace(identity, 1.0, 2.0, resident=(3,)), "2 positional arguments.*no argument 3"),
-        (lambda: trace(identity, 1.0, 2.0, carried={0: 1}), "argument 0 .* both resident and carried"),
+        (
+            lambda: trace(identity, 1.0, 2.0, carried={0: 1}),
+            "argument 0 .* both resident and carried",
+        ),
         (lambda: trace(identity, 1.0, 2.0, carried={1: 4}), r"carried=\{1: 4\}.*returns 2 values"),
         (
             lambda: trace(lambda p, s: s[:1], 1.0, np.ones(3, np.float32), carried={1: 0}),
@@ -143,5 +148,7 @@ def test_refusals_name_the_thing(call, says):
 
 def test_an_nnx_module_that_was_split_traces_from_abstract_state():
     graphdef, state = nnx.split(nnx.eval_shape(lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0))))
-    traced = trace(lambda s, x: nnx.merge(graphdef, s)(x), state, jax.ShapeDtypeStruct((2, 3), "float32"))
+    traced = trace(
+        lambda s, x: nnx.merge(graphdef, s)(x), state, jax.ShapeDtypeStruct((2, 3), "float32")
+    )
     assert {a.aval.shape for a in traced.arguments} == {(3, 4), (4,), (2, 3)}
