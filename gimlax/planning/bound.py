@@ -1,10 +1,11 @@
 """A value that no plan can beat, from an argument that never looks at a plan.
 
 If segments could be dealt to meshes one by one, in any order and even in fractions, without
-transfers, no layout would be better than that. For latency each segment goes where it is fastest as
-far as memory allows; for throughput work is spread until the busiest mesh or shared host is as idle
-as possible. Both are linear programmes, and only their prices are used: with prices y of a second on
-each resource (summing to 1) and z of a byte in each memory, any layout's value is at least
+transfers, no layout would be better than that. For latency each segment goes where it is fastest
+as far as memory allows; for throughput work is spread until the busiest mesh or shared host is as
+idle as possible. Both are linear programmes, and only their prices are used: with prices y of a
+second on each resource (summing to 1) and z of a byte in each memory, any layout's value is at
+least
 
     sum over segments of the least over meshes of (y . loads + z * bytes)  -  sum of z * capacity,
 
@@ -30,7 +31,7 @@ def lower_bound_s(costs: Costs, goal: str) -> float:
     problem = costs.problem
     loads = _loads(costs, goal)  # [resource, mesh, segment]
     dispatch = _dispatch_s(costs, goal)
-    bytes_ = _bytes_of_one(costs)
+    bytes_ = _needed_bytes(costs)
     pools, pool_of = np.unique(problem.pool, return_inverse=True)
     capacity = np.array([problem.capacity_bytes[problem.pool == p].max() for p in pools])
     scale = max(float(bytes_.sum()), 1.0)
@@ -61,13 +62,14 @@ def _dispatch_s(costs: Costs, goal: str) -> Array:
     return np.concatenate([np.eye(num_meshes) * costs.dispatch_s, costs.shared_dispatch_s])
 
 
-def _bytes_of_one(costs: Costs) -> Array:
-    """Bytes that a segment needs wherever it is and that no other one needs too. [segment]"""
-    n = costs.problem.num_segments
-    result = np.zeros(n)
+def _needed_bytes(costs: Costs) -> Array:
+    """Bytes that a mesh needs for each segment that it holds, each piece once. [segment]
+
+    What several segments use is needed wherever the first of them is, so it is told there.
+    """
+    result = np.zeros(costs.problem.num_segments)
     for piece in costs.pieces:
-        if len(piece.users) == 1:
-            result[piece.users[0]] += piece.num_bytes
+        result[piece.users[0]] += piece.num_bytes
     return result
 
 

@@ -1,10 +1,10 @@
 """What stages and transfers cost on a cluster: a roofline per segment, memory per stage.
 
-A segment takes the longer of its FLOPs over the peak of their dtype and its bytes over the memory's
-bandwidth; a stage is the sum of its segments and one dispatch; a transfer is the latency of its link
-and its bytes over the bandwidth. Streamed inputs and outputs travel between host and mesh for free.
-A mesh runs a stage as one of its devices does: without shardings more devices add nothing.
-Chosen over measuring, because a plan needs no device; measured figures can replace these.
+A segment takes the longer of its FLOPs over the peak of their dtype and its bytes over the
+memory's bandwidth; a stage is the sum of its segments and one dispatch; a transfer is the latency
+of its link and its bytes over the bandwidth. Streamed inputs and outputs travel between host and
+mesh for free. A mesh runs a stage as one of its devices does: without shardings more devices add
+nothing. Chosen over measuring, because a plan needs no device; measured figures can replace these.
 """
 
 from dataclasses import dataclass
@@ -90,7 +90,10 @@ def costs(chain: Chain, cluster: Cluster) -> Costs:
     boundary_bytes[:, 1:n] = [[s.boundary_bytes for s in row[:-1]] for row in segments]
     compute_s = np.array(
         [
-            [[sum(f / kind.peak(dtype) for dtype, f in s.flops if f) for s in row] for kind in kinds]
+            [
+                [sum(f / kind.peak(dtype) for dtype, f in s.flops if f) for s in row]
+                for kind in kinds
+            ]
             for row in segments
         ],
         float,

@@ -79,14 +79,12 @@ def _too_much_together(
                 f"{show_bytes(capacity)}: {show_bytes(needed - capacity)} are missing"
             )
     return PlanError(
-        f"the model fits nowhere: each stage fits alone, but {'; '.join(over) or 'not all together'}; "
-        "use more or larger meshes, or lower batch, context or precision"
+        f"the model fits nowhere: each stage fits alone, but {'; '.join(over) or 'not all at once'}"
+        "; use more or larger meshes, or lower batch, context or precision"
     )
 
 
-def _not_joined(
-    chain: Chain, cluster: Cluster, problem: Problem, request: Request
-) -> PlanError:
+def _not_joined(chain: Chain, cluster: Cluster, problem: Problem, request: Request) -> PlanError:
     names = [mesh.name for mesh in cluster.meshes]
     legal = sum(not chain.splits(b) for b in range(1, chain.num_segments))
     num_stages = request.num_stages or 1
@@ -108,6 +106,6 @@ def _not_joined(
             f"{names[a]!r} -> {names[b]!r}; add it, or order the meshes differently"
         )
     return PlanError(
-        f"no {num_stages} of the {len(names)} meshes are joined by links in a row; add links to the "
-        "cluster, or ask for fewer stages"
+        f"no {num_stages} of the {len(names)} meshes are joined by links in a row; add links to "
+        "the cluster, or ask for fewer stages"
     )

@@ -127,9 +127,7 @@ class _Rules:
     to_go: Array  # [bound, state, boundary]
 
     @classmethod
-    def of(
-        cls, dimensions: Sequence[Dimension], bounds: Sequence[tuple[Array, Array]]
-    ) -> "_Rules":
+    def of(cls, dimensions: Sequence[Dimension], bounds: Sequence[tuple[Array, Array]]) -> "_Rules":
         limits = {d.counts_to: d.limit for d in dimensions}
         sums = [index for index, d in enumerate(dimensions) if not d.largest]
         weights = np.zeros((len(dimensions), len(bounds)))
@@ -148,14 +146,15 @@ class _Rules:
 
     def can_end(self, values: Array, state: int, boundary: int) -> np.ndarray:
         """Which labels [label, dim] could be completed as far as the bounds can tell."""
-        return (values @ self.weights + self.to_go[:, state, boundary] <= 1 + 1e-9).all(axis=1)
+        cost = values @ self.weights + self.to_go[:, state, boundary]
+        return np.all(cost <= 1 + 1e-9, axis=1)
 
     def grown(self, values: Array, by: Array) -> tuple[Array, np.ndarray]:
         """Grown labels [label, dim], and which of them keep all limits."""
         values = np.where(self.largest, np.maximum(values, by), values + by)
         scale = np.where(self.quantum > 0, self.quantum, 1.0)
         values = np.where(self.quantum > 0, np.rint(values / scale) * scale, values)
-        return values, (values @ self.counts <= self.limits).all(axis=1)
+        return values, np.all(values @ self.counts <= self.limits, axis=1)
 
 
 def _entries(
@@ -236,7 +235,7 @@ def front(values: Array) -> np.ndarray:
     if values.shape[0] < 2:
         return np.arange(values.shape[0])
     if values.shape[1] == 1:
-        return values[:, 0].argmin(keepdims=True)
+        return np.array([values[:, 0].argmin()])
     order = np.lexsort(values.T[::-1])  # by the first dimension, then the second, ...
     if values.shape[1] == 2:
         second = values[order, 1]

@@ -81,7 +81,8 @@ class Layout:
         after = {hop.source: hop.target for hop in self.hops}
         if len(after) != len(self.hops):
             raise PlanError(
-                f"layout: {len(self.hops)} hops lead along several routes; this needs a layout with one"
+                f"layout: {len(self.hops)} hops lead along several routes, and this "
+                "needs a layout with one; plan without replicas"
             )
         stages: list[Holding] = []
         at = after[OUTSIDE]

@@ -46,8 +46,8 @@ def free_orders(problem: Problem, num_stages: int | None) -> tuple[State, ...]:
         PlanError: if there are too many different meshes for an exact search.
     """
     twin_before = _twins(problem)
-    reaches = np.isfinite(problem.transfer_s).any(axis=2)  # [source, target]
-    runs = np.isfinite(problem.stage_s).any(axis=(1, 2))
+    reaches = np.any(np.isfinite(problem.transfer_s), axis=2)  # [source, target]
+    runs = np.any(np.isfinite(problem.stage_s), axis=(1, 2))
     most = min(problem.num_meshes, problem.num_segments, num_stages or problem.num_meshes)
     states: list[State] = []
     level: dict[tuple[int, int], int] = {}  # (used meshes as bits, last mesh) -> state

@@ -75,7 +75,11 @@ def added_bytes(found: tuple[Piece, ...], num_segments: int) -> Array:
 
 
 def shared_bytes(found: tuple[Piece, ...], num_segments: int) -> list[Array]:
-    """For each set of segments that share pieces, their bytes where a stage uses any. [first, stop]"""
+    """For each set of segments that share pieces, their bytes where a stage uses any of them.
+
+    Returns:
+        [first, stop] each.
+    """
     by_users: dict[tuple[int, ...], int] = defaultdict(int)
     for piece in found:
         if _counts_once(piece):

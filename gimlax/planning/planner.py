@@ -1,6 +1,7 @@
 """From a workload and a cluster to a plan: figures, search, bound.
 
-Everything comes from shapes: no weights and no device are needed. If one mesh wins, that is the plan.
+Everything comes from shapes: no weights and no device are needed. If one mesh wins, that is the
+plan.
 """
 
 from collections.abc import Sequence

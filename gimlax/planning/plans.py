@@ -121,7 +121,9 @@ class Plan:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise PlanError(f"plan {str(path)!r} cannot be read: {error}; give a saved plan") from error
+            raise PlanError(
+                f"plan {str(path)!r} cannot be read: {error}; give a saved plan"
+            ) from error
         return cls.from_json(text, name=f"plan {str(path)!r}")
 
 
@@ -145,7 +147,9 @@ def _mistakes(plan: Plan) -> list[str]:
         if sorted(stage.holding for stage in phase.stages) != list(range(num)):
             wrong.append(f"phase {phase.name!r} does not predict each of its {num} stages once")
         if sorted(transfer.hop for transfer in phase.transfers) != inner:
-            wrong.append(f"phase {phase.name!r} does not predict each of its {len(inner)} hops once")
+            wrong.append(
+                f"phase {phase.name!r} does not predict each of its {len(inner)} hops once"
+            )
         wrong += [
             f"phase {phase.name!r} says that {stage.binds!r} binds holding {stage.holding}"
             for stage in phase.stages

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 BINDS = ("compute", "memory", "overhead")
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePrediction:
     """One call of a holding's stage: `seconds` is segment by segment the longer of compute and

@@ -35,7 +35,7 @@ def path_within(
     problem: Problem,
     states: tuple[State, ...],
     dimensions: Sequence[Dimension],
-    weights: Array | None = None,
+    start: Array | None = None,
 ) -> Answer:
     """A path that keeps all limits.
 
@@ -43,7 +43,7 @@ def path_within(
         problem: forbids stages and hand-overs by `inf`.
         states: in which order meshes may follow each other.
         dimensions: what is limited.
-        weights: weights of an earlier, similar question, to start from.
+        start: weights of an earlier, similar question.
     """
     sums = [d for d in dimensions if not d.largest]
     shares = [
@@ -53,8 +53,9 @@ def path_within(
         )
         for d in sums
     ]
-    if weights is None or weights.size != len(sums):
-        weights = np.full(len(sums), 1 / len(sums))
+    weights: Array = np.full(len(sums), 1 / len(sums))
+    if start is not None and start.size == len(sums):
+        weights = start
     best, best_cost, latest = weights, -np.inf, weights
     for round_ in range(_ROUNDS):
         latest = weights
@@ -81,9 +82,7 @@ def path_within(
     return Answer(path=path, weights=best)
 
 
-def keeps_limits(
-    states: tuple[State, ...], dimensions: Sequence[Dimension], path: Path
-) -> bool:
+def keeps_limits(states: tuple[State, ...], dimensions: Sequence[Dimension], path: Path) -> bool:
     """Whether a path stays within the limits of all dimensions."""
     used: dict[str, float] = {}
     for d in dimensions:

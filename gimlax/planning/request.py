@@ -93,7 +93,9 @@ def _checked_cuts(chain: Chain, cuts: int | Sequence[int] | None) -> int | tuple
             else f"cut {wrong[0]!r}: the model is a single segment and cannot be cut"
         )
     if list(found) != sorted(set(found)):
-        raise PlanError(f"cuts {found} are not in ascending order; give each boundary once, in order")
+        raise PlanError(
+            f"cuts {found} are not in ascending order; give each boundary once, in order"
+        )
     for b in found:
         split = chain.splits(b)
         if split:

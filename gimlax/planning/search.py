@@ -183,8 +183,7 @@ def _load_dimensions(problem: Problem, meshes: Sequence[int] | None) -> list[Dim
     """The loads that add up over several stages; all others are limited stage by stage."""
     no_hop = np.zeros_like(problem.transfer_s)
     loads: list[tuple[Array, Array]] = [
-        (np.where(np.isfinite(problem.stage_s), shared, 0.0), no_hop)
-        for shared in problem.shared_s
+        (np.where(np.isfinite(problem.stage_s), shared, 0.0), no_hop) for shared in problem.shared_s
     ]
     for mesh in _repeated(meshes or ()):
         stage = np.zeros_like(problem.stage_s)
@@ -201,7 +200,8 @@ def _load_dimensions(problem: Problem, meshes: Sequence[int] | None) -> list[Dim
         Dimension(stage=stage, hop=hop, counts_to=name)
         for index, (name, (stage, hop)) in enumerate(zip(names, loads, strict=True))
         if not any(
-            (stage <= other).all() and (hop <= other_hop).all()
+            (stage <= other).all()
+            and (hop <= other_hop).all()
             # Of two equal loads the first is kept.
             and (k < index or not ((stage == other).all() and (hop == other_hop).all()))
             for k, (other, other_hop) in enumerate(loads)

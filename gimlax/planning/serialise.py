@@ -19,7 +19,9 @@ _MOST_SHOWN = 10
 
 def to_json(record: Any, version: int) -> str:
     """The record as stable JSON: keys in the order of the fields, the schema version first."""
-    return json.dumps({"schema_version": version, **_plain(record)}, indent=1, allow_nan=False) + "\n"
+    return (
+        json.dumps({"schema_version": version, **_plain(record)}, indent=1, allow_nan=False) + "\n"
+    )
 
 
 def from_json(kind: type[Any], text: str, version: int, what: str) -> Any:
@@ -128,7 +130,12 @@ def _value(hint: Any, data: Any, where: str, mistakes: list[str]) -> Any:
         return float(data)
     if type(data) is hint and (hint is not float):
         return data
-    names = {str: "a string", int: "a whole number", float: "a finite number", bool: "true or false"}
+    names = {
+        str: "a string",
+        int: "a whole number",
+        float: "a finite number",
+        bool: "true or false",
+    }
     mistakes.append(f"{where} is {_shown(data)}, not {names[hint]}")
     return None
 
@@ -143,7 +150,9 @@ def _finite(number: int | float) -> bool:
 def _shown(data: Any) -> str:
     if isinstance(data, dict | list):
         return f"{'an object' if isinstance(data, dict) else 'a list'} of {len(data)}"
-    return _clipped(repr(data)) if not isinstance(data, int) or abs(data) < 1e15 else "a huge number"
+    return (
+        _clipped(repr(data)) if not isinstance(data, int) or abs(data) < 1e15 else "a huge number"
+    )
 
 
 def _clipped(text: str) -> str:

@@ -54,7 +54,8 @@ def explained(plan: "Plan") -> str:
                 f"({show_flops(stage.flops)}, {show_bytes(stage.bytes_accessed)} accessed)"
             )
         sent = [
-            f"{phase.name} sends {show_bytes(t.num_bytes)} to {t.target!r} in {show_seconds(t.seconds)}"
+            f"{phase.name} sends {show_bytes(t.num_bytes)} to {t.target!r} "
+            f"in {show_seconds(t.seconds)}"
             for phase in plan.phases
             for t in phase.transfers
             if plan.layout.hops[t.hop].source == index and t.num_bytes

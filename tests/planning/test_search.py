@@ -1,6 +1,5 @@
 """The search finds what brute force finds, keeps every limit, and skips what cannot differ."""
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,7 +43,9 @@ def test_given_cuts_are_kept(problem, goal, data):
 
 
 @settings(max_examples=600)
-@given(problem=problems(most_segments=6, most_meshes=3), goal=st.sampled_from(GOALS), data=st.data())
+@given(
+    problem=problems(most_segments=6, most_meshes=3), goal=st.sampled_from(GOALS), data=st.data()
+)
 def test_a_sequence_of_meshes_that_repeat_is_as_good_as_brute_force(problem, goal, data):
     mesh = st.integers(0, problem.num_meshes - 1)
     meshes = tuple(data.draw(st.lists(mesh, min_size=1, max_size=min(5, problem.num_segments))))

@@ -1,0 +1,78 @@
+"""Plans a language model for the hardware of a cluster file: no weights, no devices.
+
+python scripts/plan.py --model=llama3-70b --cluster=cluster.toml --objective=throughput
+"""
+
+from pathlib import Path
+
+import console
+import jax
+from absl import flags
+
+import gimlax as gx
+from gimlax import models
+
+MODELS = {"smollm2-135m": models.SMOLLM2_135M, "llama3-70b": models.LLAMA3_70B}
+
+MODEL = flags.DEFINE_enum("model", "smollm2-135m", sorted(MODELS), "what to plan")
+CLUSTER = flags.DEFINE_string("cluster", None, "TOML file with meshes and links", required=True)
+OBJECTIVE = flags.DEFINE_enum("objective", "latency", ["latency", "throughput"], "what to plan for")
+PROMPT_TOKENS = flags.DEFINE_integer("prompt_tokens", 512, "length of a prompt", lower_bound=1)
+NEW_TOKENS = flags.DEFINE_integer("new_tokens", 64, "decoded tokens a request", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch", 1, "sequences in one pass", lower_bound=1)
+CONTEXT = flags.DEFINE_integer("context", 2048, "positions of the cache", lower_bound=1)
+DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "of weights and arithmetic")
+STAGES = flags.DEFINE_integer("stages", None, "number of stages; the planner says where to cut")
+CUTS = flags.DEFINE_list("cuts", None, "segments before which to cut, as in 20,41")
+MESHES = flags.DEFINE_list("meshes", None, "mesh of each stage; by default the planner chooses")
+JSON = flags.DEFINE_string("json", None, "write the plan here")
+flags.register_validator(
+    "cuts",
+    lambda cuts: all(cut.strip().isdecimal() for cut in cuts or ()),
+    message="give numbers of segments, as in 20,41",
+)
+flags.mark_flags_as_mutual_exclusive(["stages", "cuts"])
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    cluster = gx.Cluster.load(CLUSTER.value)
+    chosen = gx.plan(
+        workload(),
+        cluster,
+        objective=gx.Objective(goal=OBJECTIVE.value),
+        cuts=STAGES.value or (CUTS.value and [int(cut) for cut in CUTS.value]),
+        meshes=MESHES.value,
+    )
+    print(chosen)
+    print()
+    print(chosen.explain())
+    if JSON.value:
+        chosen.save(Path(JSON.value))
+        print(f"\nwritten to {JSON.value}")
+
+
+def workload() -> gx.Workload:
+    """Prefill and decode of the model, from shapes."""
+    if PROMPT_TOKENS.value + NEW_TOKENS.value > CONTEXT.value:
+        raise gx.SpecError(
+            f"a prompt of {PROMPT_TOKENS.value} and {NEW_TOKENS.value} new tokens do not fit the "
+            f"context of {CONTEXT.value}; raise --context or shorten them"
+        )
+    config = MODELS[MODEL.value].with_dtype(DTYPE.value)
+    params = models.abstract_params(config)
+    cache = models.abstract_cache(config, BATCH.value, CONTEXT.value)
+    position = jax.ShapeDtypeStruct((), "int32")
+    prompt = jax.ShapeDtypeStruct((BATCH.value, PROMPT_TOKENS.value), "int32")
+    token = jax.ShapeDtypeStruct((BATCH.value, 1), "int32")
+    apply = models.llama_apply(config)
+    roles = {"resident": (0,), "carried": {1: 1}}
+    prefill = gx.trace(apply, params, cache, prompt, position, position, **roles)
+    decode = gx.trace(apply, params, cache, token, position, **roles)
+    return gx.Workload(
+        {"prefill": prefill, "decode": decode}, calls={"prefill": 1, "decode": NEW_TOKENS.value}
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,259 @@
+"""A plan says what it chose, refuses what cannot be, and survives JSON."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from gimlax.devices import Cluster
+from gimlax.errors import PlanError, SpecError
+from gimlax.graph import chain, trace
+from gimlax.planning import Holding, Hop, Layout, Objective, Plan, check_plan, plan
+from gimlax.planning.cost import costs
+from tests.planning.cases import cluster_of, kind, two_phases
+
+CHAIN = chain(two_phases())
+TWO = cluster_of([kind("a"), kind("b")])
+TOTAL_BYTES = costs(CHAIN, TWO).problem.stage_bytes()[0, -1]
+
+
+def model_with_state_across_a_cut():
+    """A counter that the first and the last layer use."""
+
+    def apply(params, count, x):
+        for w in params:
+            x = jax.nn.silu(x @ w)
+            count = count + x.sum()
+        return x, count
+
+    shape = jax.ShapeDtypeStruct((32, 32), np.float32)
+    counter = jax.ShapeDtypeStruct((4,), np.float32)
+    return chain(trace(apply, [shape] * 3, {"count": counter}["count"], shape, carried={1: 1}))
+
+
+def test_one_mesh_is_the_plan_where_transfers_would_only_cost():
+    best = plan(CHAIN, TWO)
+    assert best.layout.route() == ((), ("a",))
+    assert best.gap == pytest.approx(0, abs=1e-9)
+
+
+def test_a_shared_host_gains_nothing_by_two_stages_and_two_machines_do():
+    kinds = [kind("a"), kind("b")]
+    goal = Objective(goal="throughput")
+    # Arithmetic slow enough that a transfer and a dispatch are small beside it.
+    kinds = [kind("a", flops_per_s=1e9), kind("b", flops_per_s=1e9)]
+    shared = cluster_of(kinds, hosts=["h", "h"], shares=("compute", "memory"))
+    alone = plan(CHAIN, shared, objective=goal)
+    assert alone.layout.route().meshes == ("a",)
+    both = plan(CHAIN, cluster_of(kinds), objective=goal)
+    assert sorted(both.layout.route().meshes) == ["a", "b"]
+    assert both.value_s < 0.8 * alone.value_s
+
+
+def test_latency_uses_a_second_mesh_where_each_is_good_at_other_segments():
+    memory = kind("memory", flops_per_s=1e9, bytes_per_s=1e13, memory_bytes=TOTAL_BYTES / 2)
+    both = plan(CHAIN, cluster_of([memory, kind("compute", flops_per_s=1e13)]))
+    assert "compute" in both.mesh_names
+    assert both.bound_s <= both.value_s
+
+
+@pytest.mark.parametrize("goal", ["latency", "throughput"])
+def test_predictions_add_up_to_the_value(goal):
+    chosen = plan(CHAIN, TWO, objective=Objective(goal=goal), meshes=("a", "b", "a"))
+    calls = {phase.name: phase.calls for phase in chosen.phases}
+    assert calls == {"prefill": 1, "decode": 10}
+    if goal == "latency":
+        value_s = sum(phase.calls * phase.seconds for phase in chosen.phases)
+    else:
+        stages = [h.mesh for h in chosen.layout.holdings]
+        loads = {"a": 0.0, "b": 0.0}
+        for phase in chosen.phases:
+            for stage in phase.stages:
+                loads[stages[stage.holding]] += phase.calls * stage.seconds
+        assert {m.mesh: m.load_s for m in chosen.meshes} == pytest.approx(loads)
+        value_s = max(loads.values())
+    assert chosen.value_s == pytest.approx(value_s)
+
+
+def test_the_plan_prints_and_explains_each_stage():
+    chosen = plan(CHAIN, TWO, cuts=(3,), meshes=("b", "a"))
+    text = str(chosen)
+    first, last = CHAIN.names[2], CHAIN.names[3]
+    assert re.search(rf"0 +\| b +\| .* \.\. {re.escape(first)} ", text)
+    assert re.search(rf"1 +\| a +\| {re.escape(last)} \.\. ", text)
+    assert "prefill" in text and "decode" in text and "transfers" in text
+    assert "above the best possible" in text
+    lines = chosen.explain().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("stage 0 on 'b'") and "binds" in lines[0] and "to 'a'" in lines[0]
+
+
+def test_a_plan_survives_json_and_files(tmp_path):
+    chosen = plan(CHAIN, TWO, meshes=("a", "b", "a"))
+    assert Plan.from_json(chosen.to_json()) == chosen
+    chosen.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == chosen
+    assert plan(CHAIN, TWO, meshes=("a", "b", "a")).to_json() == chosen.to_json()
+    check_plan(chosen, CHAIN, TWO)
+
+
+def test_a_plan_for_another_model_or_cluster_says_what_differs():
+    chosen = plan(CHAIN, TWO, meshes=("a", "b"))
+    with pytest.raises(PlanError, match=r"another model: it has phases \['prefill', 'decode'\]"):
+        check_plan(chosen, model_with_state_across_a_cut())
+    other = cluster_of([kind("a"), kind("c")])
+    with pytest.raises(PlanError, match="another cluster: mesh 'b' is not in this one"):
+        check_plan(chosen, CHAIN, other)
+    faster = cluster_of([kind("a"), kind("b", flops_per_s=9e12)])
+    with pytest.raises(PlanError, match="another cluster: .*device figures differ"):
+        check_plan(chosen, CHAIN, faster)
+    with pytest.raises(PlanError, match="mesh 'c' is not used by the plan, which has 'a', 'b'"):
+        chosen.spec("c")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"cuts": (99,)}, r"cut 99 is out of range: the model has \d+ segments"),
+        ({"cuts": (0,)}, "cut 0 is out of range"),
+        ({"cuts": (3, 2)}, r"cuts \(3, 2\) are not in ascending order"),
+        ({"cuts": (2, 2)}, r"cuts \(2, 2\) are not in ascending order"),
+        ({"cuts": (1.5,)}, "cut 1.5 is out of range"),
+        ({"cuts": 0}, "cuts is 0, which is no number of stages"),
+        ({"cuts": 3}, "3 stages are asked for, but the cluster has 2 meshes"),
+        ({"cuts": 3, "meshes": ("a", "b")}, "cuts ask for 3 stages, but meshes names 2"),
+        ({"cuts": (1,), "meshes": ("a",)}, "cuts ask for 2 stages, but meshes names 1"),
+        ({"meshes": ("a", "z")}, "meshes names 'z', but the cluster has 'a', 'b'"),
+        ({"meshes": "a"}, "meshes is the string 'a'"),
+        ({"meshes": ()}, "meshes is empty"),
+        ({"meshes": ("a",) * 99}, "99 stages are asked for, but the model has"),
+    ],
+)
+def test_wishes_that_cannot_be(wishes, message):
+    with pytest.raises(PlanError, match=message):
+        plan(CHAIN, TWO, **wishes)
+
+
+def test_a_cut_that_splits_carried_state_names_its_leaf():
+    with pytest.raises(PlanError, match=r"cut 1, .* splits carried 'count'.* no cut is legal"):
+        plan(model_with_state_across_a_cut(), TWO, cuts=(1,))
+    with pytest.raises(PlanError, match=r"2 stages are asked for, but only 0 of the model's"):
+        plan(model_with_state_across_a_cut(), TWO, cuts=2)
+
+
+def test_a_model_that_fits_nowhere_says_how_much_is_missing():
+    small = cluster_of([kind(name, memory_bytes=TOTAL_BYTES / 5) for name in "ab"])
+    with pytest.raises(PlanError, match=r"fits nowhere: it needs .* largest mesh 'a' .* missing"):
+        plan(CHAIN, small)
+
+
+def test_a_stage_that_does_not_fit_names_stage_mesh_and_bytes():
+    small = cluster_of([kind("a"), kind("b", memory_bytes=TOTAL_BYTES / 5)])
+    pattern = r"stage 1 \(segments '.*' \.\. '.*'\) needs .* on mesh 'b', which has .* missing"
+    with pytest.raises(PlanError, match=pattern):
+        plan(CHAIN, small, cuts=(1,), meshes=("a", "b"))
+    assert plan(CHAIN, small).mesh_names == ("a",)
+
+
+def test_stages_that_fit_alone_but_not_together_are_told_together():
+    shared = cluster_of(
+        [kind(name, memory_bytes=TOTAL_BYTES * 0.8) for name in "ab"],
+        hosts=["h", "h"],
+        shares=("memory",),
+    )
+    with pytest.raises(PlanError, match=r"the stages on 'a' and 'b' need .* together, .* missing"):
+        plan(CHAIN, shared)
+
+
+def test_meshes_without_a_link_are_named():
+    one_way = cluster_of([kind("a"), kind("b")], links=[("a", "b")])
+    with pytest.raises(PlanError, match="mesh 'a' cannot be reached from 'b': .* no link"):
+        plan(CHAIN, one_way, meshes=("b", "a"))
+    apart = cluster_of([kind("a"), kind("b")], links=[])
+    with pytest.raises(PlanError, match="no 2 of the 2 meshes are joined by links"):
+        plan(CHAIN, apart, cuts=2)
+
+
+def test_a_cluster_without_meshes_and_an_unknown_goal():
+    with pytest.raises(SpecError, match="goal is 'speed'; give one of 'latency', 'throughput'"):
+        Objective(goal="speed")
+    with pytest.raises((PlanError, SpecError), match="no mesh"):
+        plan(CHAIN, Cluster(meshes=(), kinds=()))
+
+
+def test_a_pipeline_has_one_route_and_replicas_have_several():
+    pipeline = Layout.pipeline((2,), ("a", "b"), 5)
+    assert pipeline.route() == ((2,), ("a", "b"))
+    replicas = Layout(
+        holdings=tuple(Holding(mesh=m, first_segment=0, num_segments=5) for m in "ab"),
+        hops=tuple(
+            Hop(source=s, target=t, share=0.5) for k in (0, 1) for s, t in ((-1, k), (k, -1))
+        ),
+    )
+    with pytest.raises(PlanError, match="4 hops lead along several routes"):
+        replicas.route()
+
+
+@pytest.mark.parametrize(
+    ("holdings", "hops", "message"),
+    [
+        ([], [], "holds nothing"),
+        ([(0, 5)], [(-1, 0, 1.0)], "shares of 0 instead of 1 arrive at the end"),
+        ([(0, 5)], [(-1, 1, 1.0), (0, -1, 1.0)], "hop -1 -> 1 names a holding"),
+        ([(0, 3), (4, 1)], [(-1, 0, 1.0), (0, 1, 1.0), (1, -1, 1.0)], "from segment 3 to 4"),
+        ([(0, 5)], [(-1, 0, 1.0), (0, -1, 0.5)], "shares of 1 enter holding 0 and 0.5 leave it"),
+        ([(0, 0)], [(-1, 0, 1.0), (0, -1, 1.0)], "segments 0 to 0"),
+    ],
+)
+def test_a_layout_that_no_request_can_follow(holdings, hops, message):
+    with pytest.raises(PlanError, match=re.escape(message)):
+        Layout(
+            holdings=tuple(Holding(mesh="a", first_segment=f, num_segments=n) for f, n in holdings),
+            hops=tuple(Hop(source=s, target=t, share=x) for s, t, x in hops),
+        )
+
+
+def changed(**changes):
+    data = json.loads(plan(CHAIN, TWO, meshes=("a", "b")).to_json())
+    data.update(changes)
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "holds a list of 0 instead of an object"),
+        ("{}", "schema version None, and this gimlax reads 1"),
+        ('{"a": 1, "a": 2}', "key 'a' comes twice"),
+        ('{"schema_version": NaN}', "NaN is not a number"),
+        ('{"schema_version": 1}', "objective is missing; layout is missing"),
+        (changed(schema_version=2), "schema version 2"),
+        (changed(schema_version=True), "schema version True"),
+        (changed(extra=1), "extra is not known"),
+        (changed(value_s="fast"), "value_s is 'fast', not a finite number"),
+        (changed(value_s=-1.0), "value_s is negative"),
+        (changed(value_s=int("9" * 400)), "value_s is a huge number, not a finite number"),
+        (changed(segments="all"), "segments is 'all', not a list"),
+        (changed(segments=["one"]), "its layout ends at segment"),
+        (changed(specs=[]), "its specs are of []"),
+        (changed(phases=[]), "it has no phase"),
+        (changed(meshes=[{}]), "meshes[0].mesh is missing"),
+        (changed(objective={"goal": "speed"}), "goal is 'speed'"),
+        (changed(objective={"goal": None}), "objective.goal is None, not a string"),
+        (changed(layout={"holdings": [], "hops": []}), "it holds nothing"),
+        (changed(layout=7), "layout is 7, not an object"),
+    ],
+    ids=range(22),
+)
+def test_hostile_json_is_one_error(text, message):
+    with pytest.raises(PlanError, match=re.escape(message)):
+        Plan.from_json(text)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(PlanError, match="nowhere.json' cannot be read"):
+        Plan.load(tmp_path / "nowhere.json")
