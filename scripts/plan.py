@@ -4,6 +4,7 @@ python scripts/plan.py --model=llama3-70b --cluster=cluster.toml --objective=thr
 """
 
 from pathlib import Path
+from typing import cast
 
 import console
 import jax
@@ -11,6 +12,7 @@ from absl import flags
 
 import gimlax as gx
 from gimlax import models
+from gimlax.models.llama import DType
 
 MODELS = {"smollm2-135m": models.SMOLLM2_135M, "llama3-70b": models.LLAMA3_70B}
 
@@ -59,16 +61,15 @@ def workload() -> gx.Workload:
             f"a prompt of {PROMPT_TOKENS.value} and {NEW_TOKENS.value} new tokens do not fit the "
             f"context of {CONTEXT.value}; raise --context or shorten them"
         )
-    config = MODELS[MODEL.value].with_dtype(DTYPE.value)
+    config = MODELS[MODEL.value].with_dtype(cast(DType, DTYPE.value))
     params = models.abstract_params(config)
     cache = models.abstract_cache(config, BATCH.value, CONTEXT.value)
     position = jax.ShapeDtypeStruct((), "int32")
     prompt = jax.ShapeDtypeStruct((BATCH.value, PROMPT_TOKENS.value), "int32")
     token = jax.ShapeDtypeStruct((BATCH.value, 1), "int32")
     apply = models.llama_apply(config)
-    roles = {"resident": (0,), "carried": {1: 1}}
-    prefill = gx.trace(apply, params, cache, prompt, position, position, **roles)
-    decode = gx.trace(apply, params, cache, token, position, **roles)
+    prefill = gx.trace(apply, params, cache, prompt, position, position, carried={1: 1})
+    decode = gx.trace(apply, params, cache, token, position, carried={1: 1})
     return gx.Workload(
         {"prefill": prefill, "decode": decode}, calls={"prefill": 1, "decode": NEW_TOKENS.value}
     )

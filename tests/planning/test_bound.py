@@ -1,4 +1,4 @@
-"""The bound never lies above the best layout, whatever the cluster, and is tight where it can be."""
+"""The bound never lies above the best layout, and is tight where it can be."""
 
 import numpy as np
 import pytest

@@ -1,9 +1,15 @@
 """The search finds what brute force finds, keeps every limit, and skips what cannot differ."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gimlax.errors import PlanError
+from gimlax.planning.orders import free_orders
+from gimlax.planning.problem import Problem
 from gimlax.planning.search import search
 from tests.planning.random_problems import problems
 from tests.reference import best_layout_value, layout_value
@@ -50,3 +56,65 @@ def test_a_sequence_of_meshes_that_repeat_is_as_good_as_brute_force(problem, goa
     mesh = st.integers(0, problem.num_meshes - 1)
     meshes = tuple(data.draw(st.lists(mesh, min_size=1, max_size=min(5, problem.num_segments))))
     check(problem, goal, meshes=meshes)
+
+
+def uniform(num_segments, num_meshes, seconds_of_mesh):
+    """Equal segments without memory limits, and meshes that all reach each other."""
+    length = np.maximum(np.arange(num_segments + 1)[None] - np.arange(num_segments + 1)[:, None], 0)
+    stage_s = (
+        np.where(length > 0, length * 1.0, np.inf)[None] * np.array(seconds_of_mesh)[:, None, None]
+    )
+    hop_s = np.where(np.eye(num_meshes, dtype=bool), 0.0, 0.25)
+    return Problem(
+        stage_s=stage_s,
+        transfer_s=np.repeat(hop_s[:, :, None], num_segments + 1, axis=2),
+        shared_s=np.zeros((0, *stage_s.shape)),
+        added_bytes=length * 1.0,
+        largest_bytes=np.zeros((0, *length.shape)),
+        capacity_bytes=np.full(num_meshes, np.inf),
+        pool=np.arange(num_meshes),
+    )
+
+
+def test_equal_meshes_are_searched_in_one_order():
+    assert len(free_orders(uniform(30, 12, [1.0] * 12), None)) == 12
+    # Two kinds of three: a state per number used of each kind and kind of the last one.
+    assert len(free_orders(uniform(30, 6, [1.0, 2.0] * 3), None)) == 2 * 3 * 4
+
+
+def test_equal_meshes_share_equal_work_evenly():
+    found = search(uniform(160, 16, [1.0] * 16), "throughput")
+    assert found is not None
+    assert found.cuts == tuple(range(10, 160, 10))
+    assert found.value_s == 10
+
+
+def test_too_many_kinds_of_meshes_are_refused_before_the_search():
+    with pytest.raises(PlanError, match=r"20 meshes of so many kinds .* meshes=\(...\)"):
+        search(uniform(30, 20, [1.0 + k for k in range(20)]), "latency")
+
+
+def test_meshes_that_nothing_joins_are_never_combined():
+    problem = uniform(8, 3, [1.0, 2.0, 3.0])
+    apart = replace(problem, transfer_s=np.where(problem.transfer_s > 0, np.inf, 0.0))
+    assert len(free_orders(apart, None)) == 3
+    found = search(apart, "throughput")
+    assert found is not None and found.meshes == (0,)
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_a_model_of_162_segments_on_four_meshes_keeps_its_limits(goal):
+    problem = uniform(162, 4, [1.0, 1.3, 1.7, 2.9])
+    tight = replace(problem, capacity_bytes=np.full(4, 60.0))
+    found = search(tight, goal)
+    assert found is not None
+    assert layout_value(tight, goal, found.cuts, found.meshes) == pytest.approx(found.value_s)
+    speeds = (1.0, 1.3, 1.7, 2.9)
+    if goal == "latency":  # the fastest two are full, the third takes the rest
+        assert found.value_s == pytest.approx(60 * 1.0 + 60 * 1.3 + 42 * 1.7 + 2 * 0.25)
+    else:  # the least time in which all of them together get through
+        times = sorted({k * s for s in speeds for k in range(1, 162)})
+        enough = (
+            t for t in times if sum(min(60, t // s + (t % s > s - 1e-9)) for s in speeds) >= 162
+        )
+        assert found.value_s == pytest.approx(next(enough))
