@@ -98,9 +98,10 @@ class Pipeline:
             for handle in work.next_handles:
                 handle._wait = future.result
             self._live[job] = None
-            for cells in work.state:
+            for tree, cells in enumerate(work.state):
                 for stage, cell in enumerate(cells):
-                    if cell.arrays is None:
+                    # A stage that uses nothing of a state has no arrays to wait for.
+                    if cell.arrays is None and tree in work.phase.stages[stage].carried:
                         task = schedule.task_of_stage[stage]
                         job.missing[task] += 1
                         cell.waiters.append(lambda task=task: self._arrived(job, task))
