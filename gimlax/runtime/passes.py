@@ -92,7 +92,8 @@ class Pass:
             for handle in self.handles:
                 cells = handle._take()
                 self.state.append(cells)
-                filled_later = tuple([Cell() for _ in cells])
+                # A stage that owns nothing of this state has no arrays to wait for.
+                filled_later = tuple([Cell(() if cell.arrays == () else None) for cell in cells])
                 self.next_state.append(filled_later)
                 fresh.append(handle._next(filled_later))
         except BaseException:

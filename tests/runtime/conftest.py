@@ -54,6 +54,7 @@ def deploy(meshes):
             return Executables(None, deployment)
         return Executable(None, deployment, 0)
 
+    build.forget = opened.clear
     yield build
     for deployment in opened:
         deployment.close()

@@ -1,4 +1,5 @@
-"""From a plan to an executable: meshes are bound, stages compiled once, all under the user's names."""
+"""From a plan to an executable: meshes are bound, stages compiled once, all under the user's
+names."""
 
 import jax
 import numpy as np
