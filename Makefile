@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON ?=
 export PYTHON
 VENV := .venv
+DEMO_CUT ?= --cuts=31
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 
@@ -23,7 +24,7 @@ help:
 
 demo:
 	@tools/environment.sh $(VENV) text
-	@$(VENV)/bin/python scripts/generate.py --stages=2 --check $(DEMO_FLAGS)
+	@$(VENV)/bin/python scripts/generate.py $(DEMO_CUT) --check $(DEMO_FLAGS)
 
 test:
 	@tools/environment.sh $(VENV) text,test

@@ -61,8 +61,9 @@ def progress(title: str) -> Iterator[Callable[[float, float, str], None]]:
         bars.update(task, completed=1, total=1, description="")
 
 
-def keep_compilations() -> None:
-    """Lets later runs reuse what this one compiles."""
+def prepare_jax() -> None:
+    """Lets later runs reuse what this one compiles, and leaves only errors of JAX on the screen."""
+    jax.config.update("jax_logging_level", "ERROR")
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(root / "gimlax" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -34,7 +34,7 @@ flags.mark_flags_as_mutual_exclusive(["stages", "cuts"])
 
 def main(argv: list[str]) -> None:
     del argv
-    console.keep_compilations()
+    console.prepare_jax()
     file = models.read_gguf(MODEL.value or models.find_smollm2())
     dtype = cast(DType, DTYPE.value)
     config = models.llama_config(file, dtype=dtype)
