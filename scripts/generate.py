@@ -76,6 +76,8 @@ def main(argv: list[str]) -> None:
     with phases:
         with console.progress("placement"):
             runner = model.cut(phases, phases.place(params))
+        with console.progress("warm-up"):
+            serving.warm_up(runner)
         with phases.record() as recording:
             answers = [
                 answer(runner, request, tokenizer, prompt)

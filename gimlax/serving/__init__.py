@@ -10,7 +10,7 @@ from gimlax.serving.generate import (
     follow,
     generate,
 )
-from gimlax.serving.runner import Runner, StepRunner, chunk_length
+from gimlax.serving.runner import Runner, StepRunner, chunk_length, warm_up
 from gimlax.serving.sampling import Sampling, sample
 from gimlax.serving.summary import Summary
 from gimlax.serving.text import TextModel
@@ -37,4 +37,5 @@ __all__ = [
     "moved_bytes",
     "sample",
     "shares",
+    "warm_up",
 ]

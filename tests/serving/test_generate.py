@@ -17,6 +17,7 @@ from gimlax.serving import (
     chunk_length,
     follow,
     generate,
+    warm_up,
 )
 from tests.serving.fakes import FakeRunner
 
@@ -110,6 +111,12 @@ def test_statistics_come_from_the_clock_that_was_given():
 def test_statistics_of_a_single_token_have_no_decode():
     token = Token(id=1, position=1, elapsed_s=0.5, finish=Finish.LENGTH)
     assert Statistics.of(Request(prompt=(1,)), [token]).decode_tokens_per_s == 0.0
+
+
+@pytest.mark.parametrize("runner", [FakeRunner(), FakeRunner(context=1, chunk=1)])
+def test_warming_up_runs_each_kind_of_pass_once(runner):
+    warm_up(runner)
+    assert (runner.num_prefills, runner.num_decodes) == (1, 1)
 
 
 @pytest.mark.parametrize(
