@@ -205,6 +205,11 @@ def load_tokenizer(source: str | os.PathLike[str] | Gguf) -> Tokenizer:
             f"'{gguf.path}': its vocabulary has {len(tokens)} tokens, {len(ids)} of them "
             "different; each must occur once"
         )
+    embed = gguf.tensors.get("token_embd.weight")
+    if embed is not None and embed.shape[0] < len(tokens):
+        raise SpecError(
+            f"'{gguf.path}': {len(tokens)} tokens, and embeddings of {embed.shape[0]} of them"
+        )
     types = gguf.field("tokenizer.ggml.token_type", np.ndarray, np.full(len(tokens), NORMAL))
     if len(types) != len(tokens):
         raise SpecError(f"'{gguf.path}': {len(types)} token types for {len(tokens)} tokens")

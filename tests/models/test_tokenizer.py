@@ -11,10 +11,12 @@ from tests.models.gguf_files import (
     BOOL,
     I32,
     STRING,
+    TYPE_F32,
     U32,
     VOCABULARY,
     field,
     file_bytes,
+    tensor_info,
     tokenizer_fields,
 )
 
@@ -121,6 +123,14 @@ def test_a_tokenizer_that_cannot_be_used_is_refused(load, name):
 def test_a_file_without_vocabulary_is_refused(load):
     with pytest.raises(SpecError, match=r"no metadata key 'tokenizer.ggml.tokens'"):
         load(tokens=None)
+
+
+def test_tokens_without_embedding_are_refused(tmp_path):
+    path = tmp_path / "model.gguf"
+    infos = [tensor_info("token_embd.weight", (4, 9), TYPE_F32, 0)]
+    path.write_bytes(file_bytes(tokenizer_fields(), infos, bytes(4 * 9 * 4)))
+    with pytest.raises(SpecError, match=rf"{len(VOCABULARY)} tokens, and embeddings of 9"):
+        load_tokenizer(path)
 
 
 def test_ids_and_texts_that_do_not_exist_are_refused(tokenizer):
