@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     config = models.llama_config(file, dtype=dtype)
     context = min(CONTEXT.value, config.max_context)
     tokenizer = models.load_tokenizer(file)
-    prompts = read_prompts()
+    cuts, prompts = read_cuts(), read_prompts()
     requests = [make_request(text, tokenizer) for text in with_template(prompts, file)]
     for request in requests:
         serving.check_fits(request.prompt, context)
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
             workload,
             cluster,
             objective=gx.Objective(goal=OBJECTIVE.value),
-            cuts=STAGES.value or (CUTS.value and [int(cut) for cut in CUTS.value]),
+            cuts=cuts,
             meshes=MESHES.value,
         )
     print(plan, flush=True)
@@ -104,6 +104,17 @@ def read_prompts() -> list[str]:
     if not prompts:
         raise gx.SpecError(f"prompts file {PROMPTS_FILE.value!r}: no prompt in it; give one a line")
     return prompts
+
+
+def read_cuts() -> int | list[int] | None:
+    if CUTS.value is None:
+        return STAGES.value
+    try:
+        return [int(cut) for cut in CUTS.value]
+    except ValueError as error:
+        raise gx.SpecError(
+            f"--cuts={','.join(CUTS.value)}: {error}; give numbers of segments"
+        ) from error
 
 
 def with_template(prompts: list[str], file: models.Gguf) -> list[str]:
