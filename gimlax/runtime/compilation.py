@@ -38,8 +38,8 @@ class Progress:
 class CompiledStage:
     """A stage as one call on its mesh.
 
-    `call` takes five tuples: of each tree in `resident` its `row`, of each tree in `carried` its
-    arrays, the `constants`, the `streamed` leaves, the `received` values; it returns the updated
+    `call` takes four tuples: of each tree in `resident` its `row`, of each tree in `carried` its
+    arrays, the `constants`, the `streamed` leaves and `received` values; it returns the updated
     arrays of each carried tree, the `produced` values, and the token. Tuples that are kept between
     calls are passed as they are: nothing is flattened in Python.
     """
@@ -136,8 +136,10 @@ def _lower(
         tuple(lie(aval_of(Role.RESIDENT, p) for p in row) for row in rows),
         tuple(lie(aval_of(Role.CARRIED, p) for p in of) for of in state),
         lie(jax.typeof(traced.jaxpr.consts[i]) for i in stage.constants),
-        lie(traced.arguments[leaf].aval for leaf in stage.streamed),
-        lie(program.partition.avals[value] for value in stage.received),
+        lie(
+            [traced.arguments[leaf].aval for leaf in stage.streamed]
+            + [program.partition.avals[value] for value in stage.received]
+        ),
     )
     donated = 1 if donates[mesh] else ()
     function = _with_token(stage, rows, state)
@@ -169,7 +171,7 @@ def _with_token(
     evaluate = _jax.evaluate(stage.jaxpr)
 
     def stage_with_token(
-        resident: Any, carried: Any, constants: Any, streamed: Any, received: Any
+        resident: Any, carried: Any, constants: Any, inputs: Any
     ) -> tuple[Any, ...]:
         weights = _by_part(rows, resident)
         held = _by_part(state, carried)
@@ -177,8 +179,7 @@ def _with_token(
             *(weights[part] for part in stage.resident),
             *(held[part] for part in stage.carried),
             *constants,
-            *streamed,
-            *received,
+            *inputs,
         )
         held.update(zip(stage.carried, outputs, strict=False))
         updated = tuple(tuple(held[part] for part in of) for of in state)

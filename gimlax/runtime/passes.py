@@ -130,10 +130,10 @@ def run_stage(work: Pass, stage: CompiledStage) -> jax.Array:
     state = tuple([cell.arrays for cell in cells])
     for cell in cells:
         cell.arrays = None  # donated, or not needed any more
-    streamed = tuple([work.streamed[key] for key in stage.streamed])
-    received = tuple([values[key] for key in stage.received])
+    inputs = [work.streamed[key] for key in stage.streamed]
+    inputs += [values[key] for key in stage.received]
     try:
-        state, produced, token = stage.call(rows, state, stage.constants, streamed, received)
+        state, produced, token = stage.call(rows, state, stage.constants, tuple(inputs))
     except Exception as error:
         raise stage_error(stage, error) from error
     for tree, arrays in zip(stage.carried, state):

@@ -19,7 +19,7 @@ def live_mesh(backend, index):
     return Mesh(devices.reshape(1, 1), ("data", "model"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def meshes(plugin_name):
     """Two meshes on one client, one on another."""
     return {
@@ -32,6 +32,16 @@ def meshes(plugin_name):
 @pytest.fixture
 def deploy(meshes):
     """Compiles a traced function, or a chain, for `placement`; closes it and counts threads."""
+    yield from deploying(meshes)
+
+
+@pytest.fixture(scope="module")
+def deploy_once(meshes):
+    """The same for executables that all tests of a module share."""
+    yield from deploying(meshes)
+
+
+def deploying(meshes):
     opened = []
 
     def build(workload, placement, cuts=None, donates=True, **settings):

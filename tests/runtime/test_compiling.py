@@ -4,6 +4,7 @@ names."""
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from gimlax.errors import BackendError, PlanError, SpecError
 from gimlax.graph import Workload, chain, trace
@@ -75,45 +76,40 @@ def layered(num_layers):
 
     def fn(params, x):
         for weights in params:
-            x = x + jax.nn.silu(x @ weights["up"]) @ weights["down"]
+            x = jax.numpy.tanh(x @ weights)
         return x
 
-    params = [
-        {"up": zoo.normal(8, 16, seed=i), "down": zoo.normal(16, 8, seed=9)}
-        for i in range(num_layers)
-    ]
-    return fn, params
+    return fn, [zoo.normal(8, 8, seed=i) for i in range(num_layers)]
 
 
 def test_equal_stages_compile_once_per_mesh(deploy):
     fn, params = layered(6)
     traced = trace(fn, params, zoo.normal(2, 8))
-    found = chain(traced)
-    if found.num_segments != 6:
-        pytest.skip(f"{found.num_segments} segments")
-    cuts = tuple(range(1, 6))
-    assert deploy(traced, ("cpu",) * 6, cuts).num_compiled == 1
-    assert deploy(traced, ("cpu", "plugin") * 3, cuts).num_compiled == 2
-    step = deploy(traced, ("cpu",) * 6, cuts)
+    number = chain(traced).num_segments
+    assert number >= 4
+    cuts = tuple(range(1, number))
+    names = ("cpu", "plugin") * number
+    assert deploy(traced, names[:number], cuts).num_compiled == 2
+    step = deploy(traced, ("cpu",) * number, cuts)
+    assert step.num_compiled == 1
     np.testing.assert_allclose(
         step(step.place(params), zoo.normal(2, 8)), on_cpu(fn, params, zoo.normal(2, 8)), atol=1e-5
     )
 
 
 def test_compilations_land_in_the_cache_of_the_user(deploy, tmp_path):
-    from jax.experimental.compilation_cache import compilation_cache
-
-    old = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    old = [getattr(jax.config, name) for name in names]
+    jax.config.update(names[0], str(tmp_path))
+    jax.config.update(names[1], 0.0)
     compilation_cache.reset_cache()
     try:
         fn, params = layered(2)
         deploy(trace(fn, params, zoo.normal(2, 8)), ("cpu",))
         assert any(tmp_path.iterdir())
     finally:
-        jax.config.update("jax_compilation_cache_dir", old[0])
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", old[1])
+        for name, value in zip(names, old):
+            jax.config.update(name, value)
         compilation_cache.reset_cache()
 
 

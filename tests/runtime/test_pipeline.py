@@ -315,8 +315,8 @@ def test_closing_waits_for_passes_and_ends_threads(deploy):
         assert gimlax_threads() == []  # none before the first submit
         future = step.submit(placed, step.init(STATE), ONES)
         assert sorted(set(gimlax_threads())) == sorted(
-            ["gimlax cpu", "gimlax plugin", "gimlax watch cpu", "gimlax watch plugin"]
-            + ["gimlax cpu -> plugin"]
+            f"gimlax {track}"
+            for track in ("cpu", "plugin", "watch cpu", "watch plugin", "cpu -> plugin")
         )
     assert gimlax_threads() == []
     assert gather(future.result(0)[1]) == [1, 1, 1, 1]
