@@ -40,8 +40,13 @@ def shares(programs: Sequence[Program], timeline: Timeline) -> tuple[Busy, ...]:
     total_s = sum(found.values())
     return tuple(
         Busy(what=what, mesh=mesh, busy_s=busy_s, share=busy_s / total_s if total_s else 0.0)
-        for (what, mesh), busy_s in sorted(found.items(), key=lambda item: " -> " in item[0][0])
+        for (what, mesh), busy_s in sorted(found.items(), key=lambda item: _order(item[0][0]))
     )
+
+
+def _order(what: str) -> tuple[bool, int, str]:
+    """Stages by their number, then links."""
+    return " -> " in what, len(what), what
 
 
 def moved_bytes(program: Program) -> int:

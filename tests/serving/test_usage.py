@@ -1,5 +1,6 @@
 """Shares of time and bytes moved, from a program and a timeline made by hand."""
 
+import dataclasses
 import types
 
 import jax
@@ -50,6 +51,15 @@ def test_busy_time_is_shared_out_over_stages_and_links():
         ("a -> b", "a -> b", 0.5),
     ]
     assert sum(b.share for b in found) == pytest.approx(1)
+
+
+def test_stages_are_listed_by_number_whatever_their_mesh():
+    runs = [Run(stage=n, streamed=(), inputs=(), outputs=()) for n in range(11)]
+    to_and_fro = dataclasses.replace(
+        DECODE, meshes=(("a", tuple(runs[::2])), ("b", tuple(runs[1::2])))
+    )
+    found = [b.what for b in shares([to_and_fro], TIMELINE)]
+    assert found == [*(f"stage {n}" for n in range(11)), "a -> b"]
 
 
 def test_nothing_measured_has_no_share():
