@@ -39,11 +39,12 @@ flags.mark_flags_as_mutual_exclusive(["stages", "cuts"])
 def main(argv: list[str]) -> None:
     del argv
     cluster = gx.Cluster.load(CLUSTER.value)
+    cuts = None if CUTS.value is None else [int(cut) for cut in CUTS.value]
     chosen = gx.plan(
         workload(),
         cluster,
         objective=gx.Objective(goal=OBJECTIVE.value),
-        cuts=STAGES.value or (CUTS.value and [int(cut) for cut in CUTS.value]),
+        cuts=cuts if STAGES.value is None else STAGES.value,
         meshes=MESHES.value,
     )
     print(chosen)

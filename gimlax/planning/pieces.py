@@ -24,7 +24,10 @@ class Piece:
 
 
 def pieces(chain: Chain) -> tuple[Piece, ...]:
-    """All pieces of the resident and the carried arguments that any segment uses."""
+    """All pieces of the resident and the carried arguments that any segment uses.
+
+    Closed-over arrays live on the meshes as parameters do, and count as such.
+    """
     found: list[Piece] = []
     for role in (Role.RESIDENT, Role.CARRIED):
         users: dict[Part, set[int]] = defaultdict(set)
@@ -39,6 +42,8 @@ def pieces(chain: Chain) -> tuple[Piece, ...]:
             by_leaf[part.leaf].append(part)
         for leaf, parts in by_leaf.items():
             found += _split(chain, role, leaf, parts, users)
+    for num_bytes, users_of_constant in chain.constants():
+        found.append(Piece(role=Role.RESIDENT, num_bytes=num_bytes, users=users_of_constant))
     return tuple(found)
 
 

@@ -23,7 +23,7 @@ def problems(draw, most_segments=5, most_meshes=4):
     legal = np.ones(n + 1, bool)
     legal[1:n] = rng.random(n - 1) < draw(st.sampled_from([0.6, 1.0]))
     stage_s = np.where(legal[:, None] & legal[None, :], stage_s, np.inf)
-    transfer_s = seconds(m, m, n + 1) / 2
+    transfer_s = seconds(m, m, n + 1) * draw(st.sampled_from([0.5, 5.0]))
     if draw(st.booleans()):
         transfer_s = transfer_s[np.ix_(kinds, kinds)]
     transfer_s[rng.random((m, m)) < draw(st.sampled_from([0.0, 0.3]))] = np.inf

@@ -118,3 +118,11 @@ def test_a_model_of_162_segments_on_four_meshes_keeps_its_limits(goal):
             t for t in times if sum(min(60, t // s + (t % s > s - 1e-9)) for s in speeds) >= 162
         )
         assert found.value_s == pytest.approx(next(enough))
+
+
+@given(hops=st.lists(st.floats(0.1, 9), min_size=7, max_size=7))
+def test_what_crosses_one_link_twice_adds_up(hops):
+    problem = uniform(6, 2, [1e-3, 1e-3])
+    transfer_s = problem.transfer_s.copy()
+    transfer_s[0, 1] = hops
+    check(replace(problem, transfer_s=transfer_s), "throughput", meshes=(0, 1, 0, 1))
