@@ -14,8 +14,8 @@ from gimlax.models.extras import require
 from gimlax.models.gguf import Gguf, read_gguf
 from gimlax.models.tokenizer import token_id
 
-FUEL = 100_000  # instructions of the template engine; SmolLM2's takes about 30 a message
-FUEL_PER_CHAR = 16  # long messages are copied around, which costs fuel too
+FUEL = 100_000  # instructions of the template engine
+FUEL_PER_MESSAGE = 1_000  # SmolLM2's template takes about 30
 
 
 def refuse(reason: str) -> NoReturn:
@@ -40,18 +40,16 @@ class ChatTemplate:
         Raises `SpecError` for messages that are not of this form or that the template turns down,
         for a template with a fault, and for one that runs out of fuel.
         """
-        num_chars = 0
         for index, message in enumerate(messages):
             for key in ("role", "content"):
                 if not isinstance(message.get(key), str):
                     raise SpecError(
                         f"message {index}: '{key}' is {message.get(key)!r}; give a string"
                     )
-                num_chars += len(message[key])
         if not messages:
             raise SpecError("there are no messages; give at least one")
         minijinja = require("minijinja", "rendering a chat template")
-        fuel = FUEL + FUEL_PER_CHAR * num_chars
+        fuel = FUEL + FUEL_PER_MESSAGE * len(messages)
         environment = minijinja.Environment(
             fuel=fuel, trim_blocks=True, lstrip_blocks=True, debug=False
         )

@@ -67,9 +67,10 @@ def test_a_template_that_calls_itself_is_stopped():
         template(source).render(HELLO)
 
 
-def test_a_long_message_is_no_bomb(load):
+def test_long_messages_and_many_are_no_bomb(load):
     text = "word " * 200_000
     assert text in load().render([{"role": "user", "content": text}])
+    assert load().render(HELLO * 20_000).count("hello") == 20_000
 
 
 def test_faults_of_a_template_are_named():
