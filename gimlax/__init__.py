@@ -1,7 +1,8 @@
 """gimlax runs one JAX model across whatever accelerators its user has.
 
-A function is traced to a jaxpr, cut into stages, planned with numbers over meshes of mixed backends,
-and run as a pipeline. `README.md` shows the road, `gimlax.jit` does all of it in one call.
+A function is traced to a jaxpr, cut into stages, planned with numbers over meshes of mixed
+backends, and run as a pipeline. `README.md` shows the road, `gimlax.jit` does all of it in one
+call.
 """
 
 from gimlax._floor import require_jax

@@ -47,6 +47,7 @@ __all__ = [
     "inner_jaxprs",
     "inside_trace",
     "nbytes",
+    "num_devices",
     "read_config",
     "register_module",
     "register_plugin",
@@ -126,6 +127,13 @@ def inner_jaxprs(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, Jaxpr | ClosedJaxpr):
                 yield _closed(item)
+
+
+def num_devices(eqn: JaxprEqn) -> int:
+    """Devices that an equation names in a mesh or a sharding; 1 if it names none."""
+    named = (eqn.params.get(key) for key in ("mesh", "sharding"))
+    sizes = (getattr(n, "size", getattr(n, "num_devices", 1)) for n in named if n is not None)
+    return max((s for s in sizes if isinstance(s, int)), default=1)
 
 
 def rename(

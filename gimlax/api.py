@@ -16,7 +16,7 @@ import jax
 from gimlax import _jax
 from gimlax.devices import Cluster, discover
 from gimlax.errors import SpecError, TraceError
-from gimlax.graph import Chain, Traced, chain, trace
+from gimlax.graph import Chain, StaticArguments, Traced, chain, trace
 from gimlax.planning import Objective, Plan, plan
 from gimlax.runtime import Carried, Executable, Placed, compile
 
@@ -26,10 +26,10 @@ def jit(
     *,
     cluster: Cluster | None = None,
     objective: Objective | None = None,
-    resident: Sequence[int] = (0,),
+    resident: int | Sequence[int] | None = None,
     carried: Mapping[int, int] | None = None,
-    static_argnums: Sequence[int] = (),
-    static_argnames: Sequence[str] = (),
+    static_argnums: int | Sequence[int] = (),
+    static_argnames: str | Sequence[str] = (),
     cuts: int | Sequence[int] | None = None,
     meshes: Sequence[str] | None = None,
 ) -> "Jitted":
@@ -39,7 +39,8 @@ def jit(
         fn: a function of arrays, such as the `apply` of a Flax module.
         cluster: where it may run; by default what `discover()` finds, at the first call.
         objective: what to minimise, by default the latency of a call.
-        resident: positional arguments that stay the same between calls (parameters).
+        resident: positional arguments that stay the same between calls (parameters); by default
+            the first, if there is one.
         carried: positional argument → position in the returned tuple of its updated value.
         static_argnums: positional arguments that are bound at compile time; hashable values.
         static_argnames: keyword arguments that are bound at compile time; hashable values.
@@ -51,14 +52,22 @@ def jit(
         Parameters are sent to their meshes at each call, with one warning; to send them once, use
         `compiled = jitted.lower(...).compile()` and `compiled.place(params)`.
     """
+    for name, value, kind in (
+        ("cluster", cluster, Cluster),
+        ("objective", objective, Objective),
+        ("carried", carried, Mapping),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise SpecError(
+                f"gimlax.jit: {name} is a {type(value).__name__}; give a gimlax {kind.__name__}"
+            )
     return Jitted(
         fn,
         cluster=cluster,
         objective=objective or Objective(),
-        resident=tuple(resident),
+        resident=(resident,) if isinstance(resident, int) else resident,
         carried=dict(carried or {}),
-        static_argnums=frozenset(static_argnums),
-        static_argnames=frozenset(static_argnames),
+        static=StaticArguments.of(fn, static_argnums, static_argnames),
         cuts=cuts,
         meshes=meshes,
     )
@@ -73,10 +82,9 @@ class Jitted:
         *,
         cluster: Cluster | None,
         objective: Objective,
-        resident: tuple[int, ...],
+        resident: Sequence[int] | None,
         carried: dict[int, int],
-        static_argnums: frozenset[int],
-        static_argnames: frozenset[str],
+        static: StaticArguments,
         cuts: int | Sequence[int] | None,
         meshes: Sequence[str] | None,
     ) -> None:
@@ -87,8 +95,7 @@ class Jitted:
         self._objective = objective
         self._resident = resident
         self._carried = carried
-        self._static_argnums = static_argnums
-        self._static_argnames = static_argnames
+        self._static = static
         self._cuts = cuts
         self._meshes = meshes
         self._compiled: dict[_Key, Executable] = {}
@@ -103,26 +110,30 @@ class Jitted:
                 executable = self._compiled.get(key)
                 if executable is None:
                     executable = self._compiled[key] = self._find(args, kwargs)
-        return executable(*self._dynamic(args), **self._dynamic_keywords(kwargs))
+        dynamic, keywords = self._static.dynamic(args, kwargs)
+        return executable(*dynamic, **keywords)
 
     def lower(self, *args: Any, **kwargs: Any) -> "Lowered":
         """Traces and plans for arguments of these shapes; `jax.ShapeDtypeStruct`s will do."""
         if self._cluster is None:
             self._cluster = discover()
-        position = {p: i for i, p in enumerate(self._dynamic_positions(len(args)))}
-        static = sorted({*self._resident, *self._carried} & self._static_argnums)
+        dynamic, keywords = self._static.dynamic(args, kwargs)
+        kept = [i for i in range(len(args)) if i not in self._static.positions]
+        position = {p: i for i, p in enumerate(kept)}
+        resident = tuple(kept[:1]) if self._resident is None else tuple(self._resident)
+        static = sorted({*resident, *self._carried} & self._static.positions)
         if static:
             raise TraceError(
                 f"argument {static[0]} of {self.__name__!r} is static, so it cannot be resident or"
                 " carried; give it one role"
             )
         traced = trace(
-            self._bound(args, kwargs),
-            *self._dynamic(args),
-            resident=[position.get(i, i) for i in self._resident],
+            self._static.bind(self._fn, args, kwargs),
+            *dynamic,
+            resident=[position.get(i, i) for i in resident],
             carried={position.get(i, i): o for i, o in self._carried.items()},
             name=self.__name__,
-            **self._dynamic_keywords(kwargs),
+            **keywords,
         )
         found = chain(traced)
         chosen = plan(
@@ -145,40 +156,10 @@ class Jitted:
             " ordinary tree, or trace all shapes as phases of one gimlax.Workload"
         )
 
-    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any]:
-        fixed = {i: args[i] for i in self._static_argnums if i < len(args)}
-        named = {k: v for k, v in kwargs.items() if k in self._static_argnames}
-
-        @functools.wraps(self._fn)
-        def bound(*dynamic: Any, **keywords: Any) -> Any:
-            rest = iter(dynamic)
-            full = [fixed[i] if i in fixed else next(rest) for i in range(len(args))]
-            return self._fn(*full, **named, **keywords)
-
-        return bound if fixed or named else self._fn
-
-    def _dynamic_positions(self, count: int) -> list[int]:
-        return [i for i in range(count) if i not in self._static_argnums]
-
-    def _dynamic(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(args[i] for i in self._dynamic_positions(len(args)))
-
-    def _dynamic_keywords(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in kwargs.items() if k not in self._static_argnames}
-
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "_Key":
-        static = tuple((i, args[i]) for i in sorted(self._static_argnums) if i < len(args))
-        static += tuple((k, kwargs[k]) for k in sorted(self._static_argnames) if k in kwargs)
-        try:
-            hash(static)
-        except TypeError as error:
-            raise TraceError(
-                f"a static argument of {self.__name__!r} cannot be hashed: {static}; make it"
-                f" hashable,"
-                " or an array that is not static"
-            ) from error
-        parts = (*map(_part, self._dynamic(args)), _part(self._dynamic_keywords(kwargs)))
-        return _Key(parts, static, _jax.read_config())
+        dynamic, keywords = self._static.dynamic(args, kwargs)
+        parts = (*map(_part, dynamic), _part(keywords))
+        return _Key(parts, self._static.key(args, kwargs), _jax.read_config())
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +174,18 @@ class _Key:
     """What two calls must have in common to share an executable, by argument."""
 
     parts: tuple[Any, ...]
-    static: tuple[Any, ...]
+    static: Hashable
     config: tuple[tuple[str, Any], ...]
 
     def fits(self, other: "_Key") -> bool:
         """Whether `other` is the same call, with handles in place of ordinary trees."""
-        return (self.static, self.config) == (other.static, other.config) and all(
+        return (self.static, self.config, len(self.parts)) == (
+            other.static,
+            other.config,
+            len(other.parts),
+        ) and all(
             isinstance(theirs, _Held) or mine == theirs
-            for mine, theirs in zip(self.parts, other.parts, strict=False)
+            for mine, theirs in zip(self.parts, other.parts, strict=True)
         )
 
 
@@ -216,7 +201,10 @@ def _part(tree: Any) -> Any:
             " vmap; call it with arrays, or use jax.jit on one backend"
         )
     return treedef, tuple(
-        (leaf.shape, leaf.dtype) if hasattr(leaf, "dtype") else type(leaf) for leaf in leaves
+        (leaf.shape, leaf.dtype, bool(getattr(leaf, "weak_type", False)))
+        if hasattr(leaf, "dtype")
+        else type(leaf)
+        for leaf in leaves
     )
 
 

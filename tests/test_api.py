@@ -128,6 +128,76 @@ def test_handles_of_an_earlier_call_find_their_executable(cluster):
             fast(params, state, tokens[:2], position)
 
 
+def test_weak_types_are_told_apart(cluster):
+    fast = gx.jit(lambda a, b: a * b, cluster=cluster, resident=())
+    narrow = jnp.ones(3, jnp.bfloat16)
+    assert fast(jnp.asarray(2.0), narrow).dtype == jnp.bfloat16
+    assert fast(jnp.float32(2.0), narrow).dtype == jnp.float32
+
+
+def power(params, exponent, batch, *, negate=False):
+    return (params * batch) ** exponent * (-1 if negate else 1)
+
+
+@pytest.mark.parametrize(
+    "static",
+    [
+        {"static_argnums": 1},
+        {"static_argnums": (-2,)},
+        {"static_argnames": "exponent"},
+        {"static_argnames": ("exponent", "negate")},
+    ],
+)
+def test_static_arguments_are_named_as_in_jax(cluster, static):
+    fast = gx.jit(power, cluster=cluster, resident=(), **static)
+    x = np.arange(3, dtype=np.int32)
+    for exponent in (2, 2.0):
+        found, expected = (j(x, exponent, x) for j in (fast, jax.jit(power, **static)))
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+    lowered = gx.jit(power, cluster=cluster, **static).lower(x, 2, x)
+    assert [a.path for a in lowered.traced.arguments] == ["params", "batch"]
+
+
+def test_a_function_without_positional_arguments(cluster):
+    assert gx.jit(lambda: jnp.ones(3), cluster=cluster)().shape == (3,)
+    assert gx.jit(lambda *, x: x + 1, cluster=cluster)(x=np.ones(2)).shape == (2,)
+
+
+def test_complex_numbers_and_a_scan_over_time(cluster):
+    def model(w, x):
+        y = jnp.fft.fft(x) @ w
+        return jax.lax.scan(lambda c, r: (c + r, c), y[0], y)
+
+    args = (np.eye(4, dtype=np.complex64), zoo.normal(5, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert_close(gx.jit(model, cluster=cluster)(*args), jax.jit(model)(*args))
+
+
+def test_what_belongs_to_another_transformation_or_to_several_devices_is_refused(cluster):
+    def closed(x):
+        return gx.jit(lambda y: x + y, cluster=cluster, resident=())(np.ones(2))
+
+    with pytest.raises(gx.TraceError, match="closes over a tracer"):
+        jax.jit(closed)(np.ones(2))
+    mesh = jax.sharding.Mesh(np.array(jax.devices("cpu")[:2]), ("data",))
+    spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    with pytest.raises(gx.TraceError, match="'sharding_constraint' over 2 devices"):
+        gx.jit(lambda w, x: jax.lax.with_sharding_constraint(x, spec) * w, cluster=cluster).lower(
+            np.ones(2), np.ones(2)
+        )
+
+
+def test_wrong_kinds_of_arguments_are_named(cluster):
+    with pytest.raises(gx.SpecError, match="objective is a str"):
+        gx.jit(f, cluster=cluster, objective="latency")
+    with pytest.raises(gx.SpecError, match="cluster is a str"):
+        gx.jit(f, cluster="c.toml")
+    with pytest.raises(gx.SpecError, match="phase 'a' is a function"):
+        gx.Workload({"a": f})
+
+
 def test_a_tracer_is_refused(cluster, perceptron):
     model, variables = perceptron
     fast = gx.jit(model.apply, cluster=cluster)
@@ -137,8 +207,8 @@ def test_a_tracer_is_refused(cluster, perceptron):
 
 def test_a_static_role_and_an_unhashable_static_are_refused(cluster):
     with pytest.raises(gx.TraceError, match="argument 0 of 'f' is static"):
-        gx.jit(f, cluster=cluster, static_argnums=(0,))(2, 3.0)
-    with pytest.raises(gx.TraceError, match="static argument of 'f' cannot be hashed"):
+        gx.jit(f, cluster=cluster, resident=0, static_argnums=(0,))(2, 3.0)
+    with pytest.raises(gx.TraceError, match="static argument 1 of 'f' is a list"):
         gx.jit(f, cluster=cluster, static_argnums=(1,))(2, [3.0])
 
 

@@ -150,4 +150,21 @@ def scanned_back() -> Specimen:
     return scanned(reverse=True)
 
 
-ZOO = {f.__name__: f for f in (plain, linen, nnx_model, scanned, scanned_back)}
+def exchanged() -> Specimen:
+    """State whose leaves change places, and whose old value comes out as well."""
+
+    def exchanged_model(params, x, state):
+        x = x @ params["w"] + state["a"]
+        x = jnp.tanh(x @ params["w"])
+        x = (x + 1.0) @ params["w"]
+        return x, {"a": state["b"], "b": state["a"], "c": state["c"] + x.sum()}, state["a"]
+
+    state = {"a": normal(WIDTH), "b": normal(WIDTH, seed=1), "c": np.float32(2.0)}
+    return Specimen(
+        fn=exchanged_model,
+        args=({"w": normal(WIDTH, WIDTH)}, normal(3, WIDTH), state),
+        carried={2: 1},
+    )
+
+
+ZOO = {f.__name__: f for f in (plain, linen, nnx_model, scanned, scanned_back, exchanged)}

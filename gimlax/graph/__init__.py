@@ -2,6 +2,7 @@
 
 from gimlax.graph.dataflow import Graph, build_graph
 from gimlax.graph.segments import Segment
+from gimlax.graph.static import StaticArguments
 from gimlax.graph.traced import Argument, Output, Part, Role, Traced, part_aval, part_bytes
 from gimlax.graph.tracing import trace
 from gimlax.graph.workload import Chain, Phase, Workload, chain
@@ -15,6 +16,7 @@ __all__ = [
     "Phase",
     "Role",
     "Segment",
+    "StaticArguments",
     "Traced",
     "Workload",
     "build_graph",

@@ -81,6 +81,14 @@ def count_jaxpr(closed: _jax.ClosedJaxpr) -> Count:
     return Count(flops=flops, bytes_accessed=traffic)
 
 
+def _flops(dtype: object, number: float) -> dict[str, float]:
+    """FLOPs under the name of their dtype; a complex product is four real ones."""
+    name = str(dtype)
+    if name.startswith("complex"):
+        name, number = {"complex64": "float32"}.get(name, "float64"), 4 * number
+    return {name: number} if number else {}
+
+
 def _all_bytes(eqn: _jax.JaxprEqn) -> int:
     return sum(_jax.nbytes(_jax.aval_of(v)) for v in (*eqn.invars, *eqn.outvars))
 
@@ -93,9 +101,9 @@ def _dot(eqn: _jax.JaxprEqn) -> Count:
     else:  # a ragged dot: every row meets one group's weights
         (contract, _), _ = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
     depth = math.prod(left.shape[d] for d in contract)
-    dtype = max(left.dtype, right.dtype, key=lambda d: d.itemsize).name
+    dtype = max(left.dtype, right.dtype, key=lambda d: d.itemsize)
     flops = 2.0 * math.prod(out.shape) * depth
-    return Count(flops={dtype: flops}, bytes_accessed=_all_bytes(eqn))
+    return Count(flops=_flops(dtype, flops), bytes_accessed=_all_bytes(eqn))
 
 
 def _convolution(eqn: _jax.JaxprEqn) -> Count:
@@ -103,7 +111,7 @@ def _convolution(eqn: _jax.JaxprEqn) -> Count:
     spec = eqn.params["dimension_numbers"].rhs_spec  # (out channel, in channel, *spatial)
     per_output = math.prod(kernel.shape[d] for d in spec[1:])
     flops = 2.0 * math.prod(out.shape) * per_output
-    return Count(flops={kernel.dtype.name: flops}, bytes_accessed=_all_bytes(eqn))
+    return Count(flops=_flops(kernel.dtype, flops), bytes_accessed=_all_bytes(eqn))
 
 
 def _plain(eqn: _jax.JaxprEqn) -> Count:
@@ -128,4 +136,4 @@ def _plain(eqn: _jax.JaxprEqn) -> Count:
         traffic = 2.0 * _jax.nbytes(_jax.aval_of(eqn.invars[2]))
     else:
         traffic = float(_all_bytes(eqn))
-    return Count(flops={dtype: flops} if flops else {}, bytes_accessed=traffic)
+    return Count(flops=_flops(dtype, flops), bytes_accessed=traffic)

@@ -91,6 +91,32 @@ class Graph:
             found.append(value)
         return tuple(found)
 
+    def ties(self) -> dict[int, tuple[int, ...]]:
+        """For each carried leaf that is not cut by rows: the nodes that must be on its mesh.
+
+        They read it or write its update; leaves that take each other's place share theirs.
+        """
+        by_row = {leaf for scan in self.scans.values() for leaf in scan.rows if leaf is not None}
+        tied = {leaf: {leaf} for leaf in self.traced.leaves(Role.CARRIED) if leaf not in by_row}
+        nodes: dict[int, set[int]] = {leaf: set() for leaf in tied}
+        for index, node in enumerate(self.nodes):
+            for part in node.parts:
+                if part.leaf in nodes:
+                    nodes[part.leaf].add(index)
+        for output, var in zip(self.traced.outputs, self.traced.jaxpr.jaxpr.outvars, strict=True):
+            if output.carried not in tied or not isinstance(var, _jax.Var):
+                continue
+            if var in self.ids and not self.nodes[self.producer[self.ids[var]]].shadow:
+                nodes[output.carried].add(self.producer[self.ids[var]])
+            if self.leaf_of.get(var) in tied:
+                group = tied[output.carried] | tied[self.leaf_of[var]]
+                for leaf in group:
+                    tied[leaf] = group
+        return {
+            leaf: tuple(sorted({n for other in group for n in nodes[other]}))
+            for leaf, group in tied.items()
+        }
+
     def shadows_of(self, values: tuple[int, ...]) -> tuple[int, ...]:
         """Shadow nodes, in order, that compute those of `values` which shadows write."""
         found: set[int] = set()
@@ -126,7 +152,7 @@ class _Builder:
 
     def build(self) -> Graph:
         for index, eqn in enumerate(self.eqns):
-            if eqn.primitive.name == "scan" and _jax.scan_parts(eqn).length > 1:
+            if eqn.primitive.name == "scan" and self._over_layers(eqn):
                 self._scan(index, eqn)
             else:
                 self._equation(index, eqn)
@@ -242,6 +268,16 @@ class _Builder:
             carry=tuple(carry),
             stacked=tuple(None if s is None else tuple(s) for s in stacked),
             rows=rows,
+        )
+
+    def _over_layers(self, eqn: _jax.JaxprEqn) -> bool:
+        """Whether a cut of this scan divides parameters or state, as one over time does not."""
+        scan = _jax.scan_parts(eqn)
+        roles = (Role.RESIDENT, Role.CARRIED)
+        return scan.length > 1 and any(
+            self.traced.arguments[self.leaf_of[var]].role in roles
+            for var in _variables(eqn.invars[scan.num_consts + scan.num_carry :])
+            if var in self.leaf_of
         )
 
     def _rows(self, xs: list[_jax.Atom], ys: list[_jax.Var]) -> tuple[int | None, ...]:

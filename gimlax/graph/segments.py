@@ -40,7 +40,8 @@ class Segment:
 
     `flops` pairs dtype names with FLOPs; `bytes_accessed` is memory traffic of one call with
     elementwise chains fused; `temp_bytes` the most intermediate memory that is live at once;
-    `resident`, `carried` the rows of arguments that it uses and `streamed` the streamed leaves.
+    `resident`, `carried` the rows of arguments that it uses, `streamed` the streamed leaves and
+    `constants` the closed-over arrays.
     `boundary` are the values that cross a cut put right after it, `splits` the paths of the carried
     leaves that such a cut would tear apart, which makes it illegal.
     """
@@ -56,6 +57,7 @@ class Segment:
     resident: tuple[Part, ...]
     carried: tuple[Part, ...]
     streamed: tuple[int, ...]
+    constants: tuple[int, ...]
     boundary: tuple[jax.ShapeDtypeStruct, ...]
     splits: tuple[str, ...]
 
@@ -91,7 +93,11 @@ def build_segments(graph: Graph, boundaries: Sequence[int]) -> tuple[Segment, ..
     """Segments between the given boundaries, each with work, arguments and crossings."""
     edges = [0, *boundaries, len(graph.nodes)]
     last = graph.last_reader()
-    spans = _carried_spans(graph)
+    spans = [
+        (graph.traced.arguments[leaf].path, nodes[0], nodes[-1])
+        for leaf, nodes in graph.ties().items()
+        if nodes
+    ]
     head = _output_anchor(graph)
     spots = list(zip(edges, edges[1:], strict=False))
     used = [used_parts(graph, start, stop) for start, stop in spots]
@@ -112,6 +118,7 @@ def build_segments(graph: Graph, boundaries: Sequence[int]) -> tuple[Segment, ..
             resident=_with_role(graph, parts, Role.RESIDENT),
             carried=_with_role(graph, parts, Role.CARRIED),
             streamed=tuple(sorted({p.leaf for p in _with_role(graph, parts, Role.STREAMED)})),
+            constants=used_constants(graph, start, stop),
             boundary=tuple(graph.avals[v] for v in crossing_values(graph, last, stop)),
             splits=tuple(path for path, low, high in spans if low < stop <= high),
         )
@@ -135,6 +142,17 @@ def used_parts(graph: Graph, start: int, stop: int) -> frozenset[Part]:
             for shadow in graph.shadows_of(node.reads):
                 found.update(graph.nodes[shadow].parts)
     return frozenset(found)
+
+
+def used_constants(graph: Graph, start: int, stop: int) -> tuple[int, ...]:
+    """Constants that nodes `start:stop` use, also through the shadows that they need."""
+    found: set[int] = set()
+    for node in graph.nodes[start:stop]:
+        if not node.shadow:
+            found.update(node.consts)
+            for shadow in graph.shadows_of(node.reads):
+                found.update(graph.nodes[shadow].consts)
+    return tuple(sorted(found))
 
 
 def _with_role(graph: Graph, parts: frozenset[Part], role: Role) -> tuple[Part, ...]:
@@ -180,27 +198,6 @@ def _best_cut(values: np.ndarray, sizes: np.ndarray, first: int, second: int) ->
     """Where between two anchors the fewest values and bytes cross; the latest place among equals,
     so that activations and norms stay with what they follow."""
     return min(range(first + 1, second + 1), key=lambda p: (values[p], sizes[p], -p))
-
-
-def _carried_spans(graph: Graph) -> list[tuple[str, int, int]]:
-    """(path, first, last): the nodes over which each carried leaf must stay on one mesh."""
-    by_row = {leaf for scan in graph.scans.values() for leaf in scan.rows if leaf is not None}
-    touched: dict[int, list[int]] = {
-        leaf: [] for leaf in graph.traced.leaves(Role.CARRIED) if leaf not in by_row
-    }
-    for index, node in enumerate(graph.nodes):
-        for part in node.parts:
-            if part.leaf in touched:
-                touched[part.leaf].append(index)
-    outvars = graph.traced.jaxpr.jaxpr.outvars
-    for output, var in zip(graph.traced.outputs, outvars, strict=True):
-        written = graph.ids.get(var) if isinstance(var, _jax.Var) else None
-        if output.carried in touched and written is not None:
-            producer = graph.producer[written]
-            if not graph.nodes[producer].shadow:
-                touched[output.carried].append(producer)
-    arguments = graph.traced.arguments
-    return [(arguments[k].path, min(nodes), max(nodes)) for k, nodes in touched.items() if nodes]
 
 
 def _temp_bytes(graph: Graph, last: np.ndarray, start: int, stop: int) -> int:

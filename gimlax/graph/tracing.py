@@ -43,14 +43,9 @@ def trace(
     avals: tuple[Any, Any] = jax.tree.map_with_path(
         lambda path, leaf: _abstract(name, jax.tree_util.keystr(path), leaf), (args, dict(kwargs))
     )
-    flat, in_tree = jax.tree.flatten(avals)
-
-    def flat_fn(*leaves: Any) -> Any:
-        flat_args, flat_kwargs = jax.tree.unflatten(in_tree, leaves)
-        return fn(*flat_args, **flat_kwargs)
-
+    in_tree = jax.tree.structure(avals)
     try:
-        closed, shapes = jax.make_jaxpr(flat_fn, return_shape=True)(*flat)
+        closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*avals[0], **avals[1])
     except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         raise TraceError(
             f"{name!r} could not be traced with {_describe(*avals)}: "
@@ -63,6 +58,7 @@ def trace(
             f" run"
             " on any backend, so take callbacks, prints and references out of the traced function"
         )
+    _check_alone(name, closed)
     arguments = _arguments(fn, avals, positions)
     outputs, out_tree = _outputs(name, shapes, carried, arguments, avals)
     return Traced(
@@ -76,6 +72,25 @@ def trace(
         carried=tuple(sorted(carried.items())),
         config=_jax.read_config(),
     )
+
+
+def _check_alone(name: str, closed: _jax.ClosedJaxpr) -> None:
+    """Refuses what belongs to another transformation, or to several devices at once."""
+    if any(map(_jax.inside_trace, closed.consts)):
+        raise TraceError(
+            f"{name!r} closes over a tracer of jit, grad or vmap; pass that value as an"
+            f" argument, and"
+            " call the result outside of the transformation"
+        )
+    for eqn in closed.jaxpr.eqns:
+        devices = _jax.num_devices(eqn)
+        if devices > 1:
+            raise TraceError(
+                f"{name!r} uses {eqn.primitive.name!r} over {devices} devices; a stage runs on one"
+                " device in this version, so leave out shardings and shard_map"
+            )
+        for body in _jax.inner_jaxprs(eqn):
+            _check_alone(name, body)
 
 
 def _positions(

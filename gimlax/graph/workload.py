@@ -38,6 +38,12 @@ class Workload:
         phases = dict(self.phases)
         if not phases:
             raise SpecError("a workload has no phase; give at least one traced function")
+        for name, traced in phases.items():
+            if not isinstance(traced, Traced):
+                raise SpecError(
+                    f"phase {name!r} is a {type(traced).__name__}, not a Traced; call"
+                    f" gimlax.trace first"
+                )
         calls = {name: 1.0 for name in phases} | dict(self.calls or {})
         unknown = sorted(set(calls) - set(phases))
         if unknown:
@@ -60,7 +66,12 @@ class Workload:
         """The workload itself, or a traced function as a workload of one phase."""
         if isinstance(workload, Traced):
             return cls({workload.name: workload})
-        return workload  # type: ignore[return-value]
+        if not isinstance(workload, cls):
+            raise SpecError(
+                f"a {type(workload).__name__} is no workload; give what gimlax.trace returns, or a"
+                " gimlax.Workload of several"
+            )
+        return workload
 
 
 def _check_shared(first: tuple[str, Traced], other: tuple[str, Traced]) -> None:
@@ -144,6 +155,18 @@ class Chain:
         whole = _jax.nbytes(aval)
         return whole if part.whole else whole // aval.shape[0] * (part.stop - part.start)
 
+    def constants(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """(bytes, segments that use it) of each closed-over array; phases share equal ones."""
+        users: dict[int, set[int]] = {}
+        sizes: dict[int, int] = {}
+        for phase in self.phases:
+            consts = phase.traced.jaxpr.consts
+            for segment in phase.segments:
+                for index in segment.constants:
+                    users.setdefault(id(consts[index]), set()).add(segment.index)
+                    sizes[id(consts[index])] = _jax.nbytes(jax.typeof(consts[index]))
+        return tuple((sizes[key], tuple(sorted(found))) for key, found in users.items())
+
     def splits(self, boundary: int) -> tuple[str, ...]:
         """Paths of the carried leaves that a cut before segment `boundary` would tear apart."""
         found = [p for phase in self.phases for p in phase.segments[boundary - 1].splits]
@@ -156,6 +179,7 @@ class Chain:
             {
                 "phase": phase.name,
                 "arguments": [_argument(a.path, a.role, a.aval) for a in phase.traced.arguments],
+                "constants": [_shape(jax.typeof(c)) for c in phase.traced.jaxpr.consts],
                 "segments": [
                     [s.name, s.kind, [_shape(aval) for aval in s.boundary]] for s in phase.segments
                 ],

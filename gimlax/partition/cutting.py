@@ -117,21 +117,11 @@ class _Cutter:
 
     def _homes(self) -> dict[int, int]:
         """The stage of each carried leaf that is not cut by rows; unused ones go to the last."""
-        by_row = {r for scan in self.graph.scans.values() for r in scan.rows if r is not None}
-        homes = {
-            leaf: self.num_stages - 1
-            for leaf in self.traced.leaves(Role.CARRIED)
-            if leaf not in by_row
+        last = self.num_stages - 1
+        return {
+            leaf: self._stage_of(nodes[0]) if nodes else last
+            for leaf, nodes in self.graph.ties().items()
         }
-        outvars = self.traced.jaxpr.jaxpr.outvars
-        for output, var in zip(self.traced.outputs, outvars, strict=True):
-            if output.carried in homes and isinstance(var, _jax.Var) and var in self.graph.ids:
-                homes[output.carried] = self._stage_of(self.graph.producer[self.graph.ids[var]])
-        for index in range(len(self.graph.nodes)):
-            for part in self.graph.nodes[index].parts:
-                if part.leaf in homes:
-                    homes[part.leaf] = self._stage_of(index)
-        return homes
 
     def _stage_of(self, node: int) -> int:
         return next(s for s in range(self.num_stages) if node in self.nodes_of(s))
@@ -144,7 +134,11 @@ class _Cutter:
         for value in self.outputs:
             if value is None:
                 continue
-            if value in self.through or self.graph.nodes[self.graph.producer[value]].shadow:
+            if value in self.through:
+                atom = self.through[value]
+                leaf = self.graph.leaf_of.get(atom) if isinstance(atom, _jax.Var) else None
+                home = self.home.get(leaf, self.num_stages - 1)
+            elif self.graph.nodes[self.graph.producer[value]].shadow:
                 home = self.num_stages - 1
             else:
                 home = self._stage_of(self.graph.producer[value])
