@@ -15,7 +15,7 @@ from absl import app
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gimlax.errors import GimlaxError
+from gimlax.errors import GimlaxError, SpecError
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -59,6 +59,12 @@ def progress(title: str) -> Iterator[Callable[[float, float, str], None]]:
 
         yield update
         bars.update(task, completed=1, total=1, description="")
+
+
+def check_output(path: str | None) -> None:
+    """Raises `SpecError` before any work if a file asked for could not be written at its end."""
+    if path is not None and (not Path(path).parent.is_dir() or Path(path).is_dir()):
+        raise SpecError(f"output {path!r}: it names no file in a folder that exists; create that")
 
 
 def prepare_jax() -> None:

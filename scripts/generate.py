@@ -1,6 +1,6 @@
 """Answers prompts with a language model that is cut across the backends of this machine.
 
-    python scripts/generate.py --prompt="Why is the sky blue?" --stages=2 --check
+python scripts/generate.py --prompt="Why is the sky blue?" --stages=2 --check
 """
 
 from pathlib import Path
@@ -21,7 +21,9 @@ MAX_TOKENS = flags.DEFINE_integer("max_tokens", 64, "longest answer, in tokens")
 TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 takes the most probable token")
 TOP_P = flags.DEFINE_float("top_p", 1.0, "draw among the most probable tokens of this sum")
 SEED = flags.DEFINE_integer("seed", 0, "of the random draws")
-STAGES = flags.DEFINE_integer("stages", None, "number of stages; the planner says where to cut")
+STAGES = flags.DEFINE_integer(
+    "stages", None, "number of stages; the planner says where to cut", lower_bound=1
+)
 CUTS = flags.DEFINE_list("cuts", None, "segments before which to cut, as in 20,41")
 MESHES = flags.DEFINE_list("meshes", None, "mesh of each stage; by default the planner chooses")
 OBJECTIVE = flags.DEFINE_enum("objective", "latency", ["latency", "throughput"], "what to plan for")
@@ -35,6 +37,7 @@ flags.mark_flags_as_mutual_exclusive(["stages", "cuts"])
 def main(argv: list[str]) -> None:
     del argv
     console.prepare_jax()
+    console.check_output(TRACE.value)
     file = models.read_gguf(MODEL.value or models.find_smollm2())
     dtype = cast(DType, DTYPE.value)
     config = models.llama_config(file, dtype=dtype)

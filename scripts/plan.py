@@ -24,7 +24,9 @@ NEW_TOKENS = flags.DEFINE_integer("new_tokens", 64, "decoded tokens a request", 
 BATCH = flags.DEFINE_integer("batch", 1, "sequences in one pass", lower_bound=1)
 CONTEXT = flags.DEFINE_integer("context", 2048, "positions of the cache", lower_bound=1)
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "of weights and arithmetic")
-STAGES = flags.DEFINE_integer("stages", None, "number of stages; the planner says where to cut")
+STAGES = flags.DEFINE_integer(
+    "stages", None, "number of stages; the planner says where to cut", lower_bound=1
+)
 CUTS = flags.DEFINE_list("cuts", None, "segments before which to cut, as in 20,41")
 MESHES = flags.DEFINE_list("meshes", None, "mesh of each stage; by default the planner chooses")
 JSON = flags.DEFINE_string("json", None, "write the plan here")
@@ -38,6 +40,7 @@ flags.mark_flags_as_mutual_exclusive(["stages", "cuts"])
 
 def main(argv: list[str]) -> None:
     del argv
+    console.check_output(JSON.value)
     cluster = gx.Cluster.load(CLUSTER.value)
     cuts = None if CUTS.value is None else [int(cut) for cut in CUTS.value]
     chosen = gx.plan(

@@ -56,6 +56,9 @@ def parse_cluster(text: str, name: str, mistakes: list[str]) -> ClusterFile:
     except tomllib.TOMLDecodeError as error:
         mistakes.append(f"{name}: not TOML: {error}")
         return ClusterFile()
+    except RecursionError:
+        mistakes.append(f"{name}: it is nested too deeply; give tables of plain values")
+        return ClusterFile()
     file = TableReader(tables, name, mistakes)
     kinds = [read_kind(reader) for reader in file.inner_list("kind")]
     tables_of_meshes = file.inner_list("mesh")

@@ -136,8 +136,9 @@ class _Cutter:
                 continue
             if value in self.through:
                 atom = self.through[value]
-                leaf = self.graph.leaf_of.get(atom) if isinstance(atom, _jax.Var) else None
-                home = self.home.get(leaf, self.num_stages - 1)
+                home = self.num_stages - 1
+                if isinstance(atom, _jax.Var) and atom in self.graph.leaf_of:
+                    home = self.home.get(self.graph.leaf_of[atom], home)
             elif self.graph.nodes[self.graph.producer[value]].shadow:
                 home = self.num_stages - 1
             else:

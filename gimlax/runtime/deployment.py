@@ -159,8 +159,10 @@ class Deployment:
     def close(self) -> None:
         """Waits for submitted passes and ends all threads; a second time it does nothing."""
         with self._lock:
-            self.closed = True
             pipelines = tuple(self._pipelines)
+            for pipeline in pipelines:
+                pipeline.check_not_inside()
+            self.closed = True
         for pipeline in pipelines:
             pipeline.close()
 

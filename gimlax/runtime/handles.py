@@ -155,9 +155,10 @@ class Carried:
             index: ints and slices, one per leading dim; all of the leaf by default.
 
         Raises:
-            SpecError: the state has been used, or has no such leaf.
+            SpecError: the state has been used, or has no such leaf or no such index in it.
         """
         found = self._find(path)
+        self._select(path, index)
         if len(found) == 1:
             _, cell, place = found[0]
             return to_host(_arrays(cell)[place][index])
@@ -173,12 +174,11 @@ class Carried:
             index: ints and slices, one per leading dim; all of the leaf by default.
 
         Raises:
-            SpecError: the state has been used, or has no such leaf.
+            SpecError: the state has been used, or has no such leaf or no such index in it.
             TraceError: `value` has another shape or dtype.
         """
         found = self._find(path)
-        aval = self._tree.avals[self._tree.paths.index(path)]
-        aval = jax.eval_shape(lambda x: x[index], aval)
+        aval = self._select(path, index)
         if not fits(value, aval):
             check_tree(self.name, value, jax.tree.structure(0), (path,), (aval,))
         if len(found) == 1:
@@ -193,6 +193,18 @@ class Carried:
             sharding = _arrays(cell)[place].sharding
             rows = whole[part.start : part.stop]
             _replace(cell, place, jax.device_put(rows, sharding, may_alias=False))
+
+    def _select(self, path: str, index: Any) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of what `index` selects of a leaf; JAX would clamp what lies outside."""
+        aval = self._tree.avals[self._tree.paths.index(path)]
+        try:
+            shape = np.broadcast_to(np.zeros(()), aval.shape)[index].shape
+        except IndexError as error:
+            raise SpecError(
+                f"{path} has shape {list(aval.shape)} and was indexed with {index!r}: {error}; give"
+                " ints and slices within it, one per leading dim"
+            ) from error
+        return jax.ShapeDtypeStruct(shape, aval.dtype)
 
     def wait(self) -> None:
         """Waits for the pass that makes this state, and raises its error."""

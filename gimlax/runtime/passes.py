@@ -92,8 +92,7 @@ class Pass:
             for handle in self.handles:
                 cells = handle._take()
                 self.state.append(cells)
-                # A stage that owns nothing of this state has no arrays to wait for.
-                filled_later = tuple([Cell(() if cell.arrays == () else None) for cell in cells])
+                filled_later = tuple([Cell() for _ in cells])
                 self.next_state.append(filled_later)
                 fresh.append(handle._next(filled_later))
         except BaseException:
@@ -184,5 +183,8 @@ def stage_error(stage: CompiledStage, error: BaseException) -> BackendError:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what a backend said."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """What a backend said, in one line: of a Python traceback inside it, what was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if "Traceback" in lines[0] else lines[0]

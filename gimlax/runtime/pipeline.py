@@ -131,12 +131,16 @@ class Pipeline:
         Raises:
             SpecError: called in a callback of a pass, where it would wait for itself.
         """
-        if threading.current_thread() in self._threads:
-            raise SpecError("close() was called in a callback of a pass; call it in another thread")
+        self.check_not_inside()
         with self._lock:
             while self._live and not self._stopped:
                 self._changed.wait()
         self.stop()
+
+    def check_not_inside(self) -> None:
+        """Raises `SpecError` in a callback of a pass, which would wait for itself."""
+        if threading.current_thread() in self._threads:
+            raise SpecError("close() was called in a callback of a pass; call it in another thread")
 
     def stop(self) -> None:
         """Ends all threads without regard to passes in flight."""

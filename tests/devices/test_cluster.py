@@ -319,3 +319,8 @@ def test_the_example_of_the_readme_is_a_cluster():
     assert [mesh.name for mesh in cluster.meshes] == ["gpu", "cpu", "accelerator"]
     assert cluster.memory_bytes("cpu") == 768 * 10**9
     assert cluster.kind("accelerator").peak("bfloat16") == 200e12
+
+
+def test_a_file_nested_beyond_reason_is_refused():
+    with pytest.raises(SpecError, match="nested too deeply"):
+        Cluster.from_toml("a = " + "[" * 100_000)

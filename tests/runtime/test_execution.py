@@ -128,15 +128,6 @@ def test_a_traced_configuration_is_kept(deploy):
         assert float(found) == 1 / 3
 
 
-def test_inputs_may_change_after_submit(deploy):
-    step = deploy(trace(lambda w, x: w * x, np.float32(2), np.ones(3, np.float32)), ("cpu",))
-    x = np.ones(3, np.float32)
-    placed = step.place(np.float32(2))
-    futures = [step.submit(placed, x)]
-    x[:] = 100
-    np.testing.assert_array_equal(futures[0].result(), np.full(3, 2))
-
-
 def test_phases_share_handles(deploy):
     specimen = zoo.plain()
     params, cache, tokens, position = specimen.args

@@ -174,6 +174,16 @@ def test_no_such_leaf_and_no_such_shape(plain):
         state.write("cache[0][0]", np.zeros(3, np.float32), (0,))
 
 
+@pytest.mark.parametrize("index", [99, (99, 0), (0, 0, 0)])
+def test_an_index_outside_of_a_leaf_is_refused(plain, index):
+    step, (_, cache, *_) = plain
+    state = step.init(cache)
+    with pytest.raises(SpecError, match=r"cache\[0\]\[0\] has shape \[12, 16\] and was indexed"):
+        state.read("cache[0][0]", index)
+    with pytest.raises(SpecError, match="give ints and slices within it"):
+        state.write("cache[0][0]", np.float32(1), index)
+
+
 def test_handles_of_another_compilation_are_refused(plain, deploy):
     step, (params, cache, tokens, position) = plain
     other = deploy(trace_specimen(zoo.plain()), ("cpu", "plugin"))

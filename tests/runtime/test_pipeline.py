@@ -125,6 +125,16 @@ def test_results_come_in_any_order_they_are_asked_for(deploy):
         np.testing.assert_array_equal(future.result(timeout=60), ONES * 2 * futures[future])
 
 
+def test_inputs_may_change_after_submit(deploy, gate):
+    step = deploy(trace(lambda w, x: x * w, np.float32(2), ONES), ("cpu",))
+    held = gate(step, 0)
+    x = ONES.copy()
+    future = step.submit(step.place(np.float32(2)), x)
+    x[:] = 100
+    held.open.set()
+    np.testing.assert_array_equal(future.result(60), ONES * 2)
+
+
 def test_submit_waits_while_the_pipeline_is_full(deploy, gate):
     step = deploy(trace_counting(), ("cpu", "plugin"), max_in_flight=2)
     held = gate(step, 0)
@@ -181,8 +191,11 @@ def test_a_callback_may_submit_the_next_pass(deploy):
         seen.append(state.generation)
         if state.generation == 10:
             ended.set()
-        else:
-            step.submit(placed, state, ONES).add_done_callback(following)
+            return
+        # The second of these finds the pipeline full, and waiting here would be for itself.
+        next_pass = step.submit(placed, state, ONES)
+        step.submit(placed, step.init(STATE), ONES)
+        next_pass.add_done_callback(following)
 
     step.submit(placed, step.init(STATE), ONES).add_done_callback(following)
     assert ended.wait(60)
@@ -196,6 +209,7 @@ def test_a_failing_stage_stops_everything_and_is_named(deploy, gate):
     held.error = RuntimeError("RESOURCE_EXHAUSTED: out of memory\nlong story")
     placed, states = step.place(PARAMS), [step.init(STATE) for _ in range(4)]
     futures = [step.submit(placed, state, ONES) for state in states]
+    futures.append(step.submit(placed, futures[0].carried[0], ONES))
     held.open.set()
     for future in futures:
         with pytest.raises(BackendError) as caught:
@@ -209,6 +223,9 @@ def test_a_failing_stage_stops_everything_and_is_named(deploy, gate):
     assert gimlax_threads() == []  # without close()
     with pytest.raises(SpecError, match="was lost when a pass failed"):
         states[0].read("state[0]")
+    for future in futures:
+        with pytest.raises(SpecError):
+            gather(future.carried)
     held.error = None
     _, state = step.submit(placed, step.init(STATE), ONES).result(60)  # it starts anew
     assert gather(state) == [1, 1, 1, 1]
@@ -226,6 +243,41 @@ def test_a_call_that_fails_names_its_stage_and_loses_its_state(deploy, gate):
         gather(state)
     held.error = None
     assert gather(step(placed, step.init(STATE), ONES)[1]) == [1, 1, 1, 1]
+
+
+class Broken:
+    """Stands for an array whose computation failed; a watcher learns of it only when released."""
+
+    def __init__(self, released):
+        self.released = released
+
+    def block_until_ready(self):
+        if threading.current_thread().name.startswith("gimlax watch"):
+            assert self.released.wait(60)
+        raise RuntimeError("poisoned")
+
+
+@pytest.mark.parametrize("token_too", [True, False])
+def test_a_failing_transfer_names_the_stage_behind_it_or_itself(token_too, deploy, gate):
+    step = deploy(trace_counting(), ("cpu", "plugin"))
+    released = threading.Event()
+    held = gate(step, 0)
+    held.open.set()
+    call = held.call
+
+    def poisoned(*args):
+        state, produced, token = call(*args)
+        return state, (Broken(released),) * len(produced), Broken(released) if token_too else token
+
+    held.call = poisoned
+    error = step.submit(step.place(PARAMS), step.init(STATE), ONES).exception(60)
+    released.set()
+    assert isinstance(error, BackendError)
+    if token_too:
+        assert "stage 0 (" in str(error)
+        assert "on mesh 'cpu' failed: poisoned" in str(error)
+    else:
+        assert "of 'counting' from mesh 'cpu' to 'plugin' failed" in str(error)
 
 
 def failing():
