@@ -177,8 +177,8 @@ def execute(work: Pass, step: Step) -> jax.Array | None:
 def stage_error(stage: CompiledStage, error: BaseException) -> BackendError:
     """What a failed stage is called, in the user's terms."""
     return BackendError(
-        f"{stage.description} failed: {first_line(error)}; the carried state of the pass is lost,"
-        " so start again from init() or a copy() taken before"
+        f"{stage.description} failed: {first_line(error)}; carried state that the pass was given"
+        " is lost, so start again from init() or from a copy() taken before"
     )
 
 
