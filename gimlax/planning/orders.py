@@ -86,12 +86,12 @@ def _twins(problem: Problem) -> list[int | None]:
 
 
 def _swappable(problem: Problem, a: int, b: int) -> bool:
+    """Whether nothing tells two meshes apart; what fits on each is in `stage_s`."""
     swap = np.arange(problem.num_meshes)
     swap[[a, b]] = b, a
     pools = [np.flatnonzero(problem.pool == problem.pool[mesh]) for mesh in (a, b)]
     return bool(
-        problem.capacity_bytes[a] == problem.capacity_bytes[b]
-        and (problem.pool[a] == problem.pool[b] or pools[0].size == pools[1].size == 1)
+        (problem.pool[a] == problem.pool[b] or pools[0].size == pools[1].size == 1)
         and np.array_equal(problem.stage_s[a], problem.stage_s[b])
         and np.array_equal(problem.transfer_s, problem.transfer_s[np.ix_(swap, swap)])
         and np.array_equal(problem.shared_s, problem.shared_s[:, swap])

@@ -18,8 +18,6 @@ from gimlax.planning.problem import Array, Problem
 
 _ROUNDS = 24
 _FEW = 32  # labels per state and boundary that mostly suffice where there is an answer
-# Beyond this many the proof is given up; the gap to the bound then says what is left open.
-_MANY = 2048
 _ROUNDING = 1e-9  # costs are shares of a limit; sums in another order differ by far less
 
 
@@ -78,7 +76,7 @@ def path_within(
     bounds = [(w, cost_to_go(states, _mixed(shares, w))) for w in (best, latest)]
     path = cheapest_label(problem, states, dimensions, bounds, most=_FEW)
     if path is None:
-        path = cheapest_label(problem, states, dimensions, bounds, most=_MANY)
+        path = cheapest_label(problem, states, dimensions, bounds)
     return Answer(path=path, weights=best)
 
 
