@@ -48,7 +48,7 @@ def chain_of(name):
     return chain(trace(specimen.fn, *specimen.args, carried=specimen.carried))
 
 
-def two_phases(calls=None):
+def two_phases(calls=None, prompt_tokens=128):
     """Four layers with a carried counter each, and a table that is used first and last."""
 
     def apply(params, state, tokens):
@@ -67,6 +67,6 @@ def two_phases(calls=None):
     state = [shape(8)] * 4
     phases = {
         name: trace(apply, params, state, shape(length, dtype=np.int32), carried={1: 1})
-        for name, length in (("prefill", 128), ("decode", 1))
+        for name, length in (("prefill", prompt_tokens), ("decode", 1))
     }
     return Workload(phases, calls=calls or {"prefill": 1, "decode": 10})

@@ -126,3 +126,14 @@ def test_what_crosses_one_link_twice_adds_up(hops):
     transfer_s = problem.transfer_s.copy()
     transfer_s[0, 1] = hops
     check(replace(problem, transfer_s=transfer_s), "throughput", meshes=(0, 1, 0, 1))
+
+
+def test_equal_meshes_in_different_memories_are_not_the_same():
+    problem = replace(
+        uniform(4, 3, [2.0, 2.0, 1.0]),
+        capacity_bytes=np.full(3, 3.0),
+        pool=np.array([0, 1, 0]),  # the first and the fast one share three bytes
+    )
+    check(problem, "latency")
+    found = search(problem, "latency")
+    assert found is not None and sorted(found.meshes) == [1, 2]
