@@ -42,6 +42,20 @@ def test_cut_and_uncut_agree(kind, placement, deploy):
     jax.tree.map(np.testing.assert_array_equal, gather(called), gather(submitted))
 
 
+@pytest.mark.parametrize("kind", zoo.ZOO)
+@pytest.mark.parametrize(
+    ("placement", "relative"), [(("cpu", "cpu:1"), 2e-6), (("plugin", "cpu"), 5e-6)]
+)
+def test_every_single_boundary(kind, placement, relative, deploy):
+    specimen = zoo.ZOO[kind]()
+    found = chain(trace_specimen(specimen))
+    expected = on_cpu(specimen.fn, *specimen.args)
+    for boundary in range(1, found.num_segments):
+        (step,) = deploy(found, placement, cuts=(boundary,)).values()
+        args = (step.place(specimen.args[0]), *specimen.args[1:])
+        assert_within(gather(step(*args)), expected, relative)
+
+
 @pytest.mark.parametrize("placement", [("cpu",), ("cpu", "plugin")], ids="-".join)
 def test_outputs_lie_where_their_stage_ran(placement, deploy, meshes):
     specimen = zoo.plain()
