@@ -57,7 +57,6 @@ __all__ = [
     "scan_parts",
     "scope_below",
     "scope_of",
-    "structure_of",
     "using_config",
 ]
 
@@ -207,11 +206,6 @@ def bind(eqn: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
 def evaluate(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
     """A callable that evaluates `closed` on flat inputs."""
     return jex_core.jaxpr_as_fun(closed)
-
-
-def structure_of(closed: ClosedJaxpr) -> tuple[int, int, int]:
-    """Number of inputs, constants and equations."""
-    return len(closed.jaxpr.invars), len(closed.consts), len(closed.jaxpr.eqns)
 
 
 def aval_of(atom: Atom) -> jax.ShapeDtypeStruct:

@@ -194,6 +194,13 @@ def test_wrong_kinds_of_arguments_are_named(cluster):
         gx.jit(f, cluster=cluster, objective="latency")
     with pytest.raises(gx.SpecError, match="cluster is a str"):
         gx.jit(f, cluster="c.toml")
+    traced = gx.trace(f, 1.0, 2.0)
+    with pytest.raises(gx.SpecError, match="a NoneType where a Cluster belongs"):
+        gx.plan(traced, None)
+    with pytest.raises(gx.SpecError, match="a function is no workload"):
+        gx.plan(f, cluster)
+    with pytest.raises(gx.SpecError, match="a Traced as plan"):
+        gx.compile(traced, gx.plan(traced, cluster))
     with pytest.raises(gx.SpecError, match="phase 'a' is a function"):
         gx.Workload({"a": f})
 

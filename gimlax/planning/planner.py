@@ -7,7 +7,7 @@ plan.
 from collections.abc import Sequence
 
 from gimlax.devices import Cluster
-from gimlax.errors import PlanError
+from gimlax.errors import PlanError, SpecError
 from gimlax.graph import Chain, Traced, Workload
 from gimlax.graph import chain as build_chain
 from gimlax.planning.bound import lower_bound_s
@@ -51,9 +51,17 @@ def plan(
 
     Raises:
         PlanError: the request contradicts the model or the cluster, or nothing satisfies it.
-        SpecError: a kind of device has no figure for a dtype that the model computes in.
+        SpecError: a kind of device has no figure for a dtype that the model computes in, or an
+            argument is of another kind than it should be.
     """
     objective = objective or Objective()
+    for value, kind in ((cluster, Cluster), (objective, Objective)):
+        if not isinstance(value, kind):
+            raise SpecError(
+                f"gimlax.plan was given a {type(value).__name__} where a {kind.__name__}"
+                f" belongs; give"
+                f" a gimlax.{kind.__name__}"
+            )
     chain = workload if isinstance(workload, Chain) else build_chain(workload)
     request = checked(chain, cluster, cuts, meshes)
     figures = costs(chain, cluster)

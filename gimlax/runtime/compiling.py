@@ -6,6 +6,7 @@ from typing import overload
 import jax
 
 from gimlax import devices, graph
+from gimlax.errors import SpecError
 from gimlax.graph import Chain, Traced, Workload
 from gimlax.planning import Plan, check_plan
 from gimlax.program import emit
@@ -55,6 +56,12 @@ def compile(
         SpecError: a mesh is missing, is not what was planned, or mixes clients.
         BackendError: a backend refuses a stage; names stage, segments and mesh.
     """
+    if not isinstance(plan, Plan):
+        raise SpecError(
+            f"gimlax.compile was given a {type(plan).__name__} as plan; give what gimlax.plan"
+            f" returns,"
+            " then the workload"
+        )
     chain = workload if isinstance(workload, Chain) else graph.chain(workload)
     check_plan(plan, chain)
     live = devices.bind(plan.specs, meshes)

@@ -54,6 +54,8 @@ class _Shared:
     def place(self, *trees: Any) -> Any:
         """Puts resident arguments on their meshes.
 
+        As `jax.device_put` does, this may use host arrays in place: do not change them afterwards.
+
         Args:
             *trees: one per resident argument, in order.
 
