@@ -1,0 +1,43 @@
+"""What a segment does, as a list of operations: what a cost model needs beyond FLOPs and bytes.
+
+A peak says little about a thin product, a look-up or a softmax, so the work of a segment is also
+kept by class with the sizes that decide how well a device does it. Chosen over pricing equations
+directly: a compiler fuses elementwise chains, and calibration can only measure classes. Units:
+FLOPs (a multiply and an add are two), bytes.
+"""
+
+from dataclasses import dataclass
+
+MATMUL = "matmul"  # dims: batch, m, n, k
+ATTENTION = "attention"  # dims: batch, query heads, key heads, queries, keys, head size
+CONVOLUTION = "convolution"  # dims: batch, m (output positions), n (out channels), k
+ELEMENTWISE = "elementwise"  # dims: elements written; a chain that a compiler fuses is one
+REDUCTION = "reduction"  # dims: rows kept, elements reduced in each
+GATHER = "gather"  # dims: rows, elements of a row; look-ups, slices and updates of a part
+SORT = "sort"  # dims: rows, elements of a row
+OTHER = "other"  # dims: elements written
+KINDS = (MATMUL, ATTENTION, CONVOLUTION, ELEMENTWISE, REDUCTION, GATHER, SORT, OTHER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation of a segment, done `count` times in a call.
+
+    Attributes:
+        kind: one of KINDS.
+        dims: the sizes that matter to its kind, as KINDS says.
+        dtype: of the operands, a dtype's name in JAX.
+        flops: of one.
+        bytes_read, bytes_written: memory traffic of one, with elementwise chains fused.
+        resident_bytes: how many of the bytes read are parameters.
+        count: how often, the trips of a loop included.
+    """
+
+    kind: str
+    dims: tuple[int, ...]
+    dtype: str
+    flops: float
+    bytes_read: float
+    bytes_written: float
+    resident_bytes: float = 0.0
+    count: float = 1.0
