@@ -21,15 +21,15 @@ CHEAP = frozenset(
     " integer_pow"
     " iota is_finite le log log1p logistic lt max min mul ne neg nextafter not or pad pow real"
     " reduce_precision rem reshape rev round rsqrt select_n shift_left shift_right_arithmetic"
-    " shift_right_logical sign sin sinh slice sqrt square squeeze stop_gradient sub tan tanh"
+    " shift_right_logical sign sin sinh slice split sqrt square squeeze stop_gradient sub tan tanh"
     " transpose"
     " xor optimization_barrier".split()
 )
 _MOVES_NOTHING = frozenset(
     "bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy expand_dims"
     " iota pad"
-    " reshape rev slice squeeze stop_gradient transpose gather dynamic_slice dynamic_update_slice"
-    " optimization_barrier".split()
+    " reshape rev slice split squeeze stop_gradient transpose gather dynamic_slice"
+    " dynamic_update_slice optimization_barrier".split()
 )
 
 

@@ -31,6 +31,10 @@ class Operation:
         bytes_read, bytes_written: memory traffic of one, with elementwise chains fused.
         resident_bytes: how many of the bytes read are parameters.
         count: how often, the trips of a loop included.
+        transcendentals: how many of the FLOPs are an exp, a tanh or the like, which take a CPU many
+            instructions.
+        layout: how the operands of a product lie in memory, as in einsum: 'mk,kn', or 'mk,nk' where
+            the right one is transposed; 'bmbk,bnbk' where the batch is not in front. Empty else.
     """
 
     kind: str
@@ -41,3 +45,10 @@ class Operation:
     bytes_written: float
     resident_bytes: float = 0.0
     count: float = 1.0
+    transcendentals: float = 0.0
+    layout: str = ""
+
+    @property
+    def num_bytes(self) -> float:
+        """Memory traffic of one."""
+        return self.bytes_read + self.bytes_written

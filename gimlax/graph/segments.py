@@ -21,7 +21,9 @@ import numpy as np
 from gimlax import _jax
 from gimlax.graph.counting import CHEAP, Count
 from gimlax.graph.dataflow import Graph
+from gimlax.graph.operations import Operation
 from gimlax.graph.traced import Part, Role, merge_parts
+from gimlax.graph.work import work_of
 
 _ANCHORS = re.compile(
     r"dot_general|ragged_dot|conv_general_dilated|gather|scan|while|cond|composite|custom_call|fft|jit"
@@ -39,9 +41,9 @@ class Segment:
     """Nodes `start:stop` of a graph, which always run on one mesh.
 
     `flops` pairs dtype names with FLOPs; `bytes_accessed` is memory traffic of one call with
-    elementwise chains fused; `temp_bytes` the most intermediate memory that is live at once;
-    `resident`, `carried` the rows of arguments that it uses, `streamed` the streamed leaves and
-    `constants` the closed-over arrays.
+    elementwise chains fused; `operations` the same work by class; `temp_bytes` the most
+    intermediate memory that is live at once; `resident`, `carried` the rows of arguments that it
+    uses, `streamed` the streamed leaves and `constants` the closed-over arrays.
     `boundary` are the values that cross a cut put right after it, `splits` the paths of the carried
     leaves that such a cut would tear apart, which makes it illegal.
     """
@@ -53,6 +55,7 @@ class Segment:
     stop: int
     flops: tuple[tuple[str, float], ...]
     bytes_accessed: float
+    operations: tuple[Operation, ...]
     temp_bytes: int
     resident: tuple[Part, ...]
     carried: tuple[Part, ...]
@@ -106,6 +109,7 @@ def build_segments(graph: Graph, boundaries: Sequence[int]) -> tuple[Segment, ..
     segments: list[Segment] = []
     for index, ((start, stop), parts) in enumerate(zip(spots, used, strict=True)):
         work = sum((n.work for n in graph.nodes[start:stop] if not n.shadow), Count())
+        operations = work_of(graph, last, start, stop)
         segment = Segment(
             index=index,
             name=names[index],
@@ -113,7 +117,8 @@ def build_segments(graph: Graph, boundaries: Sequence[int]) -> tuple[Segment, ..
             start=start,
             stop=stop,
             flops=tuple(sorted(work.flops.items())),
-            bytes_accessed=work.bytes_accessed,
+            bytes_accessed=sum(op.count * op.num_bytes for op in operations),
+            operations=operations,
             temp_bytes=_temp_bytes(graph, last, start, stop),
             resident=_with_role(graph, parts, Role.RESIDENT),
             carried=_with_role(graph, parts, Role.CARRIED),

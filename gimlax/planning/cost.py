@@ -1,10 +1,9 @@
-"""What stages and transfers cost on a cluster: a roofline per segment, memory per stage.
+"""What stages and transfers cost on a cluster: operations by rate, memory by stage.
 
-A segment takes the longer of its FLOPs over the peak of their dtype and its bytes over the
-memory's bandwidth; a stage is the sum of its segments and one dispatch; a transfer is the latency
-of its link and its bytes over the bandwidth. Streamed inputs and outputs travel between host and
-mesh for free. A mesh runs a stage as one of its devices does: without shardings more devices add
-nothing. Chosen over measuring, because a plan needs no device; measured figures can replace these.
+A segment is the sum of its operations, each priced by the best rates there are for the device; a
+stage is the sum of its segments and one dispatch; a transfer is the latency of its link and its
+bytes over the bandwidth. Streamed inputs and outputs travel between host and mesh for free. A mesh
+runs a stage as one of its devices does: without shardings more devices add nothing.
 """
 
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from gimlax.devices import Cluster
 from gimlax.graph import Chain, Role
 from gimlax.planning.pieces import Piece, added_bytes, pieces, shared_bytes, used_bytes
 from gimlax.planning.problem import Array, Problem
+from gimlax.planning.rates import Rates, rates_for
+from gimlax.planning.rates.pricing import price
 
 # Host time to start one compiled stage: a call of a jitted function takes 4 to 8 us on JAX's CPU
 # client and 6 to 11 us on a plugin (2-core AMD Genoa, November 2026).
@@ -29,7 +30,10 @@ class Costs:
         calls: calls per request. [phase]
         flops, bytes_accessed, temp_bytes: of one call of a segment. [phase, segment]
         boundary_bytes: what crosses before each segment. [phase, boundary]
-        compute_s, memory_s: of one call of a segment, if only that mattered. [phase, mesh, segment]
+        seconds: of one call of a segment. [phase, mesh, segment]
+        memory_bound_s: the part of it in operations that wait for memory. [phase, mesh, segment]
+        compute_s, memory_s: the same if only that mattered, by card. [phase, mesh, segment]
+        rates: what prices each mesh. [mesh]
         shared_segment_s, shared_dispatch_s: per request, for which a segment and a dispatch occupy
             what meshes share. [shared, mesh, segment] and [shared, mesh]
         pieces: the memory of resident and carried arguments.
@@ -41,8 +45,11 @@ class Costs:
     bytes_accessed: Array
     temp_bytes: Array
     boundary_bytes: Array
+    seconds: Array
+    memory_bound_s: Array
     compute_s: Array
     memory_s: Array
+    rates: tuple[Rates, ...]
     shared_segment_s: Array
     shared_dispatch_s: Array
     pieces: tuple[Piece, ...]
@@ -51,7 +58,7 @@ class Costs:
     @property
     def segment_s(self) -> Array:
         """Seconds per request of each segment, dispatch left out. [mesh, segment]"""
-        return np.tensordot(self.calls, np.maximum(self.compute_s, self.memory_s), 1)
+        return np.tensordot(self.calls, self.seconds, 1)
 
     @property
     def dispatch_s(self) -> float:
@@ -88,24 +95,21 @@ def costs(chain: Chain, cluster: Cluster) -> Costs:
     bytes_accessed = np.array([[s.bytes_accessed for s in row] for row in segments], float)
     boundary_bytes = np.zeros((len(segments), n + 1))
     boundary_bytes[:, 1:n] = [[s.boundary_bytes for s in row[:-1]] for row in segments]
-    compute_s = np.array(
-        [
-            [
-                [sum(f / kind.peak(dtype) for dtype, f in s.flops if f) for s in row]
-                for kind in kinds
-            ]
-            for row in segments
-        ],
-        float,
-    )
-    bandwidth = np.array([kind.memory_bytes_per_s for kind in kinds])
-    memory_s = bytes_accessed[:, None, :] / bandwidth[None, :, None]
+    rates = tuple(rates_for(cluster, mesh.name) for mesh in cluster.meshes)
+    priced = price([s for row in segments for s in row], rates, kinds)
+
+    def by_phase(figure: str) -> Array:  # [phase, mesh, segment]
+        rows = np.stack([getattr(mesh, figure) for mesh in priced])
+        return rows.reshape(len(kinds), len(segments), n).swapaxes(0, 1)
+
+    seconds = by_phase("seconds")
     temp_bytes = np.array([[s.temp_bytes for s in row] for row in segments], float)
     found = pieces(chain)
 
     legal = np.array([True, *(not chain.splits(b) for b in range(1, n)), True])
     possible = legal[:, None] & legal[None, :] & (np.arange(n + 1) > np.arange(n + 1)[:, None])
-    segment_s = np.tensordot(calls, np.maximum(compute_s, memory_s), 1)
+    compute_s, memory_s = by_phase("compute_s"), by_phase("memory_s")
+    segment_s = np.tensordot(calls, seconds, 1)
     dispatch_s = calls.sum() * DISPATCH_S
     stage_s = np.where(possible, _runs(segment_s) + dispatch_s, np.inf)
     by_kind = (
@@ -122,8 +126,11 @@ def costs(chain: Chain, cluster: Cluster) -> Costs:
         bytes_accessed=bytes_accessed,
         temp_bytes=temp_bytes,
         boundary_bytes=boundary_bytes,
+        seconds=seconds,
+        memory_bound_s=by_phase("memory_bound_s"),
         compute_s=compute_s,
         memory_s=memory_s,
+        rates=rates,
         shared_segment_s=shared_segment_s,
         shared_dispatch_s=shared_dispatch_s,
         pieces=found,

@@ -131,20 +131,19 @@ def _phase(
 def _stage(
     figures: Costs, phase: int, mesh: int, holding: int, first: int, stop: int
 ) -> StagePrediction:
-    compute_s = figures.compute_s[phase, mesh, first:stop]
-    memory_s = figures.memory_s[phase, mesh, first:stop]
-    by_compute = compute_s >= memory_s
+    run = (phase, mesh, slice(first, stop))
+    memory_bound_s = float(figures.memory_bound_s[run].sum())
     overhead_s = figures.dispatch_s / float(figures.calls.sum())
     shares = {
-        "compute": float(compute_s[by_compute].sum()),
-        "memory": float(memory_s[~by_compute].sum()),
+        "compute": float(figures.seconds[run].sum()) - memory_bound_s,
+        "memory": memory_bound_s,
         "overhead": overhead_s,
     }
     return StagePrediction(
         holding=holding,
         seconds=sum(shares.values()),
-        compute_s=float(compute_s.sum()),
-        memory_s=float(memory_s.sum()),
+        compute_s=float(figures.compute_s[run].sum()),
+        memory_s=float(figures.memory_s[run].sum()),
         overhead_s=overhead_s,
         flops=float(figures.flops[phase, first:stop].sum()),
         bytes_accessed=float(figures.bytes_accessed[phase, first:stop].sum()),

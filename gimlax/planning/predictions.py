@@ -11,8 +11,9 @@ BINDS = ("compute", "memory", "overhead")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePrediction:
-    """One call of a holding's stage: `seconds` is segment by segment the longer of compute and
-    memory, and the dispatch; `binds` says which of 'compute', 'memory', 'overhead' takes most."""
+    """One call of a holding's stage: `seconds` is the sum of its operations and the dispatch;
+    `compute_s` and `memory_s` what the card would allow if only that mattered; `binds` says on
+    which of 'compute', 'memory', 'overhead' most of the seconds are spent."""
 
     holding: int
     seconds: float

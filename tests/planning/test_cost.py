@@ -31,7 +31,7 @@ def test_calls_of_all_phases_add_up():
     cluster = cluster_of([kind("a"), kind("b", flops_per_s=2e11)])
     once = costs(chain(two_phases({"prefill": 1, "decode": 1})), cluster)
     often = costs(chain(two_phases({"prefill": 1, "decode": 101})), cluster)
-    decode_s = np.maximum(once.compute_s, once.memory_s)[1].sum(axis=1) + DISPATCH_S
+    decode_s = once.seconds[1].sum(axis=1) + DISPATCH_S
     more_s = often.problem.stage_s[:, 0, -1] - once.problem.stage_s[:, 0, -1]
     np.testing.assert_allclose(more_s, 100 * decode_s)
 

@@ -1,0 +1,7 @@
+"""How long one operation takes on one device: measured here, fitted to measurements, or by card."""
+
+from gimlax.planning.rates.choosing import rates_for
+from gimlax.planning.rates.roofline import Roofline
+from gimlax.planning.rates.seam import CARD, FITTED, MEASURED, Rates
+
+__all__ = ["CARD", "FITTED", "MEASURED", "Rates", "Roofline", "rates_for"]
