@@ -83,10 +83,15 @@ def count_jaxpr(closed: _jax.ClosedJaxpr) -> Count:
 
 def _flops(dtype: object, number: float) -> dict[str, float]:
     """FLOPs under the name of their dtype; a complex product is four real ones."""
-    name = str(dtype)
-    if name.startswith("complex"):
-        name, number = {"complex64": "float32"}.get(name, "float64"), 4 * number
+    name = real_dtype(dtype)
+    if name != str(dtype):
+        number *= 4
     return {name: number} if number else {}
+
+
+def real_dtype(dtype: object) -> str:
+    """The name of the dtype that arithmetic is done in: of its parts, where it is complex."""
+    return {"complex64": "float32", "complex128": "float64"}.get(str(dtype), str(dtype))
 
 
 def _all_bytes(eqn: _jax.JaxprEqn) -> int:

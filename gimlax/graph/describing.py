@@ -8,7 +8,7 @@ import math
 import jax
 
 from gimlax import _jax
-from gimlax.graph.counting import count
+from gimlax.graph.counting import count, real_dtype
 from gimlax.graph.operations import (
     ATTENTION,
     CONVOLUTION,
@@ -43,16 +43,16 @@ def alone(
     read = [float(_jax.nbytes(aval)) for aval in operands]
     written = float(sum(_jax.nbytes(_jax.aval_of(v)) for v in eqn.outvars))
     kind, dims, layout = OTHER, (math.prod(out.shape),), ""
-    dtype = str(operands[0].dtype if operands else out.dtype)
+    dtype = (operands[0] if operands else out).dtype
     if name == "dot_general":
         kind, dims, layout = _product(eqn, order)
-        dtype = str(max((a.dtype for a in operands), key=lambda d: d.itemsize))
+        dtype = max((a.dtype for a in operands), key=lambda d: d.itemsize)
     elif name.startswith("ragged_dot"):
         rows, depth = operands[0].shape[0], operands[0].shape[-1]
         kind, dims, layout = MATMUL, (1, rows, out.shape[-1], depth), "mk,gkn"
     elif name == "conv_general_dilated":
         kind, dims = CONVOLUTION, _convolution(eqn)
-        dtype = str(operands[1].dtype)
+        dtype = operands[1].dtype
     elif name == "composite":
         kind, dims = ATTENTION, _attention(operands)
     elif name in ("sort", "top_k", "approx_top_k"):
@@ -65,11 +65,11 @@ def alone(
         written = count(eqn).bytes_accessed / 2
         moved = {"dynamic_update_slice": 1, "gather": 0, "dynamic_slice": 0}.get(name, 2)
         read = [written if i == moved else 0.0 for i in range(len(operands))]
-        dtype = str(operands[moved].dtype)
+        dtype = operands[moved].dtype
     return Operation(
         kind=kind,
         dims=dims,
-        dtype=dtype,
+        dtype=real_dtype(dtype),
         flops=flops,
         bytes_read=sum(read),
         bytes_written=written,

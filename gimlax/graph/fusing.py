@@ -16,7 +16,7 @@ import jax
 
 from gimlax import _jax
 from gimlax.graph import describing
-from gimlax.graph.counting import CHEAP, count, count_jaxpr
+from gimlax.graph.counting import CHEAP, count, count_jaxpr, real_dtype
 from gimlax.graph.operations import ELEMENTWISE, REDUCTION, Operation
 
 _RENAMES = frozenset(
@@ -168,7 +168,7 @@ class _Fuser:
         return Operation(
             kind=ELEMENTWISE if last.role == "chain" else REDUCTION,
             dims=describing.chain_dims(last.eqn, reduces=last.role == "reduction"),
-            dtype=str(last.outputs[0].aval.dtype),
+            dtype=real_dtype(last.outputs[0].aval.dtype),
             flops=flops,
             bytes_read=float(sum(reads.values())),
             bytes_written=float(written),
@@ -213,22 +213,29 @@ def _in_memory(value: _Value) -> bool:
     assert producer is not None
     if value.escapes or not value.users:
         return True
-    products = all(user.eqn.primitive.name == "dot_general" for user in value.users)
-    if producer.eqn.primitive.name == "transpose" and products and not value.reshaped:
+    if _taken_along(producer):
         return False
     if len(value.users) > 1 and producer.eqn.primitive.name in _TRANSCENDENTAL:
         return True
-    return any(user.role not in ("chain", "reduction") for user in value.users)
+    return any(user.role in ("alone", "loop") or _taken_along(user) for user in value.users)
+
+
+def _taken_along(step: _Step) -> bool:
+    """Whether a step is a transpose that products take along as another layout."""
+    value = step.outputs[0]
+    return (
+        step.eqn.primitive.name == "transpose"
+        and not (value.escapes or value.reshaped)
+        and bool(value.users)
+        and all(user.eqn.primitive.name == "dot_general" for user in value.users)
+    )
 
 
 def _before_transpose(value: _Value | None) -> tuple[_Value | None, tuple[int, ...] | None]:
     """What a product reads instead of its transpose, and how dims are to be permuted."""
-    producer = None if value is None else value.producer
-    if value is None or producer is None or producer.eqn.primitive.name != "transpose":
+    if value is None or value.producer is None or not _taken_along(value.producer):
         return value, None
-    if _in_memory(value):
-        return value, None
-    return producer.inputs[0], tuple(producer.eqn.params["permutation"])
+    return value.producer.inputs[0], tuple(value.producer.eqn.params["permutation"])
 
 
 def _loop(step: _Step) -> list[Operation]:

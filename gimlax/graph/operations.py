@@ -26,7 +26,7 @@ class Operation:
     Attributes:
         kind: one of KINDS.
         dims: the sizes that matter to its kind, as KINDS says.
-        dtype: of the operands, a dtype's name in JAX.
+        dtype: of the operands, a dtype's name in JAX; of their parts, where they are complex.
         flops: of one.
         bytes_read, bytes_written: memory traffic of one, with elementwise chains fused.
         resident_bytes: how many of the bytes read are parameters.

@@ -94,6 +94,15 @@ def test_the_layout_of_weights_shows_also_through_a_transpose():
     assert turned.resident_bytes == w.nbytes
 
 
+def test_what_a_product_takes_along_transposed_is_still_written_before():
+    def mixed(w, x):
+        return jnp.tanh(x).swapaxes(1, 2) @ w
+
+    chained, product = operations(mixed, normal(4, 8), normal(2, 4, 6))
+    assert (chained.kind, chained.flops, chained.bytes_written) == (ELEMENTWISE, 48, 4 * 48)
+    assert (product.dims, product.layout) == ((1, 12, 8, 4), "mkm,kn")
+
+
 def test_a_chain_reads_its_inputs_and_writes_its_end_once():
     def fn(scale, x, y):
         return jnp.tanh(x * scale + y).reshape(4, -1) * 2.0
@@ -157,3 +166,13 @@ def test_casts_of_weights_cost_memory_in_each_stage():
     w = normal(64, 32)
     casts = [op for op in operations(half, w, normal(4, 64)) if op.kind == ELEMENTWISE]
     assert [(op.flops, op.num_bytes) for op in casts if op.resident_bytes] == [(0, 6 * w.size)]
+
+
+def test_complex_work_is_counted_in_the_dtype_of_its_parts():
+    def waves(x, kernel):
+        return (jnp.fft.fft(x) @ kernel * 2).real.sum()
+
+    found = operations(waves, jnp.ones((4, 8), jnp.complex64), jnp.ones((8, 8), jnp.complex64))
+    assert {op.dtype for op in found} == {"float32"}
+    (product,) = [op for op in found if op.kind == MATMUL]
+    assert product.flops == 4 * 2 * 4 * 8 * 8
