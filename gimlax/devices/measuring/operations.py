@@ -1,0 +1,69 @@
+"""Times one operation as it runs inside a stage, and what a call costs beyond its operations.
+
+Units: seconds.
+"""
+
+import numpy as np
+
+from gimlax import _jax
+from gimlax.devices.calibration import Sample
+from gimlax.devices.measuring.programs import Microbenchmark, matmul
+from gimlax.devices.measuring.timing import Probe, compiled, repeated, time_calls
+
+__all__ = ["dispatch_s", "measure"]
+
+# Repeats fill about this long, by a guess of what two cores do, so that a small operation is timed
+# among its like and a large one is not timed for nothing.
+_PROGRAM_S = 0.4e-3
+_MOST_REPEATS = 8
+
+
+def dispatch_s(device: _jax.Device) -> float:
+    """What a call takes beyond its operations: the host's part, and waking the device's threads.
+
+    Small products are done once and eight times in one program; what is left of the first when one
+    of the others is taken off is the call.
+    """
+    found = []
+    for dims in ((1, 8, 512, 512), (1, 16, 256, 1024), (1, 32, 512, 256)):
+        benchmark = matmul(dims, "float32", "mk,kn")
+        args = benchmark.arguments()
+        once, often = (
+            time_calls(
+                compiled(repeated(benchmark.function, times, 0), args, device), budget_s=0.1
+            ).seconds
+            for times in (1, _MOST_REPEATS)
+        )
+        found.append(max(once - (often - once) / (_MOST_REPEATS - 1), 0.05 * once))
+    return float(np.median(found))
+
+
+def measure(
+    benchmark: Microbenchmark,
+    device: _jax.Device,
+    probe: Probe,
+    call_s: float,
+    reference_s: float,
+) -> Sample:
+    """Times an operation, the dispatch taken off, as if the probe took `reference_s` meanwhile."""
+    args = benchmark.arguments()
+    guess_s = benchmark.flops / 2e11 + benchmark.num_bytes / 3e10 + 5e-6
+    times = 1 if benchmark.alone else round(min(max(_PROGRAM_S / guess_s, 1), _MOST_REPEATS))
+    smallest = min(range(len(args)), key=lambda i: args[i].nbytes)
+    program = repeated(benchmark.function, times, smallest)
+    call = compiled(program, args, device)
+    pace = reference_s / probe.seconds()
+    timing = time_calls(call)
+    took_s = timing.seconds * pace
+    return Sample(
+        kind=benchmark.kind,
+        dims=benchmark.dims,
+        dtype=benchmark.dtype,
+        layout=benchmark.layout,
+        flops=benchmark.flops,
+        transcendentals=benchmark.transcendentals,
+        num_bytes=benchmark.num_bytes,
+        out_itemsize=benchmark.out_itemsize,
+        seconds=max(took_s - call_s, 0.3 * took_s) / times,
+        spread=timing.spread,
+    )

@@ -1,0 +1,124 @@
+"""A whole calibration: each mesh, each link, each pair that shares a host.
+
+Meshes of equal devices of one backend are measured once. Units: seconds.
+"""
+
+import datetime
+import itertools
+from collections.abc import Callable
+
+import jax
+
+from gimlax import _jax
+from gimlax.devices.calibration import Calibration, MeasuredLink, MeshCalibration, Slowdown
+from gimlax.devices.cluster import Cluster
+from gimlax.devices.live import bind
+from gimlax.devices.measuring.grids import microbenchmarks
+from gimlax.devices.measuring.links import measure_link
+from gimlax.devices.measuring.operations import dispatch_s, measure
+from gimlax.devices.measuring.sharing import measure_slowdown
+from gimlax.devices.measuring.timing import Probe
+from gimlax.devices.mesh import MeshSpec
+from gimlax.devices.processor import processor_name
+from gimlax.errors import SpecError
+
+__all__ = ["calibrate"]
+
+Progress = Callable[[float, float, str], None]
+
+
+def calibrate(
+    cluster: Cluster, *, progress: Progress = lambda done, total, what: None
+) -> Calibration:
+    """Measures what is live of a cluster.
+
+    Args:
+        cluster: for example of `gimlax.discover()`.
+        progress: told (done, total, what is being measured).
+
+    Raises:
+        SpecError: no mesh of it is live.
+        BackendError: a backend that it names is not there.
+    """
+    live = [mesh for mesh in cluster.meshes if mesh.backend]
+    if not live:
+        raise SpecError(
+            "calibration: no mesh of the cluster names a backend, so there is nothing to measure;"
+            " use a discovered cluster, or name the backends in the cluster file"
+        )
+    bound = bind(live)
+    devices = {name: mesh.devices.flat[0] for name, mesh in bound.items()}
+    pairs = [
+        (a.name, b.name)
+        for a, b in itertools.permutations(live, 2)
+        if cluster.link(a.name, b.name) is not None
+    ]
+    sharers = [
+        (a.name, b.name)
+        for a, b in itertools.combinations(live, 2)
+        if b.name in cluster.sharing(a.name, "compute") + cluster.sharing(a.name, "memory")
+    ]
+    first = {_alike(mesh): mesh.name for mesh in reversed(live)}
+    work = _Work(progress, len(first) * len(microbenchmarks()) + 10 * len(pairs + sharers))
+    measured = {name: _mesh(name, devices[name], work) for name in first.values()}
+    links: list[MeasuredLink] = []
+    for source, target in pairs:
+        work.step(f"link {source} -> {target}", 10)
+        links.append(measure_link(source, devices[source], target, devices[target]))
+    slowdowns: list[Slowdown] = []
+    for a, b in sharers:
+        work.step(f"{a} beside {b}", 10)
+        factor = measure_slowdown(devices[a], devices[b])
+        slowdowns.append(Slowdown(meshes=(a, b), factor=factor))
+    return Calibration(
+        jax_version=jax.__version__,
+        processor=processor_name(),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        meshes=tuple(_named(mesh, measured[first[_alike(mesh)]]) for mesh in live),
+        links=tuple(links),
+        slowdowns=tuple(slowdowns),
+    )
+
+
+class _Work:
+    """Counts what is done."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def step(self, what: str, size: int = 1) -> None:
+        self._progress(self._done, self._total, what)
+        self._done += size
+
+
+def _alike(mesh: MeshSpec) -> tuple[str, str]:
+    return mesh.backend, mesh.device_kind
+
+
+def _mesh(name: str, device: _jax.Device, work: _Work) -> MeshCalibration:
+    probe = Probe(device)
+    call_s = dispatch_s(device)
+    reference_s = probe.seconds()
+    samples = []
+    for benchmark in microbenchmarks():
+        work.step(f"{name}: {benchmark.kind}")
+        samples.append(measure(benchmark, device, probe, call_s, reference_s))
+    return MeshCalibration(
+        mesh=name,
+        device_kind=device.device_kind,
+        num_devices=1,
+        dispatch_s=call_s,
+        probe_s=reference_s,
+        samples=tuple(samples),
+    )
+
+
+def _named(mesh: MeshSpec, measured: MeshCalibration) -> MeshCalibration:
+    return MeshCalibration(
+        mesh=mesh.name,
+        device_kind=mesh.device_kind,
+        num_devices=mesh.num_devices,
+        dispatch_s=measured.dispatch_s,
+        probe_s=measured.probe_s,
+        samples=measured.samples,
+    )

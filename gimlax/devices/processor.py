@@ -1,0 +1,19 @@
+"""What the processor of this machine is called: PJRT says no more than "cpu"."""
+
+import os
+import platform
+from pathlib import Path
+
+__all__ = ["processor_name"]
+
+
+def processor_name() -> str:
+    """The model of the processor and how many of its cores there are, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = said.get("model name") or platform.processor() or platform.machine()
+    family = " ".join(f"{k} {said[k]}" for k in ("cpu family", "model") if k in said)
+    return f"{name} ({family}), {os.cpu_count()} cores" if family else name

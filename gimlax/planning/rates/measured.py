@@ -1,0 +1,135 @@
+"""Rates from a calibration of the mesh itself.
+
+Each class of operation has its own surface: products by dtype and by how the right operand lies,
+attention and convolutions over their sizes, what streams through memory by size. An operand that
+lies in another order is copied first. Parameters that no cache holds between two calls cost their
+bytes once more, by what the calibration's sweep says of so much memory. Units: seconds, bytes.
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from gimlax.devices import MeshCalibration
+from gimlax.graph.operations import (
+    ATTENTION,
+    CONVOLUTION,
+    ELEMENTWISE,
+    GATHER,
+    MATMUL,
+    REDUCTION,
+    Operation,
+)
+from gimlax.planning.rates.scattered import Scattered
+from gimlax.planning.rates.seam import MEASURED
+from gimlax.planning.rates.streaming import Streaming
+
+__all__ = ["Measured"]
+
+_SWEEP = "sweep"
+_STREAMED = (ELEMENTWISE, REDUCTION, GATHER)
+# Orders of an operand that a product reads as they are; in any other it is copied first.
+_IN_PLACE = frozenset("mk km kn nk bmk bkm bkn bnk gkn".split())
+_Key = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """Surfaces by class of operation; see the module.
+
+    `cold_s_per_byte` is what a byte of parameters costs beyond the surface, where they were timed
+    over and over.
+    """
+
+    scattered: dict[_Key, Scattered]
+    streamed: dict[str, Streaming]
+    cold_s_per_byte: float
+
+    @classmethod
+    def of(cls, calibration: MeshCalibration, resident_bytes: float = 0.0) -> "Measured":
+        """Fits the samples of a mesh.
+
+        Args:
+            calibration: of the mesh.
+            resident_bytes: parameters that a mesh goes through between two uses of the same one.
+        """
+        classes: dict[_Key, list] = defaultdict(list)
+        for s in calibration.samples:
+            classes[_key(s.kind, s.dims, s.dtype, s.layout, s.out_itemsize)].append(s)
+        sweep = classes.pop((_SWEEP, "float32"), [])
+        streamed = {
+            kind: [s for key, found in classes.items() if key[0] == kind for s in found]
+            for kind in _STREAMED
+        }
+        return cls(
+            {k: Scattered.of(found) for k, found in classes.items() if k[0] not in _STREAMED},
+            {kind: Streaming.of(found) for kind, found in streamed.items() if found},
+            _cold_s_per_byte(sweep, resident_bytes),
+        )
+
+    @property
+    def source(self) -> str:
+        """A calibration."""
+        return MEASURED
+
+    def seconds(self, operation: Operation) -> float:
+        """Seconds of one operation by the surface of its class."""
+        cold_s = operation.resident_bytes * self.cold_s_per_byte
+        if operation.kind in (MATMUL, ATTENTION, CONVOLUTION):
+            return cold_s + self._contraction_s(operation)
+        size = math.prod(operation.dims)
+        kind = operation.kind if operation.kind in self.streamed else ELEMENTWISE
+        return cold_s + self.streamed[kind].seconds(
+            size, operation.num_bytes, operation.flops, operation.transcendentals
+        )
+
+    def _contraction_s(self, op: Operation) -> float:
+        itemsize = round(op.bytes_written / max(1, math.prod(op.dims[:3]))) or 1
+        key = _key(op.kind, op.dims, op.dtype, op.layout, itemsize)
+        wide = _key(op.kind, op.dims, "float32", op.layout, 4)
+        surface = self.scattered.get(key) or self.scattered[wide]
+        seconds = surface.seconds(op.dims, _flops(op), op.num_bytes)
+        return seconds + (self._copies_s(op) if op.kind == MATMUL else 0.0)
+
+    def _copies_s(self, op: Operation) -> float:
+        """Seconds of bringing operands of a product into an order that it reads."""
+        batch, m, n, k = op.dims
+        itemsize = 2 if "16" in op.dtype else 4
+        sides = zip(op.layout.split(","), (batch * m * k, batch * n * k), strict=False)
+        return sum(
+            self.streamed[ELEMENTWISE].seconds(size, 2.0 * itemsize * size)
+            for order, size in sides
+            if order not in _IN_PLACE
+        )
+
+
+def _key(kind: str, dims: tuple[int, ...], dtype: str, layout: str, out_itemsize: int) -> _Key:
+    """The class of an operation: those that one surface holds."""
+    if kind != MATMUL:
+        return kind, dtype
+    right = "nk" if layout.endswith("k") else "kn"
+    if dims[0] > 1:
+        return kind, dtype, "batched", right
+    return kind, dtype, "narrow" if out_itemsize < 4 and dtype != "float32" else "wide", right
+
+
+def _flops(op: Operation) -> float:
+    """FLOPs of the products alone, as samples count them."""
+    if op.kind == ATTENTION:
+        batch, heads, _, queries, keys, size = op.dims
+        return 4.0 * batch * heads * queries * keys * size
+    return op.flops
+
+
+def _cold_s_per_byte(sweep: list, resident_bytes: float) -> float:
+    """What a byte costs in a sweep over so many, beyond one in the smallest sweep."""
+    if not sweep:
+        return 0.0
+    sizes = np.log2([sample.dims[0] for sample in sweep])
+    costs = np.array([sample.seconds / sample.num_bytes for sample in sweep])
+    order = np.argsort(sizes)
+    costs = np.maximum.accumulate(costs[order])
+    at = np.interp(np.log2(max(resident_bytes, 1.0)), sizes[order], costs)
+    return float(at - costs[0])
