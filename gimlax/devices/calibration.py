@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from gimlax.devices.cluster import Cluster
-from gimlax.devices.mesh import Link, MeshSpec
+from gimlax.devices.mesh import MeshSpec
 from gimlax.devices.processor import processor_name
 from gimlax.errors import SpecError
 
@@ -111,6 +111,11 @@ class Calibration:
     links: tuple[MeasuredLink, ...] = ()
     slowdowns: tuple[Slowdown, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """When it was measured and with what, in a line."""
+        return f"{self.date}, JAX {self.jax_version}, {self.processor}"
+
     def mesh(self, name: str) -> MeshCalibration | None:
         """Figures of the mesh of this name, None if it was not measured."""
         return next((m for m in self.meshes if m.mesh == name), None)
@@ -149,17 +154,24 @@ class Calibration:
         here = f"{mesh.num_devices} x {mesh.device_kind!r}"
         return [f"mesh {mesh.name!r} was {there}, here it is {here}"] if there != here else []
 
-    def link(self, source: str, target: str) -> Link | None:
+    def link(self, source: str, target: str) -> MeasuredLink | None:
         """The measured link, None if it was not measured."""
-        for link in self.links:
-            if (link.source, link.target) == (source, target):
-                return Link(
-                    source=source,
-                    target=target,
-                    latency_s=link.latency_s,
-                    bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
-                )
-        return None
+        ends = source, target
+        return next((link for link in self.links if (link.source, link.target) == ends), None)
+
+    def onto(self, cluster: Cluster) -> Cluster:
+        """The same cluster with its links as measured; a link that it lacks is not added."""
+        links = (
+            link
+            if (found := self.link(link.source, link.target)) is None
+            else dataclasses.replace(
+                link,
+                latency_s=found.latency_s,
+                bandwidth_bytes_per_s=found.bandwidth_bytes_per_s,
+            )
+            for link in cluster.links
+        )
+        return dataclasses.replace(cluster, links=tuple(links))
 
     def slowdown(self, meshes: tuple[str, ...]) -> float:
         """The largest factor measured between two of these meshes; 2, as if one had to wait for

@@ -58,7 +58,7 @@ def _dispatch_s(costs: Costs, goal: str) -> Array:
     """Seconds for which a dispatch on a mesh occupies each resource. [resource, mesh]"""
     num_meshes = costs.problem.num_meshes
     if goal == "latency":
-        return np.full((1, num_meshes), costs.dispatch_s)
+        return costs.dispatch_s[None]
     return np.concatenate([np.eye(num_meshes) * costs.dispatch_s, costs.shared_dispatch_s])
 
 
@@ -123,4 +123,4 @@ def _needed_hops_s(costs: Costs, bytes_: Array) -> float:
     if num_meshes == 1 or not hops.size:
         return 0.0
     least_s = float(hops.min())
-    return (num_meshes - 1) * (costs.dispatch_s + (least_s if np.isfinite(least_s) else 0.0))
+    return (num_meshes - 1) * (costs.dispatch_s.min() + (least_s if np.isfinite(least_s) else 0.0))

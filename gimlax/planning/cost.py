@@ -2,15 +2,16 @@
 
 A segment is the sum of its operations, each priced by the best rates there are for the device; a
 stage is the sum of its segments and one dispatch; a transfer is the latency of its link and its
-bytes over the bandwidth. Streamed inputs and outputs travel between host and mesh for free. A mesh
-runs a stage as one of its devices does: without shardings more devices add nothing.
+bytes over the bandwidth. What a calibration knows goes before what cards and cluster files say.
+Streamed inputs and outputs travel between host and mesh for free. A mesh runs a stage as one of its
+devices does: without shardings more devices add nothing.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from gimlax.devices import Cluster
+from gimlax.devices import Calibration, Cluster
 from gimlax.graph import Chain, Role
 from gimlax.planning.pieces import Piece, added_bytes, pieces, shared_bytes, used_bytes
 from gimlax.planning.problem import Array, Problem
@@ -18,7 +19,7 @@ from gimlax.planning.rates import Rates, rates_for
 from gimlax.planning.rates.pricing import price
 
 # Host time to start one compiled stage: a call of a jitted function takes 4 to 8 us on JAX's CPU
-# client and 6 to 11 us on a plugin (2-core AMD Genoa, November 2026).
+# client and 6 to 11 us on a plugin (2-core AMD Genoa, November 2026). A calibration knows better.
 DISPATCH_S = 10e-6
 
 
@@ -34,6 +35,7 @@ class Costs:
         memory_bound_s: the part of it in operations that wait for memory. [phase, mesh, segment]
         compute_s, memory_s: the same if only that mattered, by card. [phase, mesh, segment]
         rates: what prices each mesh. [mesh]
+        dispatch_s: per request, what a stage takes beyond its segments. [mesh]
         shared_segment_s, shared_dispatch_s: per request, for which a segment and a dispatch occupy
             what meshes share. [shared, mesh, segment] and [shared, mesh]
         pieces: the memory of resident and carried arguments.
@@ -50,6 +52,7 @@ class Costs:
     compute_s: Array
     memory_s: Array
     rates: tuple[Rates, ...]
+    dispatch_s: Array
     shared_segment_s: Array
     shared_dispatch_s: Array
     pieces: tuple[Piece, ...]
@@ -59,11 +62,6 @@ class Costs:
     def segment_s(self) -> Array:
         """Seconds per request of each segment, dispatch left out. [mesh, segment]"""
         return np.tensordot(self.calls, self.seconds, 1)
-
-    @property
-    def dispatch_s(self) -> float:
-        """Seconds per request that each stage takes beyond its segments."""
-        return float(self.calls.sum()) * DISPATCH_S
 
     def resident_bytes(self, runs: list[tuple[int, int]]) -> int:
         """Parameters that these runs of segments use, each once."""
@@ -81,12 +79,16 @@ class Costs:
         return int(temp[phase]), int(received[phase])
 
 
-def costs(chain: Chain, cluster: Cluster) -> Costs:
+def costs(chain: Chain, cluster: Cluster, calibration: Calibration | None = None) -> Costs:
     """Figures of every segment of every phase on every mesh.
 
     Raises:
-        SpecError: a kind of device has no peak for a dtype that the model computes in.
+        SpecError: a kind of device has no peak for a dtype that the model computes in, or the
+            calibration belongs to something else.
     """
+    if calibration is not None:
+        calibration.check(cluster)
+        cluster = calibration.onto(cluster)
     n = chain.num_segments
     kinds = [cluster.kind(mesh.name) for mesh in cluster.meshes]
     calls = np.array([phase.calls for phase in chain.phases], float)
@@ -95,7 +97,12 @@ def costs(chain: Chain, cluster: Cluster) -> Costs:
     bytes_accessed = np.array([[s.bytes_accessed for s in row] for row in segments], float)
     boundary_bytes = np.zeros((len(segments), n + 1))
     boundary_bytes[:, 1:n] = [[s.boundary_bytes for s in row[:-1]] for row in segments]
-    rates = tuple(rates_for(cluster, mesh.name) for mesh in cluster.meshes)
+    found = pieces(chain)
+    resident_bytes = sum(piece.num_bytes for piece in found if piece.role is Role.RESIDENT)
+    rates = tuple(
+        rates_for(cluster, mesh.name, calibration, resident_bytes=resident_bytes)
+        for mesh in cluster.meshes
+    )
     priced = price([s for row in segments for s in row], rates, kinds)
 
     def by_phase(figure: str) -> Array:  # [phase, mesh, segment]
@@ -104,20 +111,19 @@ def costs(chain: Chain, cluster: Cluster) -> Costs:
 
     seconds = by_phase("seconds")
     temp_bytes = np.array([[s.temp_bytes for s in row] for row in segments], float)
-    found = pieces(chain)
 
     legal = np.array([True, *(not chain.splits(b) for b in range(1, n)), True])
     possible = legal[:, None] & legal[None, :] & (np.arange(n + 1) > np.arange(n + 1)[:, None])
     compute_s, memory_s = by_phase("compute_s"), by_phase("memory_s")
     segment_s = np.tensordot(calls, seconds, 1)
-    dispatch_s = calls.sum() * DISPATCH_S
-    stage_s = np.where(possible, _runs(segment_s) + dispatch_s, np.inf)
+    dispatch_s = calls.sum() * _dispatches_s(cluster, calibration)
+    stage_s = np.where(possible, _runs(segment_s) + dispatch_s[:, None, None], np.inf)
     by_kind = (
         np.tensordot(calls, compute_s, 1),
         np.tensordot(calls, memory_s, 1),
         segment_s,
     )
-    shared_segment_s, shared_dispatch_s = _shared(cluster, *by_kind, float(dispatch_s))
+    shared_segment_s, shared_dispatch_s = _shared(cluster, calibration, *by_kind, dispatch_s)
     shared_s = np.stack([_runs(s) for s in shared_segment_s] or [np.zeros_like(stage_s)])
     shared_s = shared_s[: len(shared_segment_s)] + shared_dispatch_s[:, :, None, None]
     return Costs(
@@ -131,6 +137,7 @@ def costs(chain: Chain, cluster: Cluster) -> Costs:
         compute_s=compute_s,
         memory_s=memory_s,
         rates=rates,
+        dispatch_s=dispatch_s,
         shared_segment_s=shared_segment_s,
         shared_dispatch_s=shared_dispatch_s,
         pieces=found,
@@ -178,12 +185,24 @@ def _transfer_s(cluster: Cluster, calls: Array, boundary_bytes: Array) -> Array:
     return result
 
 
+def _dispatches_s(cluster: Cluster, calibration: Calibration | None) -> Array:
+    """Of one call on each mesh. [mesh]"""
+    measured = [calibration and calibration.mesh(mesh.name) for mesh in cluster.meshes]
+    return np.array([found.dispatch_s if found else DISPATCH_S for found in measured])
+
+
 def _shared(
-    cluster: Cluster, compute_s: Array, memory_s: Array, segment_s: Array, dispatch_s: float
+    cluster: Cluster,
+    calibration: Calibration | None,
+    compute_s: Array,
+    memory_s: Array,
+    segment_s: Array,
+    dispatch_s: Array,
 ) -> tuple[Array, Array]:
     """How long segments and a dispatch occupy what meshes share; [mesh, segment] each.
 
-    Meshes that share compute and memory are one machine: a stage occupies it for all of its time.
+    Meshes that share compute and memory are one machine: a stage occupies it for all of its time,
+    or for the share of it that leads to the slowdown of two meshes at once that was measured.
 
     Returns:
         [shared, mesh, segment] and [shared, mesh]
@@ -199,8 +218,11 @@ def _shared(
     for shared, (group, whats) in enumerate(groups.items()):
         members = [index for index, mesh in enumerate(cluster.meshes) if mesh.name in group]
         if len(whats) == 2:
-            shared_segment_s[shared, members] = segment_s[members]
-            shared_dispatch_s[shared, members] = dispatch_s
+            # Two that take twice as long beside each other each occupy all of it, two that do not
+            # mind each other half; no stage can occupy more than all of it.
+            part = min(calibration.slowdown(group) / 2, 1.0) if calibration else 1.0
+            shared_segment_s[shared, members] = part * segment_s[members]
+            shared_dispatch_s[shared, members] = part * dispatch_s[members]
         else:
             only = compute_s if whats == ["compute"] else memory_s
             shared_segment_s[shared, members] = only[members]

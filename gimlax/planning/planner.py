@@ -5,8 +5,9 @@ plan.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from gimlax.devices import Cluster
+from gimlax.devices import Calibration, Cluster
 from gimlax.errors import PlanError, SpecError
 from gimlax.graph import Chain, Traced, Workload
 from gimlax.graph import chain as build_chain
@@ -23,6 +24,7 @@ from gimlax.planning.predictions import (
     TransferPrediction,
 )
 from gimlax.planning.problem import loads_s, spans
+from gimlax.planning.rates import DECLARED, MEASURED
 from gimlax.planning.request import checked
 from gimlax.planning.search import search
 
@@ -34,6 +36,7 @@ def plan(
     objective: Objective | None = None,
     cuts: int | Sequence[int] | None = None,
     meshes: Sequence[str] | None = None,
+    calibration: Calibration | str | Path | None = None,
 ) -> Plan:
     """Chooses cuts and meshes together: the layout of least value among all that are possible.
 
@@ -44,6 +47,8 @@ def plan(
         cuts: boundaries (cut b lies before segment b) or a number of stages; free by default.
         meshes: a mesh name per stage, where a mesh may come back. By default the planner chooses,
             and each mesh holds at most one stage.
+        calibration: measured figures, or the file that has them; they go before those of cards and
+            of the cluster. The plan says of each mesh and transfer what its seconds rest on.
 
     Returns:
         The plan. Its bound holds for every choice of cuts and meshes, so the gap of a plan whose
@@ -51,8 +56,9 @@ def plan(
 
     Raises:
         PlanError: the request contradicts the model or the cluster, or nothing satisfies it.
-        SpecError: a kind of device has no figure for a dtype that the model computes in, or an
-            argument is of another kind than it should be.
+        SpecError: a kind of device has no figure for a dtype that the model computes in, an
+            argument is of another kind than it should be, or the calibration belongs to another
+            JAX, machine or cluster.
     """
     objective = objective or Objective()
     for value, kind in ((cluster, Cluster), (objective, Objective)):
@@ -64,7 +70,9 @@ def plan(
             )
     chain = workload if isinstance(workload, Chain) else build_chain(workload)
     request = checked(chain, cluster, cuts, meshes)
-    figures = costs(chain, cluster)
+    if isinstance(calibration, str | Path):
+        calibration = Calibration.load(calibration)
+    figures = costs(chain, cluster, calibration)
     found = search(figures.problem, objective.goal, cuts=request.cuts, meshes=request.meshes)
     if found is None:
         raise why_not(chain, cluster, figures.problem, request)
@@ -75,7 +83,7 @@ def plan(
         objective=objective,
         layout=layout,
         phases=tuple(
-            _phase(chain, cluster, figures, layout, found.meshes, index)
+            _phase(chain, cluster, calibration, figures, layout, found.meshes, index)
             for index in range(len(chain.phases))
         ),
         meshes=_meshes(cluster, figures, found.cuts, found.meshes),
@@ -85,12 +93,14 @@ def plan(
         cluster=cluster.fingerprint(),
         specs=tuple(cluster.mesh(name) for name in dict.fromkeys(names)),
         segments=chain.names,
+        calibration=calibration.title if calibration else "",
     )
 
 
 def _phase(
     chain: Chain,
     cluster: Cluster,
+    calibration: Calibration | None,
     figures: Costs,
     layout: Layout,
     meshes: Sequence[int],
@@ -103,7 +113,8 @@ def _phase(
             continue
         source, target = (layout.holdings[end].mesh for end in (hop.source, hop.target))
         boundary = layout.holdings[hop.target].first_segment
-        link = cluster.link(source, target)
+        measured = calibration.link(source, target) if calibration else None
+        link = (calibration.onto(cluster) if calibration else cluster).link(source, target)
         assert link is not None
         num_bytes = 0 if source == target else int(figures.boundary_bytes[index, boundary])
         transfers.append(
@@ -113,6 +124,7 @@ def _phase(
                 target=target,
                 num_bytes=num_bytes,
                 seconds=link.transfer_s(num_bytes) if num_bytes else 0.0,
+                basis=MEASURED if measured else DECLARED,
             )
         )
     return PhasePrediction(
@@ -133,7 +145,7 @@ def _stage(
 ) -> StagePrediction:
     run = (phase, mesh, slice(first, stop))
     memory_bound_s = float(figures.memory_bound_s[run].sum())
-    overhead_s = figures.dispatch_s / float(figures.calls.sum())
+    overhead_s = float(figures.dispatch_s[mesh] / figures.calls.sum())
     shares = {
         "compute": float(figures.seconds[run].sum()) - memory_bound_s,
         "memory": memory_bound_s,
@@ -169,6 +181,7 @@ def _meshes(
                 received_bytes=received,
                 capacity_bytes=int(figures.problem.capacity_bytes[mesh]),
                 load_s=float(load_s[mesh]),
+                basis=figures.rates[mesh].source,
             )
         )
     return tuple(result)

@@ -31,6 +31,7 @@ class Plan:
         model: fingerprint of the workload. cluster: fingerprint of the cluster.
         specs: the meshes of the layout, in order of first use.
         segments: names of all segments.
+        calibration: what measured figures were taken with and when; empty where none were used.
     """
 
     objective: Objective
@@ -43,6 +44,7 @@ class Plan:
     cluster: str
     specs: tuple[MeshSpec, ...]
     segments: tuple[str, ...]
+    calibration: str = ""
 
     def __post_init__(self) -> None:
         wrong = _mistakes(self)

@@ -1,7 +1,9 @@
 """What a plan predicts: figures of one call per phase, and memory and load of each mesh.
 
 Stages are known by the index of their holding and transfers by the index of their hop, so that the
-same records serve a layout with replicas. Units: seconds, bytes, FLOPs.
+same records serve a layout with replicas. `basis` is what seconds rest on: 'card', 'fitted' or
+'measured' for a mesh, 'declared' (by the cluster) or 'measured' for a transfer. Units: seconds,
+bytes, FLOPs.
 """
 
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ class TransferPrediction:
     target: str
     num_bytes: int
     seconds: float
+    basis: str = "declared"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,7 @@ class MeshPrediction:
     received_bytes: int
     capacity_bytes: int
     load_s: float
+    basis: str = "card"
 
     @property
     def needed_bytes(self) -> int:

@@ -2,6 +2,6 @@
 
 from gimlax.planning.rates.choosing import rates_for
 from gimlax.planning.rates.roofline import Roofline
-from gimlax.planning.rates.seam import CARD, FITTED, MEASURED, Rates
+from gimlax.planning.rates.seam import CARD, DECLARED, FITTED, MEASURED, Rates
 
-__all__ = ["CARD", "FITTED", "MEASURED", "Rates", "Roofline", "rates_for"]
+__all__ = ["CARD", "DECLARED", "FITTED", "MEASURED", "Rates", "Roofline", "rates_for"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gimlax.devices import MeshCalibration
+from gimlax.errors import SpecError
 from gimlax.graph.operations import (
     ATTENTION,
     CONVOLUTION,
@@ -33,6 +34,13 @@ _STREAMED = (ELEMENTWISE, REDUCTION, GATHER)
 # Orders of an operand that a product reads as they are; in any other it is copied first.
 _IN_PLACE = frozenset("mk km kn nk bmk bkm bkn bnk gkn".split())
 _Key = tuple[str, ...]
+# Classes that stand in for those without samples of their own.
+_NEEDED: tuple[_Key, ...] = (
+    *((MATMUL, "float32", form, right) for form in ("wide", "batched") for right in ("kn", "nk")),
+    (ATTENTION, "float32"),
+    (CONVOLUTION, "float32"),
+    (ELEMENTWISE,),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +62,9 @@ class Measured:
         Args:
             calibration: of the mesh.
             resident_bytes: parameters that a mesh goes through between two uses of the same one.
+
+        Raises:
+            SpecError: no operation of a class that every model may have was measured.
         """
         classes: dict[_Key, list] = defaultdict(list)
         for s in calibration.samples:
@@ -63,6 +74,13 @@ class Measured:
             kind: [s for key, found in classes.items() if key[0] == kind for s in found]
             for kind in _STREAMED
         }
+        present = {*classes, *((key[0],) for key in classes if key[0] in _STREAMED)}
+        missing = [" ".join(key) for key in _NEEDED if key not in present]
+        if missing:
+            raise SpecError(
+                f"calibration of mesh {calibration.mesh!r}: it has no sample of"
+                f" {', '.join(missing)}; run scripts/calibrate.py again"
+            )
         return cls(
             {k: Scattered.of(found) for k, found in classes.items() if k[0] not in _STREAMED},
             {kind: Streaming.of(found) for kind, found in streamed.items() if found},

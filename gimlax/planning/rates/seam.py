@@ -4,11 +4,12 @@ from typing import Protocol
 
 from gimlax.graph.operations import Operation
 
-__all__ = ["CARD", "FITTED", "MEASURED", "Rates"]
+__all__ = ["CARD", "DECLARED", "FITTED", "MEASURED", "Rates"]
 
 CARD = "card"  # figures of a data sheet
 FITTED = "fitted"  # a data sheet and coefficients that were fitted to measurements of its kind
 MEASURED = "measured"  # a calibration of this very mesh
+DECLARED = "declared"  # of a link: what the cluster says
 
 
 class Rates(Protocol):

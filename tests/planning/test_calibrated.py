@@ -1,0 +1,102 @@
+"""Costs and plans on measured figures: they go before cards, and a plan says so."""
+
+import numpy as np
+import pytest
+
+import gimlax as gx
+from gimlax.errors import SpecError
+from gimlax.graph import chain
+from gimlax.planning.cost import costs
+from gimlax.planning.rates import CARD, DECLARED, MEASURED, rates_for
+from tests.planning.calibrations import DISPATCH_S, calibration_of, law
+from tests.planning.cases import cluster_of, kind, two_phases
+
+CHAIN = chain(two_phases())
+CLUSTER = cluster_of([kind("a"), kind("b", flops_per_s=1e8)])
+
+
+def test_measured_goes_before_the_card_and_only_where_it_was_measured():
+    measured = calibration_of(CLUSTER)
+    only_first = calibration_of(CLUSTER, meshes=measured.meshes[:1])
+    names = [mesh.name for mesh in CLUSTER.meshes]
+    assert [rates_for(CLUSTER, n, measured).source for n in names] == [MEASURED, MEASURED]
+    assert [rates_for(CLUSTER, n, only_first).source for n in names] == [MEASURED, CARD]
+    assert [rates_for(CLUSTER, n).source for n in names] == [CARD, CARD]
+
+
+def test_a_stage_is_dispatched_as_fast_as_was_measured():
+    figures = costs(CHAIN, CLUSTER, calibration_of(CLUSTER))
+    np.testing.assert_allclose(figures.dispatch_s, DISPATCH_S * figures.calls.sum())
+    np.testing.assert_allclose(
+        figures.problem.stage_s[:, 0, 1], figures.segment_s[:, 0] + figures.dispatch_s
+    )
+
+
+def test_a_plan_says_what_its_seconds_rest_on():
+    names = [mesh.name for mesh in CLUSTER.meshes]
+    measured = calibration_of(CLUSTER, links=[(*names, 3e-6, 5e9)])
+    only_second = calibration_of(CLUSTER, meshes=measured.meshes[1:], links=())
+    fixed = {"cuts": [2], "meshes": names}
+    for calibration, bases, link in (
+        (measured, [MEASURED, MEASURED], MEASURED),
+        (only_second, [CARD, MEASURED], DECLARED),
+        (None, [CARD, CARD], DECLARED),
+    ):
+        plan = gx.plan(CHAIN, CLUSTER, calibration=calibration, **fixed)
+        assert [mesh.basis for mesh in plan.meshes] == bases
+        assert [t.basis for phase in plan.phases for t in phase.transfers] == [link] * 2
+        assert plan.calibration == (calibration.title if calibration else "")
+        assert gx.Plan.from_json(plan.to_json()) == plan
+        assert plan.cluster == CLUSTER.fingerprint()
+
+
+def test_a_measured_link_is_what_transfers_take():
+    names = [mesh.name for mesh in CLUSTER.meshes]
+    measured = calibration_of(CLUSTER, links=[(*names, 3e-6, 5e9)])
+    plan = gx.plan(CHAIN, CLUSTER, calibration=measured, cuts=[2], meshes=names)
+    transfer = plan.phases[0].transfers[0]
+    assert transfer.seconds == pytest.approx(3e-6 + transfer.num_bytes / 5e9)
+    assert plan.value_s == pytest.approx(sum(p.calls * p.seconds for p in plan.phases))
+
+
+def test_a_plan_reads_a_calibration_file(tmp_path):
+    measured = calibration_of(CLUSTER)
+    measured.save(tmp_path / "c.json")
+    assert gx.plan(CHAIN, CLUSTER, calibration=tmp_path / "c.json") == gx.plan(
+        CHAIN, CLUSTER, calibration=measured
+    )
+    with pytest.raises(SpecError, match=r"missing\.json.*scripts/calibrate\.py"):
+        gx.plan(CHAIN, CLUSTER, calibration=str(tmp_path / "missing.json"))
+
+
+@pytest.mark.parametrize(("factor", "part"), [(2.0, 1.0), (1.2, 0.6), (1.0, 0.5), (2.6, 1.0)])
+def test_meshes_of_a_host_occupy_it_as_much_as_they_slow_each_other_down(factor, part):
+    shared = cluster_of([kind("a"), kind("b")], hosts=["h", "h"], shares=("compute", "memory"))
+    pair = tuple(mesh.name for mesh in shared.meshes)
+    figures = costs(CHAIN, shared, calibration_of(shared, slowdowns=[(pair, factor)]))
+    np.testing.assert_allclose(figures.shared_segment_s[0], part * figures.segment_s)
+    np.testing.assert_allclose(figures.shared_dispatch_s[0], part * figures.dispatch_s)
+
+
+def test_a_class_that_was_not_measured_is_named():
+    measured = calibration_of(CLUSTER)
+    without = [s for s in measured.meshes[0].samples if s.kind != "convolution"]
+    lacking = calibration_of(
+        CLUSTER,
+        meshes=[type(measured.meshes[0])(**_fields(measured.meshes[0]) | {"samples": without})],
+    )
+    with pytest.raises(SpecError, match=r"convolution.*calibrate\.py"):
+        costs(CHAIN, CLUSTER, lacking)
+
+
+def _fields(record):
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+
+
+def test_measured_rates_carry_the_law_to_other_sizes():
+    rates = rates_for(CLUSTER, CLUSTER.meshes[0].name, calibration_of(CLUSTER))
+    for segment in CHAIN.phases[0].segments:
+        for operation in segment.operations:
+            if operation.kind == "matmul" and operation.dims[0] == 1:
+                expected_s = law(operation.flops, operation.num_bytes)
+                assert rates.seconds(operation) == pytest.approx(expected_s, rel=0.2)
