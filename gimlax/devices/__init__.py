@@ -12,10 +12,14 @@ from gimlax.devices.calibration import (
 from gimlax.devices.catalogue import catalogue, load_kind
 from gimlax.devices.cluster import Cluster
 from gimlax.devices.discovery import discover
+from gimlax.devices.groups import Group
+from gimlax.devices.interconnect import Interconnect
 from gimlax.devices.kinds import DeviceKind
 from gimlax.devices.live import bind, check_one_client
 from gimlax.devices.measuring import calibrate
 from gimlax.devices.mesh import Link, MeshSpec
+from gimlax.devices.prices import Price
+from gimlax.devices.tiers import Tier
 
 __all__ = [
     "Backend",
@@ -23,12 +27,16 @@ __all__ = [
     "Capabilities",
     "Cluster",
     "DeviceKind",
+    "Group",
+    "Interconnect",
     "Link",
     "MeasuredLink",
     "MeshCalibration",
     "MeshSpec",
+    "Price",
     "Sample",
     "Slowdown",
+    "Tier",
     "bind",
     "calibrate",
     "capabilities",

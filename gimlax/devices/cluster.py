@@ -8,45 +8,63 @@ because the cost of a hand-over is what a plan needs. Units: bytes, bytes/s, sec
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from gimlax.devices.backends import Backend
 from gimlax.devices.catalogue import load_kind
-from gimlax.devices.cluster_file import parse_cluster, read_text, write_cluster
+from gimlax.devices.cluster_file import parse_cluster, read_text
+from gimlax.devices.cluster_writing import write_cluster
+from gimlax.devices.consistency import mistakes_between, mistakes_of_groups, unequal_memories
+from gimlax.devices.groups import Group
 from gimlax.devices.kinds import DeviceKind, find_kind
+from gimlax.devices.lookup import Lookup
 from gimlax.devices.mesh import SHAREABLE, Link, MeshSpec
-from gimlax.devices.report import show_backends, show_links, show_meshes
+from gimlax.devices.report import show_backends, show_groups, show_links, show_meshes
+from gimlax.devices.tiers import Tier
 from gimlax.errors import SpecError
 
 __all__ = ["Cluster"]
 
 
+_Kinds = tuple[DeviceKind, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Meshes, the links between them and the figures of their kinds.
+    """Meshes and groups, the links between them and the figures of their kinds.
 
     `kinds` may be left out where the catalogue knows them; it always ends up as those that the
-    meshes need. `backends` is what `discover` saw, unavailable ones too; it takes no part in
-    comparison, fingerprint or TOML.
+    meshes and groups need. `backends` is what `discover` saw, unavailable ones too; it takes no
+    part in comparison, fingerprint or TOML.
 
     Raises:
-        SpecError: names that repeat, links to meshes that are not there, kinds that nobody knows,
-            meshes that share a memory but not its size; all of them at once.
+        SpecError: names that repeat, links to what is not there, kinds that nobody knows, meshes
+            that share a memory but not its size, or that their group has not enough devices for;
+            all of them at once.
     """
 
     meshes: tuple[MeshSpec, ...]
     links: tuple[Link, ...] = ()
     kinds: tuple[DeviceKind, ...] = ()
+    groups: tuple[Group, ...] = ()
     backends: tuple[Backend, ...] = field(default=(), compare=False)
+    _lookup: Lookup = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        names = [mesh.name for mesh in self.meshes]
-        mistakes = list(_mistakes(self.meshes, self.links, self.kinds, names))
+        names = [record.name for record in (*self.meshes, *self.groups)]
+        mistakes = list(
+            mistakes_between(self.meshes, self.groups, self.links, self.kinds, names)
+        ) + list(mistakes_of_groups(self.meshes, self.groups))
         if not mistakes:
-            object.__setattr__(self, "kinds", _kinds_used(self.meshes, self.kinds))
-            mistakes = list(_unequal_memories(self))
+            kinds = _kinds_used((*self.meshes, *self.groups), self.kinds)
+            object.__setattr__(self, "kinds", kinds)
+            lookup = Lookup.of(self.meshes, self.groups, self.links, kinds)
+            object.__setattr__(self, "_lookup", lookup)
+            sizes = {name: self.memory_bytes(name) for name in lookup.meshes}
+            mistakes = list(unequal_memories(self.meshes, sizes))
         if mistakes:
             raise SpecError("\n".join(mistakes))
 
@@ -56,9 +74,8 @@ class Cluster:
         Raises:
             SpecError: there is none; says which there are, and why a backend of this name has none.
         """
-        for mesh in self.meshes:
-            if mesh.name == name:
-                return mesh
+        if mesh := self._lookup.meshes.get(name):
+            return mesh
         why = [b.reason for b in self.backends if b.name == name.partition(":")[0] and b.reason]
         had = ", ".join(repr(mesh.name) for mesh in self.meshes) or "none"
         raise SpecError(
@@ -67,24 +84,63 @@ class Cluster:
         )
 
     def kind(self, name: str) -> DeviceKind:
-        """Figures of the devices of the mesh `name`."""
-        kind = find_kind(self.kinds, self.mesh(name).device_kind)
-        assert kind is not None
-        return kind
+        """Figures of the devices of the mesh or group `name`."""
+        return self._lookup.kinds[self._record(name).device_kind]
+
+    def group(self, name: str) -> Group:
+        """The group of this name.
+
+        Raises:
+            SpecError: there is none; says which there are.
+        """
+        if group := self._lookup.groups.get(name):
+            return group
+        had = ", ".join(repr(group.name) for group in self.groups) or "none"
+        raise SpecError(f"group {name!r} is not in the cluster, which has {had}; use one of these")
+
+    def _record(self, name: str) -> MeshSpec | Group:
+        return self._lookup.groups.get(name) or self.mesh(name)
 
     def memory_bytes(self, name: str) -> int:
-        """Memory of one device of the mesh `name`.
+        """Memory of one device of the mesh or group `name`.
 
         Meshes that share a memory each say the whole of it: together they must fit into it.
         """
-        return self.mesh(name).memory_bytes or self.kind(name).memory_bytes
+        return self._record(name).memory_bytes or self.kind(name).memory_bytes
+
+    def usd_per_hour(self, name: str) -> float | None:
+        """Price of one device of the mesh or group `name`: its own, else the lowest on demand."""
+        own = self._record(name).usd_per_hour
+        return self.kind(name).usd_per_hour if own is None else own
+
+    def tiers(self, name: str) -> tuple[Tier, ...]:
+        """The memories of one device of the mesh `name`, nearest first, as far as they are known.
+
+        On-chip memory whose bandwidth nobody says is taken to be as fast as the device's memory,
+        below which it cannot be. A device whose only memory is on the chip has it as both. Host
+        memory is there where the mesh says how much, and the kind how fast it is reached.
+        """
+        mesh, kind = self.mesh(name), self.kind(name)
+        tiers = []
+        if kind.on_chip_bytes is not None:
+            rate = kind.on_chip_bytes_per_s or kind.memory_bytes_per_s
+            tiers.append(Tier(name="on_chip", num_bytes=kind.on_chip_bytes, bytes_per_s=rate))
+        own = self.memory_bytes(name)
+        tiers.append(Tier(name="device", num_bytes=own, bytes_per_s=kind.memory_bytes_per_s))
+        if mesh.host_memory_bytes is not None and kind.host_link_bytes_per_s is not None:
+            rate = kind.host_link_bytes_per_s
+            tiers.append(Tier(name="host", num_bytes=mesh.host_memory_bytes, bytes_per_s=rate))
+        return tuple(tiers)
 
     def link(self, source: str, target: str) -> Link | None:
-        """The way from one mesh to another, None if there is none; free from a mesh to itself."""
-        if self.mesh(source) == self.mesh(target):
+        """The way from one mesh to another, None if there is none; free from a mesh to itself.
+
+        A mesh `h100/3` that has no link of its own is reached by those of group `h100`.
+        """
+        if self.mesh(source) is self.mesh(target):
             return Link(source=source, target=target, latency_s=0.0, bandwidth_bytes_per_s=math.inf)
-        found = [link for link in self.links if (link.source, link.target) == (source, target)]
-        return found[0] if found else None
+        link = self._lookup.link(source, target)
+        return link and replace(link, source=source, target=target)
 
     def sharing(self, name: str, what: str) -> tuple[str, ...]:
         """Names of the meshes, `name` included, that draw on the same 'compute' or 'memory'.
@@ -96,7 +152,7 @@ class Cluster:
             raise SpecError(f"{what!r} is nothing that meshes share; ask for 'compute' or 'memory'")
         if what not in mesh.shares:
             return (name,)
-        return tuple(m.name for m in self.meshes if m.host == mesh.host and what in m.shares)
+        return self._lookup.sharing[mesh.host, what]
 
     def backend(self, name: str) -> Backend:
         """What `discover` saw of the backend with this registered name."""
@@ -109,11 +165,15 @@ class Cluster:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 of what a plan depends on: meshes, links, figures; in any order, no sources."""
+        """SHA-256 of what a plan depends on: meshes, groups, links, figures and prices.
+
+        Order, sources and notes change nothing.
+        """
         record = {
             "meshes": [asdict(mesh) for mesh in self.meshes],
             "links": [asdict(link) for link in self.links],
-            "kinds": [{**asdict(kind), "sources": (), "aliases": ()} for kind in self.kinds],
+            "groups": [asdict(group) for group in self.groups],
+            "kinds": [_figures(kind) for kind in self.kinds],
         }
         for rows in record.values():
             rows.sort(key=lambda row: json.dumps(row, sort_keys=True))
@@ -137,21 +197,23 @@ class Cluster:
         """
         mistakes: list[str] = []
         file = parse_cluster(text, name, mistakes)
-        cross = _mistakes(file.meshes, file.links, file.kinds, file.names)
+        cross = mistakes_between(file.meshes, file.groups, file.links, file.kinds, file.names)
         mistakes += [f"{name}: {mistake}" for mistake in cross]
         if mistakes:
             raise SpecError("\n".join(mistakes))
         try:
-            return cls(meshes=file.meshes, links=file.links, kinds=file.kinds)
+            return cls(meshes=file.meshes, links=file.links, kinds=file.kinds, groups=file.groups)
         except SpecError as error:
             raise SpecError(f"{name}: {error}") from None
 
     def to_toml(self) -> str:
         """TOML that `load` reads back to an equal cluster."""
-        return write_cluster(self.meshes, self.links, self.kinds)
+        return write_cluster(self.meshes, self.groups, self.links, self.kinds)
 
     def __str__(self) -> str:
-        tables = [show_meshes(self.meshes, self.kinds)]
+        tables = [show_meshes(self.meshes, self.kinds)] if self.meshes or not self.groups else []
+        if self.groups:
+            tables.append(show_groups(self.groups, self.kinds))
         if self.links:
             tables.append(show_links(self.links))
         if self.backends:
@@ -159,49 +221,14 @@ class Cluster:
         return "\n\n".join(tables)
 
 
-def _mistakes(
-    meshes: Sequence[MeshSpec],
-    links: Sequence[Link],
-    kinds: Sequence[DeviceKind],
-    names: Sequence[str],
-) -> Iterator[str]:
-    """What does not fit together; `names` are of all meshes, those that cannot be built too."""
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"mesh {name!r} is there {names.count(name)} times; give each its own name"
-    for mesh in meshes:
-        if find_kind(kinds, mesh.device_kind) is None:
-            try:
-                load_kind(mesh.device_kind)
-            except SpecError as error:
-                yield f"mesh {mesh.name!r}: {error}"
-    seen: set[tuple[str, str]] = set()
-    for link in links:
-        where = f"link {link.source!r} -> {link.target!r}"
-        if missing := sorted({link.source, link.target}.difference(names)):
-            yield (
-                f"{where}: no mesh is called {' or '.join(map(repr, missing))} (there are "
-                f"{', '.join(map(repr, names)) or 'none'}); correct the name or add the mesh"
-            )
-        if link.source == link.target:
-            yield f"{where}: within a mesh it is free; leave it out"
-        if (link.source, link.target) in seen:
-            yield f"{where} is there twice; keep one"
-        seen.add((link.source, link.target))
+def _figures(kind: DeviceKind) -> dict[str, Any]:
+    """What a plan can depend on of a kind."""
+    prices = sorted((p.provider, p.region, p.kind, p.usd_per_hour) for p in kind.prices)
+    return {**asdict(kind), "prices": prices, "sources": (), "aliases": (), "notes": ()}
 
 
-def _kinds_used(meshes: Sequence[MeshSpec], kinds: Sequence[DeviceKind]) -> tuple[DeviceKind, ...]:
-    """The kinds that the meshes need, each once; given ones go before those of the catalogue."""
-    used = [find_kind(kinds, mesh.device_kind) or load_kind(mesh.device_kind) for mesh in meshes]
+def _kinds_used(records: Iterable[MeshSpec | Group], kinds: Sequence[DeviceKind]) -> _Kinds:
+    """The kinds that are needed, each once; given ones go before those of the catalogue."""
+    called = dict.fromkeys(record.device_kind for record in records)
+    used = [find_kind(kinds, name) or load_kind(name) for name in called]
     return tuple({kind.name: kind for kind in used}.values())
-
-
-def _unequal_memories(cluster: Cluster) -> Iterator[str]:
-    """Meshes that share one memory and differ in how large it is."""
-    for mesh in cluster.meshes:
-        first = cluster.sharing(mesh.name, "memory")[0]
-        sizes = cluster.memory_bytes(first), cluster.memory_bytes(mesh.name)
-        if sizes[0] != sizes[1]:
-            yield (
-                f"meshes {first!r} and {mesh.name!r} share the memory of {mesh.host!r}, but one "
-                f"has {sizes[0]} bytes, the other {sizes[1]}; give both the whole memory_bytes"
-            )

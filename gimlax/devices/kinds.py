@@ -5,14 +5,28 @@ exact `device_kind` that PJRT reports, never by a part of it: an unknown one is 
 the file to add. Units: bytes, bytes/s, FLOP/s, watts.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gimlax.devices.interconnect import Interconnect
+from gimlax.devices.prices import Price
 from gimlax.errors import SpecError
 
-__all__ = ["KINDS_FOLDER", "DeviceKind", "find_kind"]
+__all__ = ["FIGURES", "KINDS_FOLDER", "DeviceKind", "find_kind"]
 
 KINDS_FOLDER = "gimlax/devices/catalogue/kinds"
+
+# The figures that are one number each, besides peaks, interconnect and prices.
+FIGURES = (
+    "memory_bytes",
+    "memory_bytes_per_s",
+    "on_chip_bytes",
+    "on_chip_bytes_per_s",
+    "host_link_bytes_per_s",
+    "tdp_watts",
+    "idle_watts",
+)
 
 # Where a rate is not listed: that of the format in which the work is then done.
 _STANDS_IN = {
@@ -25,7 +39,7 @@ _STANDS_IN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceKind:
-    """Figures of one JAX device of this kind.
+    """Figures of one JAX device of this kind; None or empty where one is not known.
 
     Attributes:
         name: the name in the catalogue.
@@ -35,9 +49,16 @@ class DeviceKind:
         peak_flops_per_s: dense peak of matrix products by dtype of the operands: (dtype, FLOP/s).
             `float32` is always there and means JAX's default precision, which some kinds carry out
             in a shorter format.
-        tdp_watts: power at full load, None where none is published.
+        tdp_watts: power at full load.
+        idle_watts: power when it does nothing.
+        on_chip_bytes: the largest memory on the chip that a program can keep data in.
+        on_chip_bytes_per_s: peak bandwidth of that.
+        interconnect: how devices of one group reach each other.
+        host_link_bytes_per_s: to the host or back, one way.
+        prices: what it costs, by provider.
         aliases: what PJRT may report as `device_kind` for it, besides the name.
         sources: (figure, source and date).
+        notes: (figure, what a reader of it has to know).
     """
 
     name: str
@@ -46,21 +67,39 @@ class DeviceKind:
     memory_bytes_per_s: float
     peak_flops_per_s: tuple[tuple[str, float], ...]
     tdp_watts: float | None = None
+    idle_watts: float | None = None
+    on_chip_bytes: int | None = None
+    on_chip_bytes_per_s: float | None = None
+    interconnect: Interconnect | None = None
+    host_link_bytes_per_s: float | None = None
+    prices: tuple[Price, ...] = ()
     aliases: tuple[str, ...] = ()
     sources: tuple[tuple[str, str], ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        figures = [
-            ("memory_bytes", self.memory_bytes),
-            ("memory_bytes_per_s", self.memory_bytes_per_s),
-            ("tdp_watts", 1.0 if self.tdp_watts is None else self.tdp_watts),
-            *((f"peak_flops_per_s.{dtype}", rate) for dtype, rate in self.peak_flops_per_s),
-        ]
-        wrong = [f"{name} is {v}; give a positive figure" for name, v in figures if not v > 0]
-        if "float32" not in dict(self.peak_flops_per_s):
-            wrong.append("peak_flops_per_s.float32 is missing; every kind needs it")
-        if wrong:
+        if wrong := list(self._mistakes()):
             raise SpecError(f"device kind {self.name!r}: {'; '.join(wrong)}")
+
+    def _mistakes(self) -> Iterator[str]:
+        if not self.name or not self.name.isprintable():
+            yield "its name is empty or cannot be printed on a line; give it another"
+        rates = [(f"peak_flops_per_s.{dtype}", rate) for dtype, rate in self.peak_flops_per_s]
+        for figure, value in [(name, getattr(self, name)) for name in FIGURES] + rates:
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                yield f"{figure} is {value}; give a positive figure"
+        if "float32" not in dict(self.peak_flops_per_s):
+            yield "peak_flops_per_s.float32 is missing; every kind needs it"
+
+    def figure_source(self, figure: str) -> str:
+        """Source and date of a figure, by its attribute or, of a peak, by its dtype."""
+        return dict(self.sources).get(figure, "no source given")
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """The lowest price on demand, None where none is known."""
+        asked = [row.usd_per_hour for row in self.prices if row.kind == "on_demand"]
+        return min(asked, default=None)
 
     def peak(self, dtype: str) -> float:
         """Dense FLOP/s of matrix products with operands of `dtype`, a dtype's name in JAX.

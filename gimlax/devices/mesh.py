@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gimlax.devices.naming import name_mistakes
 from gimlax.errors import SpecError
 
 __all__ = ["AXIS_NAMES", "SHAREABLE", "Link", "MeshSpec"]
@@ -31,6 +32,9 @@ class MeshSpec:
         shares: which of 'compute' and 'memory' it shares with the meshes of its host that list it
             too.
         memory_bytes: memory of one device, where it differs from the kind's.
+        usd_per_hour: price of one device, where it differs from the kind's.
+        host_memory_bytes: memory of the host that one device may use beside its own, None where
+            nothing is set aside for it.
     """
 
     name: str
@@ -42,6 +46,8 @@ class MeshSpec:
     host: str = ""
     shares: tuple[str, ...] = ()
     memory_bytes: int | None = None
+    usd_per_hour: float | None = None
+    host_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if mistakes := list(self._mistakes()):
@@ -53,8 +59,7 @@ class MeshSpec:
         return tuple(size for _, size in self.axes)
 
     def _mistakes(self) -> Iterator[str]:
-        if not self.name:
-            yield "its name is empty; give it one"
+        yield from name_mistakes(self.name)
         if self.num_devices < 1:
             yield f"num_devices is {self.num_devices}; give at least 1"
         if tuple(axis for axis, _ in self.axes) != AXIS_NAMES:
@@ -72,11 +77,20 @@ class MeshSpec:
             yield "it shares with meshes of its host, but names no host; name it"
         if self.memory_bytes is not None and self.memory_bytes <= 0:
             yield f"memory_bytes is {self.memory_bytes}; give a positive number or leave it out"
+        if self.usd_per_hour is not None and not 0 <= self.usd_per_hour < math.inf:
+            yield f"usd_per_hour is {self.usd_per_hour}; give 0 or more, or leave it out"
+        if self.host_memory_bytes is not None and self.host_memory_bytes <= 0:
+            held = self.host_memory_bytes
+            yield f"host_memory_bytes is {held}; give a positive number or leave it out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """The way from one mesh to another, in this direction only."""
+    """The way from one mesh to another, in this direction only.
+
+    Either end may be a group: then it holds for every mesh made from it, and with the same group at
+    both ends between any two of them.
+    """
 
     source: str
     target: str

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from gimlax.devices.backends import Backend
+from gimlax.devices.groups import Group
 from gimlax.devices.kinds import DeviceKind, find_kind
 from gimlax.devices.mesh import Link, MeshSpec
 from gimlax.units import show_bytes, show_bytes_per_s, show_flops, show_seconds
 
-__all__ = ["show_backends", "show_links", "show_meshes"]
+__all__ = ["show_backends", "show_groups", "show_links", "show_meshes"]
 
 
 def show_meshes(meshes: Iterable[MeshSpec], kinds: Sequence[DeviceKind]) -> str:
@@ -27,6 +28,28 @@ def show_meshes(meshes: Iterable[MeshSpec], kinds: Sequence[DeviceKind]) -> str:
                 show_flops(kind.peak("float32")) + "/s",
                 show_flops(kind.peak("bfloat16")) + "/s",
                 f"{shared} of {mesh.host}" if shared else "-",
+            )
+        )
+    return _columns(rows)
+
+
+def show_groups(groups: Iterable[Group], kinds: Sequence[DeviceKind]) -> str:
+    """One line a group: devices, hosts, and the figures of one device."""
+    rows = [("group", "device", "count", "hosts", "memory", "bandwidth", "float32", "bfloat16")]
+    for group in groups:
+        kind = find_kind(kinds, group.device_kind)
+        assert kind is not None
+        per_host = group.devices_per_host or group.num_devices
+        rows.append(
+            (
+                group.name,
+                group.device_kind,
+                str(group.num_devices),
+                str(-(-group.num_devices // per_host)),
+                show_bytes(group.memory_bytes or kind.memory_bytes),
+                show_bytes_per_s(kind.memory_bytes_per_s),
+                show_flops(kind.peak("float32")) + "/s",
+                show_flops(kind.peak("bfloat16")) + "/s",
             )
         )
     return _columns(rows)

@@ -1,0 +1,116 @@
+"""What in a cluster does not fit together: repeated names, links to nothing, unknown kinds.
+
+Each is a sentence, and all are found at once, in time that grows with the size of the cluster.
+"""
+
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from gimlax.devices.catalogue import load_kind
+from gimlax.devices.groups import Group, group_of
+from gimlax.devices.kinds import DeviceKind, find_kind
+from gimlax.devices.mesh import Link, MeshSpec
+from gimlax.errors import SpecError
+
+__all__ = ["mistakes_between", "mistakes_of_groups", "unequal_memories"]
+
+_MOST_NAMES = 10
+
+
+def mistakes_between(
+    meshes: Sequence[MeshSpec],
+    groups: Sequence[Group],
+    links: Sequence[Link],
+    kinds: Sequence[DeviceKind],
+    names: Sequence[str],
+) -> Iterator[str]:
+    """What does not fit together.
+
+    Args:
+        meshes, groups, links, kinds: of the cluster.
+        names: of all meshes and groups, those that cannot be built too.
+    """
+    counts = Counter(names)
+    for name in sorted(name for name, count in counts.items() if count > 1):
+        yield f"the name {name!r} is there {counts[name]} times; give each mesh and group its own"
+    find = functools.cache(lambda device_kind: _unknown(kinds, device_kind))
+    for what, found in (("mesh", meshes), ("group", groups)):
+        for record in found:
+            if unknown := find(record.device_kind):
+                yield f"{what} {record.name!r}: {unknown}"
+    yield from _mistakes_of_links(links, counts, {group.name for group in groups})
+
+
+def _unknown(kinds: Sequence[DeviceKind], device_kind: str) -> str:
+    """Why a kind has no figures, empty if it has."""
+    if find_kind(kinds, device_kind) is None:
+        try:
+            load_kind(device_kind)
+        except SpecError as error:
+            return str(error)
+    return ""
+
+
+def _mistakes_of_links(
+    links: Sequence[Link], names: Mapping[str, int], groups: set[str]
+) -> Iterator[str]:
+    shown = ", ".join(map(repr, list(names)[:_MOST_NAMES])) or "none"
+    if len(names) > _MOST_NAMES:
+        shown += f" and {len(names) - _MOST_NAMES} more"
+    counts = Counter((link.source, link.target) for link in links)
+    for link in links:
+        where = f"link {link.source!r} -> {link.target!r}"
+        if missing := sorted({end for end in (link.source, link.target) if end not in names}):
+            yield (
+                f"{where}: no mesh and no group is called {' or '.join(map(repr, missing))} (there "
+                f"are {shown}); correct the name or add it"
+            )
+        if link.source == link.target and link.source not in groups:
+            yield f"{where}: within a mesh it is free; leave it out"
+        if counts[link.source, link.target] > 1:
+            counts[link.source, link.target] = 0
+            yield f"{where} is there more than once; keep one"
+
+
+def mistakes_of_groups(meshes: Sequence[MeshSpec], groups: Sequence[Group]) -> Iterator[str]:
+    """Meshes that are called as if made from a group, and could not have been."""
+    by_name = {group.name: group for group in groups}
+    taken: dict[str, int] = defaultdict(int)
+    for mesh in meshes:
+        group = by_name.get(group_of(mesh.name))
+        if group is None:
+            continue
+        taken[group.name] += mesh.num_devices
+        if mesh.device_kind != group.device_kind:
+            yield (
+                f"mesh {mesh.name!r} is called as one of group {group.name!r}, whose devices are "
+                f"{group.device_kind!r}, but has {mesh.device_kind!r}; rename it or "
+                "correct the kind"
+            )
+    for name, num_devices in taken.items():
+        if num_devices > by_name[name].num_devices:
+            yield (
+                f"the meshes of group {name!r} have {num_devices} devices together, but the group "
+                f"has {by_name[name].num_devices}; make them smaller or fewer"
+            )
+
+
+def unequal_memories(meshes: Sequence[MeshSpec], memory_bytes: Mapping[str, int]) -> Iterator[str]:
+    """Meshes that share one memory and differ in how large it is.
+
+    Args:
+        meshes: of the cluster.
+        memory_bytes: of each of them, by name.
+    """
+    first_of: dict[str, str] = {}
+    for mesh in meshes:
+        if "memory" not in mesh.shares:
+            continue
+        first = first_of.setdefault(mesh.host, mesh.name)
+        sizes = memory_bytes[first], memory_bytes[mesh.name]
+        if sizes[0] != sizes[1]:
+            yield (
+                f"meshes {first!r} and {mesh.name!r} share the memory of {mesh.host!r}, but one "
+                f"has {sizes[0]} bytes, the other {sizes[1]}; give both the whole memory_bytes"
+            )
