@@ -1,7 +1,8 @@
 """How long one operation takes on one device: measured here, fitted to measurements, or by card."""
 
 from gimlax.planning.rates.choosing import rates_for
+from gimlax.planning.rates.fitted import Fitted
 from gimlax.planning.rates.roofline import Roofline
 from gimlax.planning.rates.seam import CARD, DECLARED, FITTED, MEASURED, Rates
 
-__all__ = ["CARD", "DECLARED", "FITTED", "MEASURED", "Rates", "Roofline", "rates_for"]
+__all__ = ["CARD", "DECLARED", "FITTED", "MEASURED", "Fitted", "Rates", "Roofline", "rates_for"]

@@ -1,6 +1,7 @@
-"""Which figures price a mesh: a calibration of it before its card."""
+"""Which figures price a mesh: a calibration, else what was fitted to its kind, else the card."""
 
 from gimlax.devices import Calibration, Cluster
+from gimlax.planning.rates.fitted import Fitted
 from gimlax.planning.rates.measured import Measured
 from gimlax.planning.rates.roofline import Roofline
 from gimlax.planning.rates.seam import Rates
@@ -30,4 +31,5 @@ def rates_for(
     measured = None if calibration is None else calibration.mesh(mesh_name)
     if measured is not None:
         return Measured.of(measured, resident_bytes)
-    return Roofline(cluster.kind(mesh_name))
+    kind = cluster.kind(mesh_name)
+    return Fitted.of(kind) or Roofline(kind)

@@ -1,0 +1,232 @@
+"""Fits the coefficients of the laws in `gimlax.planning.rates.kernels` to measured rows.
+
+The loss is a smooth absolute error of the logarithm of the time, so a row of 5 µs counts as much as
+one of 5 ms and an outlier no more than it must. Coefficients are fitted in their logarithms and
+drawn weakly to where they begin, which keeps those that nothing determines at sensible values.
+Where a law has tiles to choose from, the choice and the coefficients take turns, as in Lloyd's
+algorithm.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from silicon_rows import Rows
+
+from gimlax.planning.rates import kernels
+
+__all__ = ["LAWS", "Coefficients", "Law", "count", "fit", "predict"]
+
+# By class of kernel, name of the coefficient, and group: 'hopper/float8', 'hopper' or 'all'.
+Coefficients = dict[str, dict[str, dict[str, float]]]
+
+_ROUNDS, _STEPS, _STEP_SIZE = 60, 30, 0.03
+_SMOOTH = 0.03  # relative error below which the loss is quadratic
+_PULL = 3e-4
+DTYPE, ARCHITECTURE, ALL = "dtype", "architecture", "all"
+NONE = "none"  # rows that a coefficient does not concern
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Law:
+    """A law with where its coefficients begin and what each depends on."""
+
+    seconds: Callable[..., Any]
+    begin: Mapping[str, tuple[float, str]]
+    tiles: tuple[tuple[int, int, int], ...] = ()
+
+
+LAWS = {
+    "matmul": Law(
+        seconds=kernels.matmul_s,
+        tiles=kernels.MATMUL_TILES,
+        begin={
+            "launch_s": (3e-6, DTYPE),
+            "efficiency": (0.85, DTYPE),
+            "bandwidth": (0.85, DTYPE),
+            "quantise": (2.0, DTYPE),
+            "feed": (4.0, ARCHITECTURE),
+            "wave_s": (0.5e-6, ALL),
+            "sharpness": (2.0, ALL),
+            "reduce_s": (0.5e-6, ALL),
+            "cache": (0.1, ARCHITECTURE),
+            "cached": (3.0, ARCHITECTURE),
+        },
+    ),
+    "context_attention": Law(
+        seconds=kernels.context_attention_s,
+        begin={
+            "launch_s": (10e-6, DTYPE),
+            "efficiency": (0.7, DTYPE),
+            "softmax": (200.0, ARCHITECTURE),
+            "bandwidth": (0.5, ARCHITECTURE),
+            "sequence_s": (0.3e-6, ALL),
+            "wave_s": (1e-6, ARCHITECTURE),
+        },
+    ),
+    "decode_attention": Law(
+        seconds=kernels.decode_attention_s,
+        begin={
+            "launch_s": (5e-6, DTYPE),
+            "bandwidth": (0.85, ARCHITECTURE),
+            "wave_s": (2e-6, ARCHITECTURE),
+            "step_s": (0.5e-6, ARCHITECTURE),
+            "merge_s": (2e-6, ARCHITECTURE),
+            "sharpness": (2.0, ALL),
+        },
+    ),
+    "experts": Law(
+        seconds=kernels.experts_s,
+        tiles=kernels.EXPERT_TILES,
+        begin={
+            "launch_s": (30e-6, DTYPE),
+            "efficiency": (0.7, DTYPE),
+            "bandwidth": (0.8, ARCHITECTURE),
+            "permute": (1.0, ALL),
+            "feed": (4.0, ARCHITECTURE),
+            "wave_s": (1e-6, ALL),
+            "skew": (0.2, ALL),
+            "sharpness": (2.0, ALL),
+        },
+    ),
+    "all_reduce": Law(
+        seconds=kernels.all_reduce_s,
+        begin={
+            "launch_s": (3e-6, ARCHITECTURE),
+            "peer_s": (0.5e-6, ALL),
+            "hop_s": (5e-6, ALL),
+            "efficiency": (0.8, ARCHITECTURE),
+        },
+    ),
+}
+
+
+def count(coefficients: Coefficients) -> int:
+    """How many numbers were fitted."""
+    return sum(len(groups) for law in coefficients.values() for groups in law.values())
+
+
+def fit(name: str, rows: Rows, rounds: int = _ROUNDS) -> dict[str, dict[str, float]]:
+    """Coefficients of one law by group, fitted to all of `rows`."""
+    law = LAWS[name]
+    groups, index = {}, {}
+    for coefficient, (_, level) in law.begin.items():
+        keys = _keys(rows, coefficient, level)
+        groups[coefficient], index[coefficient] = np.unique(keys, return_inverse=True)
+    begin = {
+        c: jnp.full(len(groups[c]), np.log(value), jnp.float32)
+        for c, (value, _) in law.begin.items()
+    }
+    data = jax.tree.map(
+        lambda a: jnp.asarray(a, jnp.float32), (rows.work, rows.device, rows.seconds)
+    )
+    used = {c: jnp.asarray(names != NONE) for c, names in groups.items()}
+    fitted = _descend(law, begin, jax.tree.map(jnp.asarray, index), used, data, rounds)
+    return {
+        c: {
+            str(group): float(f"{np.exp(v):.4g}")
+            for group, v in zip(groups[c], fitted[c])
+            if group != NONE
+        }
+        for c in law.begin
+    }
+
+
+def predict(name: str, coefficients: Mapping[str, Mapping[str, float]], rows: Rows) -> np.ndarray:
+    """Seconds of each row; a group that was not fitted is the geometric mean of those that were."""
+    law = LAWS[name]
+    values = {}
+    for coefficient, (_, level) in law.begin.items():
+        known = coefficients[coefficient]
+        keys, inverse = np.unique(_keys(rows, coefficient, level), return_inverse=True)
+        values[coefficient] = jnp.asarray([_value(known, key) for key in keys], jnp.float32)[
+            inverse
+        ]
+    data = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (rows.work, rows.device))
+    if not law.tiles:
+        return np.asarray(law.seconds(jnp, values, data[1], data[0]))
+    return np.asarray(_best(law, values, *data)[0])
+
+
+def _keys(rows: Rows, coefficient: str, level: str) -> np.ndarray:
+    """Which group each row belongs to."""
+    if level == ALL:
+        return np.full(len(rows), ALL)
+    if level == ARCHITECTURE:
+        return rows.architecture
+    if coefficient == "quantise":  # only where operands are brought to a shorter format
+        short = np.char.add(np.char.add(rows.architecture, "/"), rows.dtype)
+        return np.where(rows.dtype == "bfloat16", NONE, short)
+    return np.char.add(np.char.add(rows.architecture, "/"), rows.dtype)
+
+
+def _value(known: Mapping[str, float], key: str) -> float:
+    if key == NONE:
+        return 0.0
+    if key in known:
+        return known[key]
+    _, _, dtype = key.partition("/")
+    alike = (
+        [value for group, value in known.items() if group.endswith(f"/{dtype}")] if dtype else []
+    )
+    return float(np.exp(np.mean(np.log(alike or list(known.values())))))
+
+
+def _descend(law: Law, begin: Any, index: Any, used: Any, data: Any, rounds: int) -> Any:
+    work, device, seconds = data
+    schedule = optax.cosine_decay_schedule(_STEP_SIZE, rounds * _STEPS)
+    optimiser = optax.adam(schedule)
+
+    def values(logs: Any) -> Any:
+        return {c: jnp.where(used[c], jnp.exp(logs[c]), 0.0)[index[c]] for c in logs}
+
+    def loss(logs: Any, tile: Any) -> jax.Array:
+        chosen = (tile,) if law.tiles else ()
+        missed = jnp.log(law.seconds(jnp, values(logs), device, work, *chosen) / seconds)
+        robust = jnp.mean(jnp.sqrt(missed * missed + _SMOOTH**2))
+        away = sum(jnp.mean((logs[c] - begin[c]) ** 2) for c in logs)
+        return robust + _PULL * away
+
+    @jax.jit
+    def turn(logs: Any, state: Any) -> tuple[Any, Any, jax.Array]:
+        tile = _best(law, values(logs), work, device)[1] if law.tiles else None
+
+        def step(carry: Any, _: None) -> tuple[Any, jax.Array]:
+            logs, state = carry
+            lost, slope = jax.value_and_grad(loss)(logs, tile)
+            change, state = optimiser.update(slope, state, logs)
+            return (optax.apply_updates(logs, change), state), lost
+
+        (logs, state), lost = jax.lax.scan(step, (logs, state), None, length=_STEPS)
+        return logs, state, lost[-1]
+
+    logs, state = begin, optimiser.init(begin)
+    for round_ in range(rounds):
+        logs, state, lost = turn(logs, state)
+        if sys.stderr.isatty():
+            print(
+                f"\r  round {round_ + 1}/{rounds}, loss {float(lost):.4f} ", end="", file=sys.stderr
+            )
+
+    return jax.tree.map(np.asarray, logs)
+
+
+def _best(law: Law, values: Any, work: Any, device: Any) -> tuple[jax.Array, jax.Array]:
+    """Seconds with the fastest tile, and that tile. [row], [3, row]"""
+    num_rows = next(iter(work.values())).shape[0]
+
+    def keep(best: Any, tile: jax.Array) -> tuple[Any, None]:
+        seconds = law.seconds(jnp, values, device, work, tile)
+        better = seconds < best[0]
+        return (
+            jnp.where(better, seconds, best[0]),
+            jnp.where(better, tile[:, None], best[1]),
+        ), None
+
+    begin = (jnp.full(num_rows, jnp.inf), jnp.ones((3, num_rows)))
+    return jax.lax.scan(keep, begin, jnp.asarray(law.tiles, jnp.float32))[0]

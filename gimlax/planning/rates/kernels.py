@@ -1,0 +1,203 @@
+"""Laws of how long the kernels of an accelerator take, as functions of sizes and coefficients.
+
+Each law is a launch and what binds: tiles that go over the processors in whole waves, each limited
+by arithmetic or by what it is fed, beside the traffic to memory that no tile can avoid. They hold
+for scalars and for arrays, of NumPy and of JAX alike (`xp` is either), so that what is fitted is
+what is used. Chosen over a table, which knows nothing between its rows or of a device that is not
+in it, and over a learned regressor, whose coefficients mean nothing. Units: seconds, bytes, FLOP/s.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "EXPERT_TILES",
+    "MATMUL_TILES",
+    "all_reduce_s",
+    "context_attention_s",
+    "decode_attention_s",
+    "experts_s",
+    "matmul_s",
+]
+
+Coefficients = Mapping[str, Any]
+Device = Mapping[str, Any]
+
+_SIDES = ((256, 128), (128, 256), (128, 128), (256, 64), (64, 256), (128, 64), (64, 128), (64, 64))
+_SIDES += ((32, 64), (64, 32), (16, 128), (128, 16))
+# What a library chooses from: rows and columns of a tile, and in how many parts it cuts k.
+MATMUL_TILES = tuple((m, n, s) for m, n in _SIDES for s in (1, 2, 3, 4, 6, 8, 16, 32))
+EXPERT_TILES = tuple((m, 128, 1) for m in (16, 64, 128))
+_DEPTH = 64  # of k, which a tile goes through at a time
+_QUERIES = 128  # rows of a tile of attention
+
+
+def matmul_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any) -> Any:
+    """Seconds of a product [m, k] × [k, n] with tiles of one size.
+
+    Args:
+        xp: NumPy or JAX's.
+        c: coefficients: launch_s, efficiency (of the peak), bandwidth (of the card's), feed
+            (bandwidth of one processor's loads over its share of the card's), wave_s, reduce_s,
+            sharpness, cache (share that holds operands), cached (bandwidth of it over the card's),
+            quantise (share of the bandwidth at which the left operand is brought to a short format;
+            0 where it is not).
+        device: peak_flops_per_s, memory_bytes_per_s, processors, cache_bytes.
+        w: batch, m, n, k, itemsize, warm (1 where a cache may hold operands from an earlier use).
+        tile: its rows, columns, and the parts of k.
+    """
+    m, n, k, itemsize = w["m"], w["n"], w["k"], w["itemsize"]
+    num_bytes = ((m * k + n * k) * itemsize + 2 * m * n) * w["batch"]
+    memory_s = _memory_s(xp, c, device, num_bytes, w["warm"])
+    core_s = _waves_s(xp, c, device, w, tile, w["batch"])
+    parts = tile[2]
+    partial_s = (
+        8 * parts * m * n * w["batch"] / (device["memory_bytes_per_s"] * c["cached"])
+        + c["reduce_s"]
+    )
+    quantise_s = w["batch"] * m * k * 2 * c["quantise"] / device["memory_bytes_per_s"]
+    return (
+        c["launch_s"]
+        + _binding(xp, core_s, memory_s, c["sharpness"])
+        + xp.where(parts > 1, partial_s, 0.0)
+        + quantise_s
+    )
+
+
+def experts_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any) -> Any:
+    """Seconds of a layer of gated experts on one device: two grouped products.
+
+    Args:
+        xp: NumPy or JAX's.
+        c: as of a product, permute, and skew: the load of the fullest of p devices is p to it.
+        device: as of a product.
+        w: tokens (of all devices), hidden, inner (of one device), chosen (experts of a token),
+            experts, devices (that hold different experts), uneven (1 where load is skewed),
+            itemsize, warm.
+        tile: its rows, columns, and 1.
+    """
+    local = w["experts"] / w["devices"]
+    load = w["tokens"] * w["chosen"] / w["experts"]  # tokens of an expert, if even
+    even = xp.minimum(load, 1.0)
+    hit = xp.maximum(local * xp.where(w["uneven"] > 0, 1 - (1 + load / 2.5) ** -2.5, even), 1.0)
+    share = xp.maximum(w["devices"], 1.0) ** (c["skew"] * w["uneven"])
+    rows = xp.maximum(load * local * share / hit, 1.0)
+    wide = {"m": rows, "n": 2 * w["inner"], "k": w["hidden"], "itemsize": w["itemsize"]}
+    back = {"m": rows, "n": w["hidden"], "k": w["inner"], "itemsize": w["itemsize"]}
+    seconds = (
+        c["launch_s"] + rows * hit * w["hidden"] * 6 * c["permute"] / device["memory_bytes_per_s"]
+    )
+    for product in (wide, back):
+        weights = hit * product["n"] * product["k"] * product["itemsize"]
+        acts = hit * rows * (product["k"] * product["itemsize"] + 2 * product["n"])
+        memory_s = (weights + acts) / (device["memory_bytes_per_s"] * c["bandwidth"])
+        core_s = _waves_s(xp, c, device, product, tile, hit)
+        seconds = seconds + _binding(xp, core_s, memory_s, c["sharpness"])
+    return seconds
+
+
+def context_attention_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any]) -> Any:
+    """Seconds of causal attention of whole prompts, the writing of the cache with it.
+
+    Args:
+        xp: NumPy or JAX's.
+        c: launch_s, sequence_s, efficiency, softmax (FLOPs that take as long as an exponential),
+            bandwidth, wave_s.
+        device: peak_flops_per_s, memory_bytes_per_s, processors.
+        w: batch, heads, key_heads, queries, size (of a head), window (keys that a query sees, 0
+            where it sees all before it), keys (of a sequence, the latest of them its queries'),
+            causal (0 where every query sees every key), itemsize.
+    """
+    batch, heads, queries, size = w["batch"], w["heads"], w["queries"], w["size"]
+    past = w["keys"] - queries
+    window = xp.where(w["window"] > 0, xp.minimum(w["window"], queries), queries)
+    rows = xp.ceil(queries / _QUERIES) * _QUERIES
+    # Keys that a tile of queries meets, at most and on average: more until the window is full.
+    most = xp.minimum(window + _QUERIES, rows)
+    mean = (0.5 * most * (most + _QUERIES) + (rows - most) * most) / rows
+    mean = past + xp.where(w["causal"] > 0, mean, most)
+    most = past + most
+    processor = device["peak_flops_per_s"] / device["processors"]
+    pair_s = (
+        4 * size / c["efficiency"] + 2 * c["softmax"] / w["itemsize"]
+    ) / processor  # of one query and one key
+    tiles = batch * heads * rows / _QUERIES
+    each_s = c["wave_s"] + _QUERIES * mean * pair_s
+    core_s = xp.maximum(
+        tiles * each_s / device["processors"], _QUERIES * most * pair_s + c["wave_s"]
+    )
+    num_bytes = batch * queries * size * (4 * heads + 6 * w["key_heads"]) * 2
+    memory_s = num_bytes / (device["memory_bytes_per_s"] * c["bandwidth"])
+    return c["launch_s"] + batch * c["sequence_s"] + core_s + memory_s
+
+
+def decode_attention_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any]) -> Any:
+    """Seconds of attention of one new token of each sequence over its cache.
+
+    Args:
+        xp: NumPy or JAX's.
+        c: launch_s, bandwidth, wave_s, step_s (a pass over 64 keys), merge_s, sharpness.
+        device: peak_flops_per_s, memory_bytes_per_s, processors.
+        w: batch, heads, key_heads, keys, size, window, itemsize (of the cache).
+    """
+    keys = xp.where(w["window"] > 0, xp.minimum(w["window"], w["keys"]), w["keys"])
+    groups = w["batch"] * w["key_heads"]
+    blocks = xp.ceil(keys / 64)
+    # A cache is cut so that every processor has a part, but into no less than a block.
+    parts = xp.clip(xp.floor(2 * device["processors"] / groups), 1, xp.maximum(blocks / 4, 1))
+    waves = xp.ceil(groups * parts / (2 * device["processors"]))
+    core_s = waves * (c["wave_s"] + xp.ceil(blocks / parts) * c["step_s"])
+    num_bytes = (
+        groups * keys * w["size"] * 2 * w["itemsize"] + 4 * w["batch"] * w["heads"] * w["size"]
+    )
+    memory_s = num_bytes / (device["memory_bytes_per_s"] * c["bandwidth"])
+    merge_s = xp.where(parts > 1, c["merge_s"], 0.0)
+    return c["launch_s"] + merge_s + _binding(xp, core_s, memory_s, c["sharpness"])
+
+
+def all_reduce_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any]) -> Any:
+    """Seconds of summing `num_bytes` over `num_devices`: all at once, or scattered and gathered.
+
+    Args:
+        xp: NumPy or JAX's.
+        c: launch_s, peer_s (each other device), hop_s (a second exchange), efficiency.
+        device: link_bytes_per_s, one way.
+        w: num_devices, num_bytes.
+    """
+    others = w["num_devices"] - 1
+    rate = device["link_bytes_per_s"] * c["efficiency"]
+    at_once_s = others * w["num_bytes"] / rate
+    scattered_s = c["hop_s"] + 2 * others / w["num_devices"] * w["num_bytes"] / rate
+    return c["launch_s"] + others * c["peer_s"] + xp.minimum(at_once_s, scattered_s)
+
+
+def _waves_s(
+    xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any, count: Any
+) -> Any:
+    """Seconds of the tiles of `count` equal products that go over the processors in waves."""
+    rows, columns, parts = tile
+    m, n = w["m"], w["n"]
+    depth = xp.ceil(w["k"] / parts / _DEPTH) * _DEPTH
+    waves = xp.ceil(xp.ceil(m / rows) * xp.ceil(n / columns) * parts * count / device["processors"])
+    processor = device["peak_flops_per_s"] / device["processors"] * c["efficiency"]
+    arithmetic_s = 2 * rows * columns * depth / processor
+    feed = device["memory_bytes_per_s"] / device["processors"] * c["feed"]
+    loads_s = (xp.minimum(rows, m) + xp.minimum(columns, n)) * depth * w["itemsize"] / feed
+    slower, faster = xp.maximum(arithmetic_s, loads_s), xp.minimum(arithmetic_s, loads_s)
+    return waves * (c["wave_s"] + slower + 0.3 * faster)
+
+
+def _memory_s(xp: Any, c: Coefficients, device: Device, num_bytes: Any, warm: Any) -> Any:
+    """Seconds of traffic, of which a part may be found in cache."""
+    kept = c["cache"] * device["cache_bytes"] * warm
+    beyond = num_bytes - kept
+    beyond = 0.5 * (beyond + xp.sqrt(beyond * beyond + 0.04 * kept * kept))
+    slow_s = beyond / c["bandwidth"]
+    return (num_bytes / c["cached"] + slow_s) / device["memory_bytes_per_s"]
+
+
+def _binding(xp: Any, one_s: Any, other_s: Any, sharpness: Any) -> Any:
+    """The longer of two that overlap, rounded where they are alike: a norm."""
+    longer, shorter = xp.maximum(one_s, other_s), xp.minimum(one_s, other_s)
+    order = 1 + sharpness
+    return longer * (1 + (shorter / longer) ** order) ** (1 / order)
