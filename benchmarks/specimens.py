@@ -62,11 +62,29 @@ def llamas() -> Iterator[Specimen]:
         small, width=1024, num_layers=3, num_heads=16, num_kv_heads=4, mlp_width=2816
     )
     rows: tuple[tuple[str, models.LlamaConfig, DType, int, tuple[tuple[int, int], ...]], ...] = (
-        ("llama 384", small, "float32", 256, ((1, 96), (4, 48), (8, 1))),
-        ("llama 576", middle, "bfloat16", 512, ((1, 192), (2, 80), (16, 1), (2, 1))),
-        ("llama 576", middle, "float32", 384, ((1, 160), (6, 1), (24, 1))),
-        ("llama 1024", large, "float32", 256, ((1, 72), (1, 1), (12, 1))),
-        ("llama 1024", large, "bfloat16", 256, ((3, 56), (1, 1), (20, 1))),
+        ("llama 384", small, "float32", 256, ((1, 96), (4, 48), (2, 112), (8, 1), (1, 1), (40, 1))),
+        (
+            "llama 576",
+            middle,
+            "bfloat16",
+            512,
+            ((1, 192), (2, 80), (1, 40), (16, 1), (2, 1), (6, 1)),
+        ),
+        (
+            "llama 576",
+            middle,
+            "float32",
+            384,
+            ((1, 160), (3, 64), (1, 24), (1, 1), (6, 1), (24, 1)),
+        ),
+        (
+            "llama 1024",
+            large,
+            "float32",
+            256,
+            ((1, 72), (2, 40), (1, 200), (1, 1), (5, 1), (12, 1)),
+        ),
+        ("llama 1024", large, "bfloat16", 256, ((3, 56), (1, 120), (1, 1), (9, 1), (20, 1))),
     )
     for name, config, dtype, context, cases in rows:
         config = config.with_dtype(dtype)
@@ -99,7 +117,7 @@ class Perceptron(nn.Module):
 
 
 def perceptrons() -> Iterator[Specimen]:
-    for batch in (24, 100, 400, 1000):
+    for batch in (24, 60, 100, 250, 400, 1000):
         yield linen(Perceptron(jnp.float32), "Linen MLP", f"batch {batch}", shape(batch, 784))
 
 
@@ -129,7 +147,7 @@ class Convolutional(nnx.Module):
 
 
 def convolutional() -> Iterator[Specimen]:
-    for batch, size in ((2, 48), (6, 40), (16, 32), (24, 24)):
+    for batch, size in ((2, 48), (6, 40), (16, 32), (24, 24), (4, 64), (1, 96)):
         yield of_nnx(
             Convolutional, "NNX CNN", f"batch {batch} x {size} pixels", shape(batch, size, size, 3)
         )
@@ -177,7 +195,7 @@ class Encoder(nnx.Module):
 
 
 def encoders() -> Iterator[Specimen]:
-    for batch, length in ((1, 96), (3, 128), (8, 40), (2, 256)):
+    for batch, length in ((1, 96), (3, 128), (8, 40), (2, 256), (1, 320), (5, 64), (12, 24)):
         yield of_nnx(
             Encoder,
             "NNX encoder",
@@ -187,8 +205,8 @@ def encoders() -> Iterator[Specimen]:
 
 
 def recurrent() -> Iterator[Specimen]:
-    """Stacked LSTMs, each a scan over time."""
-    width, depth = 256, 4
+    """Stacked LSTMs of different widths, each a scan over time."""
+    widths = (192, 256, 160, 320, 224)
 
     def lstms(params: Any, x: jax.Array) -> jax.Array:  # [time, batch, width]
         for layer in params["layers"]:
@@ -201,18 +219,21 @@ def recurrent() -> Iterator[Specimen]:
                 hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
                 return (hidden, cell), hidden
 
-            zeros = jnp.zeros(x.shape[1:])
+            zeros = jnp.zeros((x.shape[1], layer["h"].shape[0]))
             _, x = jax.lax.scan(step, (zeros, zeros), x)
         return x @ params["head"]
 
-    layer = {"x": shape(width, 4 * width), "h": shape(width, 4 * width), "bias": shape(4 * width)}
-    params = {"layers": [layer] * depth, "head": shape(width, 64)}
-    for time, batch in ((24, 16), (40, 48), (16, 128)):
+    layers = [
+        {"x": shape(before, 4 * width), "h": shape(width, 4 * width), "bias": shape(4 * width)}
+        for before, width in zip(widths, widths[1:], strict=False)
+    ]
+    params = {"layers": layers, "head": shape(widths[-1], 64)}
+    for time, batch in ((24, 16), (40, 48), (16, 128), (32, 6)):
         yield Specimen(
             family="LSTM",
             case=f"{time} steps, batch {batch}",
             function=lstms,
-            args=(params, shape(time, batch, width)),
+            args=(params, shape(time, batch, widths[0])),
         )
 
 
@@ -242,7 +263,7 @@ class Mixer(nn.Module):
 
 
 def mixers() -> Iterator[Specimen]:
-    for batch in (2, 6, 16):
+    for batch in (1, 2, 6, 10, 16):
         yield linen(Mixer(), "Linen mixer", f"batch {batch}", shape(batch, 64, 64, 3))
 
 
@@ -265,5 +286,5 @@ class VisionTransformer(nnx.Module):
 
 
 def vision_transformers() -> Iterator[Specimen]:
-    for batch in (1, 4, 12):
+    for batch in (1, 2, 4, 7, 12):
         yield of_nnx(VisionTransformer, "NNX ViT", f"batch {batch}", shape(batch, 64, 64, 3))

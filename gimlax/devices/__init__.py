@@ -2,13 +2,7 @@
 
 from gimlax.devices.asking import capabilities
 from gimlax.devices.backends import Backend, Capabilities
-from gimlax.devices.calibration import (
-    Calibration,
-    MeasuredLink,
-    MeshCalibration,
-    Sample,
-    Slowdown,
-)
+from gimlax.devices.calibration import Calibration
 from gimlax.devices.catalogue import catalogue, load_kind
 from gimlax.devices.cluster import Cluster
 from gimlax.devices.discovery import discover
@@ -19,6 +13,7 @@ from gimlax.devices.live import bind, check_one_client
 from gimlax.devices.measuring import calibrate
 from gimlax.devices.mesh import Link, MeshSpec
 from gimlax.devices.prices import Price
+from gimlax.devices.samples import MeasuredLink, MeshCalibration, Sample, Slowdown
 from gimlax.devices.tiers import Tier
 
 __all__ = [

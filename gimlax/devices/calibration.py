@@ -1,96 +1,28 @@
 """Measured figures of the meshes of one machine: what a calibration leaves behind.
 
 It holds samples, not coefficients, so that a better model can be fitted to them later, and it knows
-what it belongs to: a version of JAX, a processor, the kind of each device. Written as JSON with a
-sample a line. Units: seconds, bytes, bytes/s, FLOPs.
+what it belongs to: a version of JAX, a processor, the kind of each device. Units: seconds, bytes,
+bytes/s.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
+from gimlax.devices.calibration_file import (
+    parse_calibration,
+    read_calibration,
+    write_calibration,
+)
 from gimlax.devices.cluster import Cluster
 from gimlax.devices.mesh import MeshSpec
 from gimlax.devices.processor import processor_name
+from gimlax.devices.samples import MeasuredLink, MeshCalibration, Slowdown
 from gimlax.errors import SpecError
 
-__all__ = ["Calibration", "MeasuredLink", "MeshCalibration", "Sample", "Slowdown"]
-
-SCHEMA = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One operation that was timed.
-
-    Attributes:
-        kind, dims, dtype, layout: as operations of a segment have them: 'matmul', (1, m, n, k), ...
-        flops, transcendentals, num_bytes: its work and its memory traffic.
-        out_itemsize: bytes of an element of the result.
-        seconds: of one, the dispatch taken off: the lower quartile of the repeats, as the probe
-            says it would have been at the speed of the whole run.
-        spread: distance of the quartiles of the repeats over their median.
-    """
-
-    kind: str
-    dims: tuple[int, ...]
-    dtype: str
-    layout: str = ""
-    flops: float = 0.0
-    transcendentals: float = 0.0
-    num_bytes: float = 0.0
-    out_itemsize: int = 4
-    seconds: float
-    spread: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeshCalibration:
-    """What was measured on the first device of a mesh.
-
-    Attributes:
-        mesh: its name.
-        device_kind: what PJRT reported.
-        num_devices: of the mesh.
-        dispatch_s: host time of a compiled call that does next to nothing.
-        probe_s: the reference program, to tell how fast the machine was.
-        samples: of operations.
-    """
-
-    mesh: str
-    device_kind: str
-    num_devices: int
-    dispatch_s: float
-    probe_s: float
-    samples: tuple[Sample, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredLink:
-    """A link by a least-squares fit over messages of several sizes.
-
-    `aliases` says that an array arrives without being copied, because both meshes use the same
-    memory; latency and bandwidth are then those of a forced copy, which is what a program pays
-    once either side has to own its memory.
-    """
-
-    source: str
-    target: str
-    latency_s: float
-    bandwidth_bytes_per_s: float
-    aliases: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slowdown:
-    """How many times longer two meshes take when both compute than one alone: 1 to about 2."""
-
-    meshes: tuple[str, str]
-    factor: float
+__all__ = ["Calibration"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +34,9 @@ class Calibration:
         processor: of the host.
         date: ISO, when.
         meshes, links, slowdowns: the figures.
+
+    Raises:
+        SpecError: a mesh or a link is there twice, or what it belongs to is not said.
     """
 
     jax_version: str
@@ -110,6 +45,19 @@ class Calibration:
     meshes: tuple[MeshCalibration, ...]
     links: tuple[MeasuredLink, ...] = ()
     slowdowns: tuple[Slowdown, ...] = ()
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{key} is {value!r}; say it"
+            for key in ("jax_version", "processor", "date")
+            if not isinstance(value := getattr(self, key), str) or not value
+        ]
+        names = [repr(mesh.mesh) for mesh in self.meshes]
+        names += [f"{link.source!r} -> {link.target!r}" for link in self.links]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        wrong += [f"{name} is there {names.count(name)} times; keep one" for name in twice]
+        if wrong:
+            raise SpecError(f"calibration: {'; '.join(wrong)}")
 
     @property
     def title(self) -> str:
@@ -133,10 +81,10 @@ class Calibration:
         known = [mesh for mesh in cluster.meshes if self.mesh(mesh.name) is not None]
         for mesh in known:
             stale += self._differs(mesh)
-        if any(mesh.backend and mesh.shares for mesh in known) and (
-            self.processor != processor_name()
-        ):
-            stale.append(f"its host has {self.processor!r}, this one {processor_name()!r}")
+        # A described mesh may stand elsewhere; one with a backend is live on this host.
+        here = processor_name()
+        if any(mesh.backend for mesh in known) and self.processor != here:
+            stale.append(f"it was measured on {self.processor!r}, this host has {here!r}")
         if not known:
             stale.append(
                 f"it knows meshes {', '.join(repr(m.mesh) for m in self.meshes) or 'none'}, but the"
@@ -181,38 +129,24 @@ class Calibration:
 
     def to_json(self) -> str:
         """JSON that `from_json` reads back to an equal calibration."""
-        record = {"schema": SCHEMA, **dataclasses.asdict(self)}
-        meshes = record.pop("meshes")
-        lines = ["{"]
-        lines += [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in record.items()]
-        blocks = []
-        for mesh in meshes:
-            samples = ",\n   ".join(json.dumps(sample) for sample in mesh.pop("samples"))
-            blocks.append(f'  {json.dumps(mesh)[:-1]}, "samples": [\n   {samples}]}}')
-        return "\n".join(lines) + '\n "meshes": [\n' + ",\n".join(blocks) + "\n ]\n}\n"
+        return write_calibration({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
     @classmethod
     def from_json(cls, text: str, name: str = "calibration") -> "Calibration":
         """The calibration of a JSON text, which mistakes call by `name`.
 
         Raises:
-            SpecError: it is no calibration, or one of another schema.
+            SpecError: it is no calibration of this schema, or holds figures that none has.
         """
-        advice = "write it anew with scripts/calibrate.py"
+        fields = parse_calibration(text, name)
         try:
-            record = json.loads(text)
-            schema = record.pop("schema")
-            if schema != SCHEMA:
-                raise SpecError(f"{name}: it has schema {schema}, this is {SCHEMA}; {advice}")
-            record["meshes"] = tuple(_mesh(mesh) for mesh in record["meshes"])
-            record["links"] = tuple(MeasuredLink(**link) for link in record["links"])
-            record["slowdowns"] = tuple(
-                Slowdown(meshes=tuple(pair["meshes"]), factor=float(pair["factor"]))
-                for pair in record["slowdowns"]
-            )
-            return cls(**record)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise SpecError(f"{name}: it is no calibration ({error!r}); {advice}") from error
+            return cls(**fields)
+        except SpecError as error:
+            raise SpecError(f"{name}: {error}; write it anew with scripts/calibrate.py") from None
+        except TypeError as error:  # a key that is missing or that it does not have
+            raise SpecError(
+                f"{name}: {str(error).partition(' ')[2]}; write it anew with scripts/calibrate.py"
+            ) from None
 
     def save(self, path: str | Path) -> None:
         """Writes it as JSON."""
@@ -225,20 +159,4 @@ class Calibration:
         Raises:
             SpecError: it cannot be read, or is no calibration of this schema.
         """
-        try:
-            text = Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(
-                f"calibration file {str(path)!r} cannot be read ({error}); write one with"
-                " scripts/calibrate.py"
-            ) from error
-        return cls.from_json(text, name=str(path))
-
-
-def _mesh(record: dict[str, Any]) -> MeshCalibration:
-    samples = tuple(
-        Sample(**{**sample, "dims": tuple(sample["dims"])}) for sample in record.pop("samples")
-    )
-    if any(not s.seconds > 0 for s in samples):
-        raise ValueError("a sample without positive seconds")
-    return MeshCalibration(samples=samples, **record)
+        return cls.from_json(read_calibration(path), name=f"calibration file {str(path)!r}")

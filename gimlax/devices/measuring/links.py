@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gimlax import _jax
-from gimlax.devices.calibration import MeasuredLink
 from gimlax.devices.measuring.timing import time_calls
+from gimlax.devices.samples import MeasuredLink
 
 __all__ = ["fit_link", "measure_link"]
 

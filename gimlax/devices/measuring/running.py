@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 
 from gimlax import _jax
-from gimlax.devices.calibration import Calibration, MeasuredLink, MeshCalibration, Slowdown
+from gimlax.devices.calibration import Calibration
 from gimlax.devices.cluster import Cluster
 from gimlax.devices.live import bind
 from gimlax.devices.measuring.grids import microbenchmarks
@@ -20,6 +20,7 @@ from gimlax.devices.measuring.sharing import measure_slowdown
 from gimlax.devices.measuring.timing import Probe
 from gimlax.devices.mesh import MeshSpec
 from gimlax.devices.processor import processor_name
+from gimlax.devices.samples import MeasuredLink, MeshCalibration, Slowdown
 from gimlax.errors import SpecError
 
 __all__ = ["calibrate"]
@@ -98,17 +99,16 @@ def _alike(mesh: MeshSpec) -> tuple[str, str]:
 def _mesh(name: str, device: _jax.Device, work: _Work) -> MeshCalibration:
     probe = Probe(device)
     call_s = dispatch_s(device)
-    reference_s = probe.seconds()
     samples = []
     for benchmark in microbenchmarks():
         work.step(f"{name}: {benchmark.kind}")
-        samples.append(measure(benchmark, device, probe, call_s, reference_s))
+        samples.append(measure(benchmark, device, probe, call_s))
     return MeshCalibration(
         mesh=name,
         device_kind=device.device_kind,
         num_devices=1,
         dispatch_s=call_s,
-        probe_s=reference_s,
+        probe_s=probe.best_s,
         samples=tuple(samples),
     )
 

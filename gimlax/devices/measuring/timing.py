@@ -5,6 +5,7 @@ in the way. The speed of a shared machine also drifts over minutes, so a fixed p
 between and a figure is given as it would be at the probe's reference speed. Units: seconds.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from gimlax import _jax
 __all__ = ["Probe", "Timing", "compiled", "repeated", "time_calls"]
 
 _MIN_REPEATS, _MAX_REPEATS = 5, 60
+_FIRST_PROBES = 20
+_QUIET = 1.15  # times the best probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,7 @@ class Timing:
     repeats: int
 
 
-def time_calls(call: Callable[[], Any], *, budget_s: float = 0.03, warmup: int = 2) -> Timing:
+def time_calls(call: Callable[[], Any], *, budget_s: float = 0.015, warmup: int = 2) -> Timing:
     """Times a call that waits for its result, for about `budget_s` and 5 to 60 times."""
     for _ in range(warmup):
         call()
@@ -80,6 +83,8 @@ def compiled(
 class Probe:
     """A fixed program that computes for some milliseconds and reads 16 MiB.
 
+    `best_s` is the least that it ever took, `last_s` what it took last.
+
     Shorter ones jump between two paces, as threads happen to be placed, and so do those that write
     as much: an allocator takes large results from the system or from what it kept.
     """
@@ -92,7 +97,16 @@ class Probe:
 
         args = (jnp.ones((512, 512)), jnp.ones((1, 2048)), jnp.ones((2048, 2048)))
         self._call = compiled(program, args, device)
+        self.last_s = self.best_s = math.inf
+        for _ in range(_FIRST_PROBES):
+            self.seconds()
 
     def seconds(self) -> float:
         """How long it takes now."""
-        return time_calls(self._call, budget_s=0.0, warmup=1).seconds
+        self.last_s = time_calls(self._call, budget_s=0.0, warmup=1).seconds
+        self.best_s = min(self.best_s, self.last_s)
+        return self.last_s
+
+    def undisturbed(self, seconds: float) -> bool:
+        """Whether a probe that took so long had the machine to itself."""
+        return seconds <= _QUIET * self.best_s

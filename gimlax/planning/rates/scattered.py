@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 from scipy.optimize import nnls
 
-from gimlax.devices.calibration import Sample
+from gimlax.devices.samples import Sample
 
 __all__ = ["Scattered", "fit_rates"]
 

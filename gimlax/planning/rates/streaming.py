@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gimlax.devices.calibration import Sample
+from gimlax.devices.samples import Sample
 from gimlax.planning.rates.scattered import fit_rates
 
 __all__ = ["Streaming"]
