@@ -1,38 +1,51 @@
 """Cards: the figures of one kind of device as a TOML file, read strictly.
 
-The format is explained for vendors in the README of `catalogue/kinds`. Every figure is a table
-`{ value, unit, source, date, note }`; what is not known is left out. All mistakes of a card are
-found at once, each with file, key and reason.
+The format is explained for vendors in the README of `catalogue/kinds`. What is not known is left
+out, and every figure says where it is from. All mistakes of a card are found at once, each with
+file, key and reason.
 """
 
+import datetime
+import re
 import tomllib
 from typing import Any
 
-from gimlax.devices.card_figures import read_figure
+from gimlax.devices.card_figures import UNKNOWN, FigureReader
 from gimlax.devices.interconnect import Interconnect
 from gimlax.devices.kinds import FIGURES, DeviceKind
 from gimlax.devices.prices import Price
 from gimlax.devices.tables import TableReader
 from gimlax.errors import SpecError
 
-__all__ = ["SCHEMA_VERSION", "read_card", "read_kind"]
+__all__ = ["DTYPES", "SCHEMA_VERSION", "read_card", "read_kind"]
 
 SCHEMA_VERSION = 1
+
+DTYPES = ("float64", "float32", "bfloat16", "float16", "float8", "int8", "int4")
+"""What peaks are listed for; float8 stands for each of its formats."""
+
 _NEEDED = ("memory_bytes", "memory_bytes_per_s")
-_WHOLE = ("memory_bytes", "on_chip_bytes")
+_DIRECTED = ("host_link_bytes_per_s",)
+_COUNTS_SPARSITY = re.compile(r"\bwith (structured )?sparsity|\bsparse\b", re.IGNORECASE)
+# How much faster eight bits are than sixteen, where both peaks are dense.
+_EIGHT_BITS = (1.8, 2.2)
 
 
-def read_card(text: str, name: str, mistakes: list[str]) -> DeviceKind | None:
+def read_card(
+    text: str, name: str, mistakes: list[str], *, today: datetime.date | None = None
+) -> DeviceKind | None:
     """The kind that a card describes, None if anything in it is wrong.
 
     Args:
         text: TOML.
         name: how mistakes call the card.
         mistakes: gets one sentence each.
+        today: dates after it are mistakes. None trusts them, as a catalogue that was right when it
+            was published must not depend on the clock of a machine.
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         mistakes.append(f"{name}: not TOML: {error}")
         return None
     except RecursionError:
@@ -40,65 +53,115 @@ def read_card(text: str, name: str, mistakes: list[str]) -> DeviceKind | None:
         return None
     reader = TableReader(table, name, mistakes)
     version = reader.get("schema_version", int)
-    if version not in (None, SCHEMA_VERSION):
+    if version is not None and version != SCHEMA_VERSION:
         reader.wrong(f"schema_version is {version}; this gimlax reads {SCHEMA_VERSION}")
         return None  # the rest may mean anything
-    return read_kind(reader)
+    return read_kind(reader, FigureReader(today=today, needs_source=True))
 
 
-def read_kind(reader: TableReader) -> DeviceKind | None:
+def read_kind(reader: TableReader, figures: FigureReader) -> DeviceKind | None:
     """A kind from the table of its card or of a `[[kind]]`, None if anything in it is wrong."""
-    sources: list[tuple[str, str]] = []
-    notes: list[tuple[str, str]] = []
     values: dict[str, Any] = {
         "name": reader.get("name", str),
         "vendor": reader.get("vendor", str),
         "aliases": reader.strings("aliases"),
+        "peak_flops_per_s": _read_peaks(reader.inner("peak_flops_per_s"), figures),
     }
-    peaks = reader.inner("peak_flops_per_s")
-    values["peak_flops_per_s"] = tuple(
-        (dtype, read_figure(peaks, dtype, dtype, float, sources, notes)) for dtype in peaks.table
-    )
+    for key in ("name", "vendor"):
+        if values[key] is not None and not (values[key].strip() and values[key].isprintable()):
+            reader.wrong(f"{key} is {values[key]!r}; give one that can be printed on a line")
+    if repeated := {a for a in values["aliases"] if values["aliases"].count(a) > 1}:
+        reader.wrong(f"aliases has {', '.join(map(repr, sorted(repeated)))} twice; keep one")
     for key in FIGURES:
-        default = () if key in _NEEDED else (None,)
-        kind = int if key in _WHOLE else float
-        values[key] = read_figure(reader, key, key, kind, sources, notes, *default)
-    values["interconnect"] = _read_interconnect(reader, sources, notes)
-    values["prices"] = tuple(_read_price(row) for row in reader.inner_list("price"))
+        values[key] = figures.read(
+            reader,
+            key,
+            *(() if key in _NEEDED else (None,)),
+            quantity=next(q for q in ("bytes_per_s", "bytes", "watts") if key.endswith(q)),
+            whole=key.endswith("bytes"),
+            directed=key in _DIRECTED,
+        )
+    values["interconnect"] = _read_interconnect(reader, figures)
+    values["prices"] = tuple(_read_price(row, figures) for row in reader.inner_list("price"))
     if note := reader.get("note", str, ""):
-        notes.append(("", note))
+        figures.notes.append(("", note))
     reader.finish()
-    return _build(DeviceKind, {**values, "sources": tuple(sources), "notes": tuple(notes)}, reader)
+    found = {"sources": tuple(figures.sources), "notes": tuple(figures.notes)}
+    return _build(DeviceKind, values | found, reader)
 
 
-def _read_interconnect(
-    outer: TableReader, sources: list[tuple[str, str]], notes: list[tuple[str, str]]
-) -> Interconnect | None:
+def _read_peaks(reader: TableReader, figures: FigureReader) -> tuple[tuple[str, float], ...]:
+    """Peaks by dtype, in the order of the card."""
+    rates = {
+        dtype: figures.read(reader, dtype, quantity="flops_per_s")
+        for dtype in reader.table
+        if dtype in DTYPES
+    }
+    for dtype in reader.table:
+        if dtype not in DTYPES:
+            reader.wrong(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
+    if "float32" not in rates:
+        reader.wrong(
+            "float32 is missing; give the rate of products of float32 arrays, in whatever format "
+            "the device does them"
+        )
+    known = {dtype: rate for dtype, rate in rates.items() if rate is not None}
+    _check_density(reader, known, figures)
+    return tuple(known.items())
+
+
+def _check_density(reader: TableReader, rates: dict[str, float], figures: FigureReader) -> None:
+    """Adds peaks that seem to count sparsity and have no note that says otherwise."""
+    sources, notes = dict(figures.sources), dict(figures.notes)
+    for dtype in rates:
+        if dtype not in notes and (said := _COUNTS_SPARSITY.search(sources[dtype])):
+            reader.wrong(
+                f"{dtype}: its source says {said[0]!r}; give the dense peak, or say in its note "
+                "why it is dense"
+            )
+    halves = [dtype for dtype in ("bfloat16", "float16") if dtype in rates]
+    if not halves:
+        return
+    half = max(halves, key=rates.__getitem__)
+    for dtype in ("float8", "int8"):
+        if dtype not in rates or dtype in notes or sources[dtype].startswith(f"{UNKNOWN}, "):
+            continue
+        ratio = rates[dtype] / rates[half]
+        if not _EIGHT_BITS[0] <= ratio <= _EIGHT_BITS[1]:
+            reader.wrong(
+                f"{dtype} is {rates[dtype]:g} FLOP/s, {ratio:.2g} times {half} ({rates[half]:g}); "
+                "dense peaks differ by about 2, so one of them may count sparsity: correct it, or "
+                f"say in the note of {dtype} why it is so"
+            )
+
+
+def _read_interconnect(outer: TableReader, figures: FigureReader) -> Interconnect | None:
     if outer.get("interconnect", dict, None) is None:
         return None
     reader = outer.inner("interconnect")
-    label = "interconnect."
-    values = {
-        "name": reader.get("name", str),
-        "bytes_per_s": read_figure(
-            reader, "bytes_per_s", f"{label}bytes_per_s", float, sources, notes
-        ),
-        "num_devices": read_figure(
-            reader, "num_devices", f"{label}num_devices", int, sources, notes, None
-        ),
-    }
+    values = {"name": reader.get("name", str)}
+    for key, quantity in (("bytes_per_s", "bytes_per_s"), ("num_devices", "devices")):
+        values[key] = figures.read(
+            reader,
+            key,
+            *(() if key == "bytes_per_s" else (None,)),
+            figure=f"interconnect.{key}",
+            quantity=quantity,
+            whole=quantity == "devices",
+            directed=key == "bytes_per_s",
+        )
     reader.finish()
     return _build(Interconnect, values, reader)
 
 
-def _read_price(reader: TableReader) -> Price | None:
+def _read_price(reader: TableReader, figures: FigureReader) -> Price | None:
     values = {
         "provider": reader.get("provider", str),
         "region": reader.get("region", str, ""),
         "kind": reader.get("kind", str),
         "usd_per_hour": reader.get("usd_per_hour", float),
         "source": reader.get("source", str),
-        "date": reader.get("date", str),
+        "date": figures.date(reader),
     }
     reader.finish()
     return _build(Price, values, reader)

@@ -1,15 +1,22 @@
 """The catalogue: one card a kind of device, and the data files beside them."""
 
+import datetime
 import functools
 import tomllib
+from collections.abc import Iterable, Iterator
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from gimlax.devices.cards import read_card
 from gimlax.devices.kinds import KINDS_FOLDER, DeviceKind, find_kind
+from gimlax.devices.reading import read_text
 from gimlax.errors import SpecError
 
-__all__ = ["catalogue", "load_kind", "read_data"]
+__all__ = ["catalogue", "check_cards", "load_kind", "read_data"]
+
+# The vendor of a kind that stands in for all devices that report its name.
+ANY_VENDOR = "any"
 
 
 @functools.cache
@@ -17,16 +24,46 @@ def catalogue() -> tuple[DeviceKind, ...]:
     """Every kind that the package knows, sorted by name.
 
     Raises:
-        SpecError: files are wrong; all mistakes of all of them.
+        SpecError: cards are wrong; all mistakes of all of them.
     """
     mistakes: list[str] = []
     kinds = []
     for file in _folder().joinpath("kinds").iterdir():
         if file.name.endswith(".toml"):
             kinds.append(read_card(file.read_text("utf-8"), file.name, mistakes))
+    found = tuple(sorted((kind for kind in kinds if kind), key=lambda kind: kind.name))
+    mistakes += _collisions(found)
     if mistakes:
         raise SpecError(f"{KINDS_FOLDER}: " + "\n".join(mistakes))
-    return tuple(sorted((kind for kind in kinds if kind), key=lambda kind: kind.name))
+    return found
+
+
+def check_cards(paths: Iterable[str | Path], today: datetime.date) -> tuple[DeviceKind, ...]:
+    """The kinds of cards that are not, or not yet, in the catalogue.
+
+    Args:
+        paths: card files.
+        today: no figure may be of a later day.
+
+    Raises:
+        SpecError: everything that is wrong in any of them, names that they share with one another
+            or with other kinds of the catalogue included.
+    """
+    mistakes: list[str] = []
+    kinds: list[DeviceKind] = []
+    for path in paths:
+        try:
+            text = read_text(path, "card")
+        except SpecError as error:
+            mistakes.append(str(error))
+            continue
+        if kind := read_card(text, str(path), mistakes, today=today):
+            kinds.append(kind)
+    given = {kind.name for kind in kinds}
+    mistakes += _collisions([*kinds, *(kind for kind in catalogue() if kind.name not in given)])
+    if mistakes:
+        raise SpecError("\n".join(mistakes))
+    return tuple(kinds)
 
 
 def load_kind(device_kind: str) -> DeviceKind:
@@ -47,6 +84,24 @@ def load_kind(device_kind: str) -> DeviceKind:
 def read_data(name: str) -> dict[str, Any]:
     """A data file of the catalogue that describes no kind: 'links.toml', 'plugins.toml'."""
     return tomllib.loads(_folder().joinpath(name).read_text("utf-8"))
+
+
+def _collisions(kinds: Iterable[DeviceKind]) -> Iterator[str]:
+    """Names and aliases that would mean two kinds."""
+    owners: dict[str, DeviceKind] = {}
+    for kind in kinds:
+        if kind.name in owners:
+            yield f"device kind {kind.name!r} is there twice; give each card its own name"
+        owners[kind.name] = kind
+    named = dict(owners)
+    for kind in named.values():
+        for alias in kind.aliases:
+            owner = owners.setdefault(alias, kind)
+            if owner is not kind and not (alias == owner.name and owner.vendor == ANY_VENDOR):
+                yield (
+                    f"device kind {kind.name!r}: its alias {alias!r} also means {owner.name!r}; "
+                    "leave it to one of them"
+                )
 
 
 def _folder() -> Any:

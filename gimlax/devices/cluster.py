@@ -15,13 +15,14 @@ from typing import Any
 
 from gimlax.devices.backends import Backend
 from gimlax.devices.catalogue import load_kind
-from gimlax.devices.cluster_file import parse_cluster, read_text
+from gimlax.devices.cluster_file import parse_cluster
 from gimlax.devices.cluster_writing import write_cluster
 from gimlax.devices.consistency import mistakes_between, mistakes_of_groups, unequal_memories
 from gimlax.devices.groups import Group
 from gimlax.devices.kinds import DeviceKind, find_kind
 from gimlax.devices.lookup import Lookup
 from gimlax.devices.mesh import SHAREABLE, Link, MeshSpec
+from gimlax.devices.reading import read_text
 from gimlax.devices.report import show_backends, show_groups, show_links, show_meshes
 from gimlax.devices.tiers import Tier
 from gimlax.errors import SpecError
@@ -186,7 +187,7 @@ class Cluster:
         Raises:
             SpecError: it cannot be read, or everything that is wrong in it.
         """
-        return cls.from_toml(read_text(path), name=str(path))
+        return cls.from_toml(read_text(path, "cluster file"), name=str(path))
 
     @classmethod
     def from_toml(cls, text: str, name: str = "cluster") -> "Cluster":

@@ -5,9 +5,9 @@ The format is explained, with an example, in the README beside this file. Units 
 
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from gimlax.devices.card_figures import FigureReader
 from gimlax.devices.cards import read_kind
 from gimlax.devices.groups import Group
 from gimlax.devices.kinds import DeviceKind
@@ -15,7 +15,7 @@ from gimlax.devices.mesh import AXIS_NAMES, Link, MeshSpec
 from gimlax.devices.tables import TableReader
 from gimlax.errors import SpecError
 
-__all__ = ["ClusterFile", "parse_cluster", "read_text"]
+__all__ = ["ClusterFile", "parse_cluster"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,20 +29,6 @@ class ClusterFile:
     names: tuple[str, ...] = ()
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a cluster file.
-
-    Raises:
-        SpecError: it cannot be read.
-    """
-    try:
-        return Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(
-            f"cluster file {str(path)!r} cannot be read ({error}); give the path of a TOML file"
-        ) from error
-
-
 def parse_cluster(text: str, name: str, mistakes: list[str]) -> ClusterFile:
     """Meshes, groups, links and kinds of a cluster file; what is wrong is added to `mistakes`.
 
@@ -53,14 +39,17 @@ def parse_cluster(text: str, name: str, mistakes: list[str]) -> ClusterFile:
     """
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         mistakes.append(f"{name}: not TOML: {error}")
         return ClusterFile()
     except RecursionError:
         mistakes.append(f"{name}: it is nested too deeply; give tables of plain values")
         return ClusterFile()
     file = TableReader(tables, name, mistakes)
-    kinds = [read_kind(reader) for reader in file.inner_list("kind")]
+    kinds = [
+        read_kind(reader, FigureReader(today=None, needs_source=False))
+        for reader in file.inner_list("kind")
+    ]
     tables_of_meshes, tables_of_groups = file.inner_list("mesh"), file.inner_list("group")
     meshes = [_read_mesh(reader) for reader in tables_of_meshes]
     groups = [_read_group(reader) for reader in tables_of_groups]

@@ -3,7 +3,6 @@
 Chosen over checking record by record because a file with five mistakes should be mended once.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,8 @@ _WORDS = {
     list: "a list",
     dict: "a table",
 }
+_HUGE = 1e300  # whole numbers of a file have no largest one, those of a machine do
+_MOST_SHOWN = 80
 
 
 class TableReader:
@@ -63,20 +64,20 @@ class TableReader:
             return default
         value = self.table[key]
         if isinstance(value, int | float) and not isinstance(value, bool):
-            if kind is float:
+            if kind is float and (isinstance(value, float) or abs(value) < _HUGE):
                 return float(value)
-            if kind is int and math.isfinite(value) and value == int(value):
+            if kind is int and abs(value) < _HUGE and value == int(value):
                 return int(value)
         elif isinstance(value, kind) and kind not in (int, float):
             return value
-        self.wrong(f"{key} is {value!r}; give {_WORDS[kind]}")
+        self.wrong(f"{key} is {_shown(value)}; give {_WORDS[kind]}")
         return None
 
     def strings(self, key: str) -> tuple[str, ...]:
         """A list of strings, empty where absent."""
         values = self.get(key, list, []) or []
         if not all(isinstance(value, str) for value in values):
-            self.wrong(f"{key} is {values!r}; give a list of strings")
+            self.wrong(f"{key} is {_shown(values)}; give a list of strings")
             return ()
         return tuple(values)
 
@@ -90,12 +91,12 @@ class TableReader:
         readers = []
         for number, table in enumerate(self.get(key, list, []) or [], 1):
             if isinstance(table, dict):
-                label = repr(table["name"]) if "name" in table else f"number {number}"
+                label = _shown(table["name"]) if "name" in table else f"number {number}"
                 readers.append(
                     TableReader(table, f"{self.where}: {key} {label}", self.mistakes, self)
                 )
             else:
-                self.wrong(f"{key} number {number} is {table!r}; give a table ([[{key}]])")
+                self.wrong(f"{key} number {number} is {_shown(table)}; give a table ([[{key}]])")
         return readers
 
     def finish(self) -> None:
@@ -103,3 +104,9 @@ class TableReader:
         for key in self.table:
             if key not in self._known:
                 self.wrong(f"unknown key {key!r}; known are {', '.join(sorted(self._known))}")
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it, however long it is."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -5,9 +5,7 @@ import dataclasses
 import pytest
 
 from gimlax.devices import DeviceKind, catalogue, load_kind
-from gimlax.devices.cards import read_kind
 from gimlax.devices.kinds import FIGURES
-from gimlax.devices.tables import TableReader
 from gimlax.errors import SpecError
 
 PLAIN = DeviceKind(
@@ -115,27 +113,3 @@ def test_a_kind_refuses_figures_that_cannot_be():
         )
     for part in ("'x'", "memory_bytes is 0", "nan", "tdp_watts is -1", "bfloat16 is 0", "float32"):
         assert part in str(error.value)
-
-
-def test_a_figure_without_a_source_is_refused():
-    mistakes = []
-    table = {
-        "name": "x",
-        "vendor": "v",
-        "memory_bytes": 3,
-        "memory_bytes_per_s": {"value": "fast", "source": "s", "date": "2026-11"},
-        "peak_flops_per_s": {"float32": {"value": 1, "date": "2026-11"}, "bfloat16": {}},
-        "colour": "red",
-    }
-    assert read_kind(TableReader(table, "x.toml", mistakes)) is None
-    for said in [
-        "x.toml: peak_flops_per_s: float32: source is missing; give a string",
-        "x.toml: peak_flops_per_s: bfloat16: value is missing; give a number",
-        "x.toml: peak_flops_per_s: bfloat16: source is missing; give a string",
-        "x.toml: peak_flops_per_s: bfloat16: date is missing; give a string",
-        "x.toml: memory_bytes is 3; give a table",
-        "x.toml: memory_bytes_per_s: value is 'fast'; give a number",
-    ]:
-        assert said in mistakes
-    assert len(mistakes) == 7
-    assert "x.toml: unknown key 'colour'; known are aliases" in mistakes[-1]
