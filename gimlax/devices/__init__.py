@@ -3,7 +3,7 @@
 from gimlax.devices.asking import capabilities
 from gimlax.devices.backends import Backend, Capabilities
 from gimlax.devices.calibration import Calibration
-from gimlax.devices.catalogue import catalogue, load_kind
+from gimlax.devices.catalogue import catalogue, check_cards, load_kind
 from gimlax.devices.cluster import Cluster
 from gimlax.devices.discovery import discover
 from gimlax.devices.groups import Group
@@ -13,6 +13,7 @@ from gimlax.devices.live import bind, check_one_client
 from gimlax.devices.measuring import calibrate
 from gimlax.devices.mesh import Link, MeshSpec
 from gimlax.devices.prices import Price
+from gimlax.devices.report import show_kinds
 from gimlax.devices.samples import MeasuredLink, MeshCalibration, Sample, Slowdown
 from gimlax.devices.tiers import Tier
 
@@ -36,7 +37,9 @@ __all__ = [
     "calibrate",
     "capabilities",
     "catalogue",
+    "check_cards",
     "check_one_client",
     "discover",
     "load_kind",
+    "show_kinds",
 ]

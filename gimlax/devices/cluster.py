@@ -8,7 +8,7 @@ because the cost of a hand-over is what a plan needs. Units: bytes, bytes/s, sec
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,13 @@ from gimlax.devices.backends import Backend
 from gimlax.devices.catalogue import load_kind
 from gimlax.devices.cluster_file import parse_cluster
 from gimlax.devices.cluster_writing import write_cluster
-from gimlax.devices.consistency import mistakes_between, mistakes_of_groups, unequal_memories
-from gimlax.devices.groups import Group
+from gimlax.devices.consistency import (
+    mistakes_between,
+    mistakes_of_groups,
+    unequal_memories,
+    unreachable,
+)
+from gimlax.devices.groups import Group, carve
 from gimlax.devices.kinds import DeviceKind, find_kind
 from gimlax.devices.lookup import Lookup
 from gimlax.devices.mesh import SHAREABLE, Link, MeshSpec
@@ -109,6 +114,18 @@ class Cluster:
         """
         return self._record(name).memory_bytes or self.kind(name).memory_bytes
 
+    def carve(self, shapes: Mapping[str, Sequence[tuple[int, int]]]) -> "Cluster":
+        """The cluster with meshes made from its groups; groups and their links stay.
+
+        Args:
+            shapes: by group, sizes of the axes `data` and `model` of each mesh wanted from it.
+
+        Raises:
+            SpecError: there is no such group, or it has not enough devices.
+        """
+        made = [mesh for name, wanted in shapes.items() for mesh in carve(self.group(name), wanted)]
+        return replace(self, meshes=(*self.meshes, *made))
+
     def usd_per_hour(self, name: str) -> float | None:
         """Price of one device of the mesh or group `name`: its own, else the lowest on demand."""
         own = self._record(name).usd_per_hour
@@ -198,7 +215,10 @@ class Cluster:
         """
         mistakes: list[str] = []
         file = parse_cluster(text, name, mistakes)
-        cross = mistakes_between(file.meshes, file.groups, file.links, file.kinds, file.names)
+        cross = [
+            *mistakes_between(file.meshes, file.groups, file.links, file.kinds, file.names),
+            *unreachable(file.names, file.groups, file.links),
+        ]
         mistakes += [f"{name}: {mistake}" for mistake in cross]
         if mistakes:
             raise SpecError("\n".join(mistakes))

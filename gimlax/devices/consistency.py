@@ -5,7 +5,7 @@ Each is a sentence, and all are found at once, in time that grows with the size 
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gimlax.devices.catalogue import load_kind
 from gimlax.devices.groups import Group, group_of
@@ -13,7 +13,7 @@ from gimlax.devices.kinds import DeviceKind, find_kind
 from gimlax.devices.mesh import Link, MeshSpec
 from gimlax.errors import SpecError
 
-__all__ = ["mistakes_between", "mistakes_of_groups", "unequal_memories"]
+__all__ = ["mistakes_between", "mistakes_of_groups", "unequal_memories", "unreachable"]
 
 _MOST_NAMES = 10
 
@@ -71,6 +71,32 @@ def _mistakes_of_links(
         if counts[link.source, link.target] > 1:
             counts[link.source, link.target] = 0
             yield f"{where} is there more than once; keep one"
+
+
+def unreachable(
+    names: Iterable[str], groups: Sequence[Group], links: Sequence[Link]
+) -> Iterator[str]:
+    """Meshes and groups that no link joins with another, where others are joined.
+
+    Somebody who describes hardware has forgotten a link then; a part of a cluster may be like that.
+    """
+    pools = {group.name for group in groups}
+
+    def node(name: str) -> str:
+        return group_of(name) if group_of(name) in pools else name
+
+    joined = {
+        node(end)
+        for link in links
+        if node(link.source) != node(link.target)
+        for end in (link.source, link.target)
+    }
+    for name in dict.fromkeys(names):
+        if joined and node(name) not in joined:
+            yield (
+                f"{'group' if name in pools else 'mesh'} {name!r} cannot be reached: no link joins "
+                "it with another, though others are joined; add its links or take it out"
+            )
 
 
 def mistakes_of_groups(meshes: Sequence[MeshSpec], groups: Sequence[Group]) -> Iterator[str]:

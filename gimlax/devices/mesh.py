@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from gimlax.devices.naming import name_mistakes
 from gimlax.errors import SpecError
 
-__all__ = ["AXIS_NAMES", "SHAREABLE", "Link", "MeshSpec"]
+__all__ = ["AXIS_NAMES", "MOST_BYTES", "MOST_DEVICES", "SHAREABLE", "Link", "MeshSpec"]
 
 AXIS_NAMES = ("data", "model")
 SHAREABLE = ("compute", "memory")
+
+# What no mesh has. A file that says more has a slip of the pen, and nobody should make room for it.
+MOST_DEVICES = 2**20
+MOST_BYTES = 2**60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,28 +64,27 @@ class MeshSpec:
 
     def _mistakes(self) -> Iterator[str]:
         yield from name_mistakes(self.name)
-        if self.num_devices < 1:
-            yield f"num_devices is {self.num_devices}; give at least 1"
+        if not 1 <= self.num_devices <= MOST_DEVICES:
+            yield f"num_devices is {self.num_devices}; give 1 to {MOST_DEVICES}"
         if tuple(axis for axis, _ in self.axes) != AXIS_NAMES:
             had = ", ".join(repr(axis) for axis, _ in self.axes) or "none"
             yield f"its axes are {had}; every mesh has 'data' and 'model', of size 1 where unused"
         elif min(self.shape) < 1 or math.prod(self.shape) != self.num_devices:
             held = " x ".join(map(str, self.shape))
             yield f"its axes are {held}, but num_devices is {self.num_devices}; make them agree"
-        if self.first_device < 0:
+        if not 0 <= self.first_device < MOST_DEVICES:
             yield f"first_device is {self.first_device}; give an index from 0"
         if unknown := [what for what in self.shares if what not in SHAREABLE]:
             had = ", ".join(map(repr, unknown))
             yield f"it shares {had}; only 'compute' and 'memory' can be shared"
         if self.shares and not self.host:
             yield "it shares with meshes of its host, but names no host; name it"
-        if self.memory_bytes is not None and self.memory_bytes <= 0:
-            yield f"memory_bytes is {self.memory_bytes}; give a positive number or leave it out"
+        for key in ("memory_bytes", "host_memory_bytes"):
+            held = getattr(self, key)
+            if held is not None and not 0 < held <= MOST_BYTES:
+                yield f"{key} is {held}; give 1 to 2**60, or leave it out"
         if self.usd_per_hour is not None and not 0 <= self.usd_per_hour < math.inf:
             yield f"usd_per_hour is {self.usd_per_hour}; give 0 or more, or leave it out"
-        if self.host_memory_bytes is not None and self.host_memory_bytes <= 0:
-            held = self.host_memory_bytes
-            yield f"host_memory_bytes is {held}; give a positive number or leave it out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

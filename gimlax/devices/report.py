@@ -8,7 +8,7 @@ from gimlax.devices.kinds import DeviceKind, find_kind
 from gimlax.devices.mesh import Link, MeshSpec
 from gimlax.units import show_bytes, show_bytes_per_s, show_flops, show_seconds
 
-__all__ = ["show_backends", "show_groups", "show_links", "show_meshes"]
+__all__ = ["show_backends", "show_groups", "show_kinds", "show_links", "show_meshes"]
 
 
 def show_meshes(meshes: Iterable[MeshSpec], kinds: Sequence[DeviceKind]) -> str:
@@ -76,6 +76,33 @@ def show_backends(backends: Iterable[Backend]) -> str:
         devices = f"{backend.num_devices} x {backend.device_kind}" if backend.available else "-"
         notes = filter(None, (backend.reason, str(backend.capabilities or "")))
         rows.append((backend.name, devices, "; ".join(notes)))
+    return _columns(rows)
+
+
+def show_kinds(kinds: Iterable[DeviceKind]) -> str:
+    """One line a kind: its figures per device, `-` where one is not known."""
+    dtypes = ("float32", "bfloat16", "float16", "float8", "int8")
+    power = ("TDP", "idle", "interconnect, one way", "$/h")
+    rows: list[Sequence[str]] = [
+        ("kind", "vendor", "memory", "bandwidth", "on chip", *dtypes, *power)
+    ]
+    for kind in kinds:
+        rates, way, price = dict(kind.peak_flops_per_s), kind.interconnect, kind.usd_per_hour
+        peaks = [f"{show_flops(rates[d])}/s" if d in rates else "-" for d in dtypes]
+        rows.append(
+            (
+                kind.name,
+                kind.vendor,
+                show_bytes(kind.memory_bytes),
+                show_bytes_per_s(kind.memory_bytes_per_s),
+                show_bytes(kind.on_chip_bytes) if kind.on_chip_bytes else "-",
+                *peaks,
+                f"{kind.tdp_watts:g} W" if kind.tdp_watts else "-",
+                f"{kind.idle_watts:g} W" if kind.idle_watts else "-",
+                f"{way.name}, {show_bytes_per_s(way.bytes_per_s)}" if way else "-",
+                f"{price:.2f}" if price else "-",
+            )
+        )
     return _columns(rows)
 
 

@@ -1,14 +1,21 @@
 """Cards: what a vendor may write, and what is refused with file, key and reason."""
 
 import datetime
+import os
 import re
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
 
 import pytest
 
-from gimlax.devices import Interconnect, Price, catalogue
+import gimlax
+from gimlax.devices import Interconnect, Price, catalogue, check_cards, show_kinds
 from gimlax.devices.card_figures import UNITS, FigureReader
 from gimlax.devices.cards import DTYPES, read_card, read_kind
-from gimlax.devices.catalogue import check_cards
+from gimlax.devices.kinds import FIGURES
+from gimlax.devices.prices import PRICE_KINDS
 from gimlax.devices.tables import TableReader
 from gimlax.errors import SpecError
 
@@ -288,3 +295,46 @@ def test_the_catalogue_has_the_devices_that_people_have():
 def test_interconnects_of_the_catalogue_are_one_way_of_one_device(name, one_way):
     (kind,) = [kind for kind in catalogue() if kind.name == name]
     assert kind.interconnect.bytes_per_s == one_way
+
+
+def test_the_example_for_vendors_is_a_card():
+    readme = resources.files("gimlax.devices").joinpath("catalogue/kinds/README.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    kind, mistakes = read(example)
+    assert mistakes == []
+    assert kind.interconnect.bytes_per_s == 400e9
+    for word in (*FIGURES, *DTYPES, *PRICE_KINDS, *(u for units in UNITS.values() for u in units)):
+        assert word in readme or word.removesuffix("/s") in readme or word == "devices", word
+
+
+def test_the_table_of_kinds_has_a_line_for_each():
+    lines = show_kinds(catalogue()).splitlines()
+    assert len(lines) == 1 + len(catalogue())
+    (h100,) = [line for line in lines if line.startswith("H100 SXM")]
+    for part in ("NVIDIA", "74.5 GiB", "3.35 TB/s", "989 TFLOP/s", "700 W", "NVLink 4, 450 GB/s"):
+        assert part in h100
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--kinds"], 0, "Cerebras WSE-3"),
+        (["--check=good.toml"], 0, "Example 1"),
+        (["--check=good.toml,bad.toml"], 2, "bad.toml: tdp_watts: unit is 'hp', which is not kn"),
+        (["--kinds", "--cluster_out=c.toml"], 2, "--cluster_out needs devices"),
+    ],
+)
+def test_the_script_prints_kinds_and_checks_cards(tmp_path, flags, code, said):
+    written(tmp_path, good=CARD, bad=CARD.replace('"kW"', '"hp"'))
+    root = Path(gimlax.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, root / "scripts/devices.py", *flags],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 import gimlax.devices
-from gimlax.devices import Backend, Cluster, DeviceKind, Link, MeshSpec
+from gimlax.devices import Backend, Cluster, DeviceKind, Group, Interconnect, Link, MeshSpec, Price
 from gimlax.devices.naming import name_mistakes
 from gimlax.errors import SpecError
 
@@ -21,11 +21,31 @@ OWN_KIND = DeviceKind(
     memory_bytes=3 * 10**9,
     memory_bytes_per_s=1e9,
     peak_flops_per_s=(("float32", 1e12), ("float8", 3e12)),
+    tdp_watts=300.5,
+    on_chip_bytes=2**20,
+    on_chip_bytes_per_s=1e13,
+    host_link_bytes_per_s=32e9,
+    interconnect=Interconnect(name="I", bytes_per_s=1e11, num_devices=8),
+    prices=(
+        Price(
+            provider="P",
+            region="",
+            kind="on_demand",
+            usd_per_hour=2.5,
+            source="a page",
+            date="2026-11",
+        ),
+    ),
     aliases=("Thing 1",),
     sources=tuple(
-        (f, "a page, dense, 2026-11")
-        for f in ("float32", "float8", "memory_bytes", "memory_bytes_per_s")
+        (figure, "a page, dense, 2026-11")
+        for figure in (
+            *("float32", "float8", "memory_bytes", "memory_bytes_per_s"),
+            *("on_chip_bytes", "on_chip_bytes_per_s", "host_link_bytes_per_s", "tdp_watts"),
+            *("interconnect.bytes_per_s", "interconnect.num_devices"),
+        )
     ),
+    notes=(("float8", 'three times, "they say"'), ("", "a note of the whole")),
 )
 GPU = MeshSpec(name="gpu", device_kind="H100 SXM", num_devices=4, axes=(("data", 2), ("model", 2)))
 CPU = MeshSpec(name="cpu", device_kind="cpu", host="here", shares=("compute", "memory"))
@@ -89,18 +109,29 @@ def test_the_fingerprint_knows_figures_and_no_order():
     )
     assert same.fingerprint() == CLUSTER.fingerprint()
     cpu = CLUSTER.kind("cpu")
-    unsourced = dataclasses.replace(cpu, sources=())
+    unsourced = dataclasses.replace(cpu, sources=(), notes=(("", "by hand"),))
     assert dataclasses.replace(CLUSTER, kinds=(unsourced,)).fingerprint() == CLUSTER.fingerprint()
     others = [
         dataclasses.replace(CLUSTER, links=()),
         dataclasses.replace(CLUSTER, meshes=CLUSTER.meshes[:-1]),
         dataclasses.replace(CLUSTER, kinds=(dataclasses.replace(cpu, memory_bytes_per_s=1.0),)),
+        dataclasses.replace(CLUSTER, kinds=(dataclasses.replace(cpu, idle_watts=1.0),)),
+        dataclasses.replace(CLUSTER, kinds=(dataclasses.replace(cpu, on_chip_bytes=1),)),
+        dataclasses.replace(
+            CLUSTER,
+            kinds=(dataclasses.replace(cpu, interconnect=Interconnect(name="", bytes_per_s=1.0)),),
+        ),
+        dataclasses.replace(CLUSTER, kinds=(dataclasses.replace(cpu, prices=OWN_KIND.prices),)),
+        dataclasses.replace(
+            CLUSTER, meshes=(dataclasses.replace(GPU, usd_per_hour=1.0), *CLUSTER.meshes[1:])
+        ),
+        dataclasses.replace(CLUSTER, groups=(Group(name="g", device_kind="cpu", num_devices=2),)),
         dataclasses.replace(
             CLUSTER, meshes=(dataclasses.replace(GPU, memory_bytes=1), *CLUSTER.meshes[1:])
         ),
     ]
     prints = {cluster.fingerprint() for cluster in [CLUSTER, *others]}
-    assert len(prints) == 5
+    assert len(prints) == 1 + len(others)
     assert all(re.fullmatch("[0-9a-f]{64}", print_) for print_ in prints)
 
 
@@ -128,7 +159,16 @@ def test_the_table_names_all_that_is_there():
     ("change", "message"),
     [
         ({"name": ""}, "its name is empty"),
-        ({"num_devices": 0}, "num_devices is 0; give at least 1"),
+        ({"name": "a\tb"}, "its name has control characters"),
+        ({"name": "a\x1b[2Jb"}, "its name has control characters"),
+        ({"name": "a -> b"}, "its name has ' -> '"),
+        ({"num_devices": 2**40}, "num_devices is 1099511627776; give 1 to 1048576"),
+        ({"first_device": 2**40}, "first_device is 1099511627776; give an index"),
+        ({"memory_bytes": 2**61}, "memory_bytes is 2305843009213693952; give 1 to 2**60"),
+        ({"host_memory_bytes": 0}, "host_memory_bytes is 0; give 1 to 2**60"),
+        ({"usd_per_hour": -0.5}, "usd_per_hour is -0.5; give 0 or more"),
+        ({"usd_per_hour": math.nan}, "usd_per_hour is nan; give 0 or more"),
+        ({"num_devices": 0}, "num_devices is 0; give 1 to"),
         ({"num_devices": 3}, "its axes are 2 x 2, but num_devices is 3"),
         ({"axes": (("data", -2), ("model", -2))}, "its axes are -2 x -2"),
         ({"axes": (("model", 2), ("data", 2))}, "its axes are 'model', 'data'; every mesh has"),
@@ -202,9 +242,14 @@ def clusters(draw):
                 memory_bytes=None
                 if "memory" in shares
                 else draw(st.none() | st.integers(1, 2**60)),
+                usd_per_hour=draw(st.none() | st.floats(0, 1e6)),
+                host_memory_bytes=draw(st.none() | st.integers(1, 2**60)),
             )
         )
-    ends = draw(st.sets(st.sampled_from(list(itertools.product(names, names)))))
+    pairs = list(itertools.permutations(names, 2))
+    ends = draw(st.sets(st.sampled_from(pairs))) if pairs else set()
+    if len({end for pair in ends for end in pair}) < len(names):
+        ends = set()  # in a file that joins some, no mesh is left alone
     links = [
         Link(
             source=source,
@@ -213,7 +258,6 @@ def clusters(draw):
             bandwidth_bytes_per_s=draw(st.floats(1e-3, math.inf)),
         )
         for source, target in sorted(ends)
-        if source != target
     ]
     return Cluster(meshes=tuple(meshes), links=tuple(links), kinds=(OWN_KIND,))
 
@@ -270,7 +314,7 @@ def test_a_file_with_many_mistakes_reports_all(tmp_path):
     )
     with pytest.raises(SpecError) as error:
         Cluster.load(path)
-    lines = str(error.value).splitlines()
+    lines = [line for line in str(error.value).splitlines() if "cannot be reached" not in line]
     assert all(line.startswith(f"{path}: ") for line in lines)
     expected = [
         "unknown key 'speed'; known are group, kind, link, mesh",
@@ -318,6 +362,7 @@ def test_the_example_of_the_readme_is_a_cluster():
     (example,) = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
     cluster = Cluster.from_toml(example)
     assert [mesh.name for mesh in cluster.meshes] == ["gpu", "cpu", "accelerator"]
+    assert [group.name for group in cluster.groups] == ["l4"]
     assert cluster.memory_bytes("cpu") == 768 * 10**9
     assert cluster.kind("accelerator").peak("bfloat16") == 200e12
 
@@ -325,72 +370,3 @@ def test_the_example_of_the_readme_is_a_cluster():
 def test_a_file_nested_beyond_reason_is_refused():
     with pytest.raises(SpecError, match="nested too deeply"):
         Cluster.from_toml("a = " + "[" * 100_000)
-
-
-POOLS = """
-[[mesh]]
-name = "cpu"
-device_kind = "cpu"
-usd_per_hour = 0.5
-[[group]]
-name = "h100"
-device_kind = "H100 SXM"
-num_devices = 16
-devices_per_host = 8
-[[group]]
-name = "l4"
-device_kind = "L4"
-num_devices = 4
-host = "rack2"
-usd_per_hour = 0.75
-memory_bytes = 20e9
-[[link]]
-source = "h100"
-target = "h100"
-latency_s = 1e-6
-bandwidth_bytes_per_s = 400e9
-[[link]]
-source = "h100"
-target = "l4"
-latency_s = 1e-5
-bandwidth_bytes_per_s = 10e9
-[[link]]
-source = "l4"
-target = "cpu"
-latency_s = 1e-4
-bandwidth_bytes_per_s = 1e9
-"""
-
-
-def test_groups_are_read_and_written():
-    cluster = Cluster.from_toml(POOLS)
-    assert [group.name for group in cluster.groups] == ["h100", "l4"]
-    assert cluster.group("h100").devices_per_host == 8
-    assert cluster.kind("h100").name == "H100 SXM"
-    assert cluster.memory_bytes("l4") == 20 * 10**9
-    assert (cluster.usd_per_hour("l4"), cluster.usd_per_hour("cpu")) == (0.75, 0.5)
-    read = Cluster.from_toml(cluster.to_toml())
-    assert read == cluster
-    assert read.fingerprint() == cluster.fingerprint()
-    fewer = dataclasses.replace(cluster.groups[0], num_devices=8)
-    other = dataclasses.replace(cluster, groups=(fewer, cluster.groups[1]))
-    assert other.fingerprint() != cluster.fingerprint()
-
-
-def test_links_of_groups_hold_for_the_meshes_made_from_them():
-    cluster = Cluster.from_toml(POOLS)
-    parts = tuple(
-        MeshSpec(name=name, device_kind=kind)
-        for name, kind in [("h100/0", "H100 SXM"), ("h100/1", "H100 SXM"), ("l4/0", "L4")]
-    )
-    own = Link(source="h100/1", target="l4/0", latency_s=1.0, bandwidth_bytes_per_s=1.0)
-    carved = dataclasses.replace(
-        cluster, meshes=cluster.meshes + parts, links=(*cluster.links, own)
-    )
-    assert carved.link("h100/0", "h100/1").bandwidth_bytes_per_s == 400e9
-    assert carved.link("h100/0", "h100/0").latency_s == 0
-    link = carved.link("h100/0", "l4/0")
-    assert (link.source, link.target, link.latency_s) == ("h100/0", "l4/0", 1e-5)
-    assert carved.link("h100/1", "l4/0").latency_s == 1.0
-    assert carved.link("l4/0", "cpu").latency_s == 1e-4
-    assert carved.link("l4/0", "h100/0") is None
