@@ -21,8 +21,8 @@ __all__ = ["DTYPES", "SCHEMA_VERSION", "read_card", "read_kind"]
 
 SCHEMA_VERSION = 1
 
-DTYPES = ("float64", "float32", "bfloat16", "float16", "float8", "int8", "int4")
-"""What peaks are listed for; float8 stands for each of its formats."""
+DTYPES = ("float64", "float32", "bfloat16", "float16", "float8", "float4", "int8", "int4")
+"""What peaks are listed for; float8 and float4 stand for each of their formats."""
 
 _NEEDED = ("memory_bytes", "memory_bytes_per_s")
 _DIRECTED = ("host_link_bytes_per_s",)

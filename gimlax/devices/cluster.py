@@ -158,7 +158,9 @@ class Cluster:
         if self.mesh(source) is self.mesh(target):
             return Link(source=source, target=target, latency_s=0.0, bandwidth_bytes_per_s=math.inf)
         link = self._lookup.link(source, target)
-        return link and replace(link, source=source, target=target)
+        if link is None or (link.source, link.target) == (source, target):
+            return link
+        return replace(link, source=source, target=target)
 
     def sharing(self, name: str, what: str) -> tuple[str, ...]:
         """Names of the meshes, `name` included, that draw on the same 'compute' or 'memory'.

@@ -33,6 +33,7 @@ _STANDS_IN = {
     "float16": ("bfloat16", "float32"),
     "bfloat16": ("float16", "float32"),
     "float8": ("bfloat16", "float16", "float32"),
+    "float4": ("float8", "bfloat16", "float16", "float32"),
     "int8": ("bfloat16", "float16", "float32"),
 }
 
@@ -106,7 +107,7 @@ class DeviceKind:
 
         Where no rate is listed, that of the format in which the work is then done stands in:
         float16 and bfloat16 for one another, either for float8 and int8 (operands are widened),
-        int8 for int4, and float32 for every other integer and bool.
+        float8 for float4, int8 for int4, and float32 for every other integer and bool.
 
         Raises:
             SpecError: nothing listed can stand in (complex64, and float64 for most kinds).
@@ -125,7 +126,9 @@ class DeviceKind:
 
 def _family(dtype: str) -> str:
     """The name under which a dtype of JAX is listed."""
-    if dtype.startswith(("float8_", "float6_", "float4_")):
+    if dtype.startswith("float4_"):
+        return "float4"
+    if dtype.startswith(("float8_", "float6_")):
         return "float8"
     if dtype in {"int8", "uint8", "int4", "uint4", "int2", "uint2"}:
         return "int8"

@@ -8,7 +8,9 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 import gimlax
 from gimlax.devices import Interconnect, Price, catalogue, check_cards, show_kinds
@@ -338,3 +340,40 @@ def test_the_script_prints_kinds_and_checks_cards(tmp_path, flags, code, said):
     )
     assert done.returncode == code, done.stderr
     assert said in done.stdout + done.stderr
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+figures_of_any_kind = st.fixed_dictionaries(
+    {},
+    optional={
+        key: anything | st.sampled_from([1, 2.5, "B", "one_way", "a page", "2026-11", "unknown"])
+        for key in ("value", "unit", "direction", "source", "date", "note", "colour")
+    },
+)
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys((*FIGURES, "name", "aliases"), anything | figures_of_any_kind),
+            "peak_flops_per_s": anything
+            | st.dictionaries(st.sampled_from(DTYPES), figures_of_any_kind),
+            "interconnect": anything
+            | st.fixed_dictionaries({"name": anything, "bytes_per_s": figures_of_any_kind}),
+            "price": anything | st.lists(figures_of_any_kind, max_size=2),
+        },
+    )
+)
+def test_whatever_a_table_holds_it_is_a_kind_or_has_mistakes(table):
+    mistakes = []
+    kind = read_kind(
+        TableReader(table, "x.toml", mistakes), FigureReader(today=TODAY, needs_source=True)
+    )
+    assert (kind is None) == bool(mistakes)
+    assert all(mistake.startswith("x.toml: ") and len(mistake) < 600 for mistake in mistakes)

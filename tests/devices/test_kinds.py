@@ -91,6 +91,9 @@ def test_what_stands_in_for_a_dtype_without_a_figure(dtype, rate):
 def test_a_listed_dtype_goes_before_a_stand_in():
     rates = (*PLAIN.peak_flops_per_s, ("float8", 16.0), ("int8", 32.0), ("float64", 2.0))
     kind = dataclasses.replace(PLAIN, peak_flops_per_s=rates)
+    assert kind.peak("float4_e2m1fn") == kind.peak("float6_e2m3fn") == 16.0
+    four = dataclasses.replace(PLAIN, peak_flops_per_s=(*rates, ("float4", 64.0)))
+    assert four.peak("float4_e2m1fn") == 64.0
     assert [kind.peak(d) for d in ("float8_e5m2", "int4", "float64")] == [16.0, 32.0, 2.0]
 
 
