@@ -1,65 +1,131 @@
 """A value that no plan can beat, from an argument that never looks at a plan.
 
 If segments could be dealt to meshes one by one, in any order and even in fractions, without
-transfers, no layout would be better than that. For latency each segment goes where it is fastest
-as far as memory allows; for throughput work is spread until the busiest mesh or shared host is as
-idle as possible. Both are linear programmes, and only their prices are used: with prices y of a
-second on each resource (summing to 1) and z of a byte in each memory, any layout's value is at
-least
+transfers, no layout would be better than that. Each second on a mesh then adds to the latency, to
+the dollars and to the joules (a mesh is held for no less than it is busy), and work is spread until
+the busiest mesh or shared host is as idle as is worth while. That is a linear programme, and only
+its prices are used: with prices y of a second on each resource (summing to the weight of the
+period), z of a byte in each memory and u of what is limited, any layout's value is at least
 
-    sum over segments of the least over meshes of (y . loads + z * bytes)  -  sum of z * capacity,
+    sum over segments of the least over meshes of (weights . terms + y . loads + z * bytes +
+    u . limited terms)  -  z . capacities  -  u . limits,
 
-whatever y >= 0 and z >= 0 are (weak duality), so a rounding error of the solver costs tightness
-only. What is true of every layout is added: it has a stage, and as many hops between meshes as
-memory demands.
+whatever y, z, u >= 0 are (weak duality), so a rounding error of the solver costs tightness only.
+What is true of every layout is added: as many stages, and hops between meshes, as memory demands.
 """
+
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, sparse
 
 from gimlax.planning.cost import Costs
-from gimlax.planning.problem import Array
+from gimlax.planning.objective import Objective
+from gimlax.planning.problem import Array, Problem
 
 
-def lower_bound_s(costs: Costs, goal: str) -> float:
-    """Seconds per request that no layout on this cluster can go below.
+def lower_bound(costs: Costs, objective: Objective) -> float:
+    """A value, in the unit of the objective, that no layout on this cluster can go below.
 
     Args:
         costs: of all segments on all meshes.
-        goal: 'latency' or 'throughput'.
+        objective: what is minimised; its limits raise the bound where they bind.
     """
-    problem = costs.problem
-    loads = _loads(costs, goal)  # [resource, mesh, segment]
-    dispatch = _dispatch_s(costs, goal)
-    bytes_ = _needed_bytes(costs)
-    pools, pool_of = np.unique(problem.pool, return_inverse=True)
-    capacity = np.array([problem.capacity_bytes[problem.pool == p].max() for p in pools])
-    scale = max(float(bytes_.sum()), 1.0)
-    y, z = _prices(loads, bytes_ / scale, pool_of, capacity / scale, goal)
-    charged = np.tensordot(y, loads, 1) + z[pool_of][:, None] * (bytes_ / scale)  # [mesh, segment]
-    bound_s = charged.min(axis=0).sum() - float(z @ capacity) / scale + float((y @ dispatch).min())
-    if goal == "latency":
-        return float(bound_s + _needed_hops_s(costs, bytes_))
-    return float(max(bound_s, loads[: problem.num_meshes].max(axis=0).min(axis=0).max()))
+    relaxation = _Relaxation.of(costs, objective)
+    return relaxation.value(*_prices(relaxation))
 
 
-def _loads(costs: Costs, goal: str) -> Array:
-    """Seconds for which a segment on a mesh occupies each resource. [resource, mesh, segment]"""
-    segment_s = costs.segment_s
-    if goal == "latency":
-        return segment_s[None]
-    num_meshes, n = segment_s.shape
-    own = np.zeros((num_meshes, num_meshes, n))
-    own[np.arange(num_meshes), np.arange(num_meshes)] = segment_s
-    return np.concatenate([own, costs.shared_segment_s])
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Relaxation:
+    """The relaxed problem, per segment and per dispatch.
+
+    Attributes:
+        weight: of the period in the objective; longest_s: its limit.
+        added: what a segment on a mesh adds to the objective. [mesh, segment]
+        loads: seconds for which it occupies each resource. [resource, mesh, segment]
+        bytes_: that a mesh needs for a segment. [segment]
+        capacity, pool_of: of each memory, and the memory of each mesh. [pool], [mesh]
+        limited: what it adds to each limited term, in shares of the limit. [limit, mesh, segment]
+        on_dispatch: `added`, `loads` and `limited` of one dispatch. [mesh], [., mesh] twice
+        hop: the same of the cheapest hop: objective, and limits. [], [limit]
+        num_stages: that memory demands.
+    """
+
+    weight: float
+    longest_s: float
+    added: Array
+    loads: Array
+    bytes_: Array
+    capacity: Array
+    pool_of: np.ndarray
+    limited: Array
+    on_dispatch: tuple[Array, Array, Array]
+    hop: tuple[float, Array]
+    num_stages: int
+
+    @classmethod
+    def of(cls, costs: Costs, objective: Objective) -> "_Relaxation":
+        problem = costs.problem
+        weights, limits = objective.term_weights, objective.term_limits
+        finite = [term for term in (0, 2, 3) if math.isfinite(limits[term])]
+        limiting = [[(k == term) / limits[term] for k in range(len(limits))] for term in finite]
+        seconds, dispatch_s = costs.segment_s, costs.dispatch_s
+        num_meshes, n = seconds.shape
+        own = np.zeros((num_meshes, num_meshes, n))
+        own[np.arange(num_meshes), np.arange(num_meshes)] = seconds
+        bytes_ = _needed_bytes(costs)
+        pools, pool_of = np.unique(problem.pool, return_inverse=True)
+        num_stages, hop_s = _needed_hops(problem, bytes_)
+        rates = [_per_second(problem, row) for row in (weights, *limiting)]
+        return cls(
+            weight=weights[1],
+            longest_s=limits[1],
+            added=rates[0][:, None] * seconds,
+            loads=np.concatenate([own, costs.shared_segment_s]),
+            bytes_=bytes_,
+            capacity=np.array([problem.capacity_bytes[problem.pool == p].max() for p in pools]),
+            pool_of=pool_of,
+            limited=np.array([rate[:, None] * seconds for rate in rates[1:]]).reshape(
+                -1, num_meshes, n
+            ),
+            on_dispatch=(
+                rates[0] * dispatch_s,
+                np.concatenate([np.eye(num_meshes) * dispatch_s, costs.shared_dispatch_s]),
+                np.array([rate * dispatch_s for rate in rates[1:]]).reshape(-1, num_meshes),
+            ),
+            hop=(weights[0] * hop_s, np.array([row[0] * hop_s for row in limiting])),
+            num_stages=num_stages,
+        )
+
+    def value(self, y: Array, z: Array, u: Array) -> float:
+        """The bound at prices y of resources, z of memories, u of limits."""
+        over = float(y.sum()) - self.weight  # paid for by the limit of the period
+        if over > 0 and math.isinf(self.longest_s):
+            y = y * (self.weight / y.sum())
+        held = z[self.pool_of][:, None] * self.bytes_  # [mesh, segment]
+        charged = self.added + np.tensordot(y, self.loads, 1) + np.tensordot(u, self.limited, 1)
+        added, loads, limited = self.on_dispatch
+        dispatch = float((added + y @ loads + u @ limited).min())
+        bound = (charged + held).min(axis=0).sum() + self.num_stages * dispatch
+        bound += (self.num_stages - 1) * (self.hop[0] + float(u @ self.hop[1]))
+        bound -= float(z @ self.capacity) + float(u.sum())
+        if over > 0 and math.isfinite(self.longest_s):
+            bound -= over * self.longest_s
+        # Where nothing can be spread: the period is at least that of the longest segment.
+        longest_s = self.loads[: len(self.added)].max(axis=0).min(axis=0).max()
+        least = self.added.min(axis=0).sum() + self.num_stages * float(added.min())
+        return max(float(bound), float(least + self.weight * longest_s), 0.0)
 
 
-def _dispatch_s(costs: Costs, goal: str) -> Array:
-    """Seconds for which a dispatch on a mesh occupies each resource. [resource, mesh]"""
-    num_meshes = costs.problem.num_meshes
-    if goal == "latency":
-        return costs.dispatch_s[None]
-    return np.concatenate([np.eye(num_meshes) * costs.dispatch_s, costs.shared_dispatch_s])
+def _per_second(problem: Problem, weights: tuple[float, ...] | list[float]) -> Array:
+    """What a busy second of each mesh adds to a weighted sum of terms, at least. [mesh]"""
+    rate = np.full(problem.num_meshes, weights[0])
+    if weights[2]:
+        rate = rate + weights[2] * problem.usd_per_s
+    if weights[3]:
+        rate = rate + weights[3] * problem.busy_watts
+    return rate
 
 
 def _needed_bytes(costs: Costs) -> Array:
@@ -73,54 +139,63 @@ def _needed_bytes(costs: Costs) -> Array:
     return result
 
 
-def _prices(
-    loads: Array, bytes_: Array, pool_of: np.ndarray, capacity: Array, goal: str
-) -> tuple[Array, Array]:
-    """Prices (y of resources, z of memories) that make the bound large: duals of the programme."""
-    num_resources, num_meshes, n = loads.shape
-    y = np.ones(num_resources) / num_resources
-    z = np.zeros(capacity.size)
-    if goal == "latency" and bytes_.sum() <= capacity.min():
-        return y, z
-    # Variables: share of segment s on mesh m at m * n + s, then (throughput) the largest load.
-    columns = np.arange(num_meshes * n)
-    whole = sparse.coo_array((np.ones(columns.size), (columns % n, columns)))
-    held = sparse.coo_array(
-        (np.tile(bytes_, num_meshes), (pool_of[columns // n], columns)),
-        shape=(capacity.size, columns.size),
-    )
-    unit = max(float(loads.max()), 1e-30)
-    if goal == "latency":
-        objective = loads[0].ravel() / unit
-        upper, limits = held, capacity
-    else:
-        objective = np.append(np.zeros(columns.size), 1.0)
-        busy = sparse.coo_array(loads.reshape(num_resources, -1) / unit)
-        largest = sparse.coo_array(-np.ones((num_resources, 1)))
-        upper = sparse.block_array([[busy, largest], [held, None]])
-        limits = np.append(np.zeros(num_resources), capacity)
-        whole = sparse.block_array([[whole, sparse.coo_array((n, 1))]])
-    solved = optimize.linprog(
-        objective, A_ub=upper.tocsr(), b_ub=limits, A_eq=whole.tocsr(), b_eq=np.ones(n)
-    )
-    if solved.status != 0:
-        return y, z
-    duals = np.maximum(-solved.ineqlin.marginals, 0.0)
-    if goal == "latency":
-        return y, duals * unit
-    y, z = duals[:num_resources], duals[num_resources:] * unit
-    total = y.sum()
-    return (y / total, z / total) if total > 0 else (np.ones_like(y) / y.size, np.zeros_like(z))
-
-
-def _needed_hops_s(costs: Costs, bytes_: Array) -> float:
-    """Seconds of the hops and dispatches that any layout needs because no fewer meshes hold it."""
-    problem = costs.problem
+def _needed_hops(problem: Problem, bytes_: Array) -> tuple[int, float]:
+    """How many stages memory demands at least, and the seconds of the cheapest hop."""
     held = np.cumsum(np.sort(problem.capacity_bytes)[::-1])
     num_meshes = 1 + int((held < bytes_.sum()).sum())
     between = ~np.eye(problem.num_meshes, dtype=bool)
     hops = problem.transfer_s[between][:, 1:-1]
-    if num_meshes == 1 or not hops.size:
-        return 0.0
-    least_s = float(hops.min())
-    return (num_meshes - 1) * (costs.dispatch_s.min() + (least_s if np.isfinite(least_s) else 0.0))
+    least_s = float(hops.min()) if hops.size else 0.0
+    return num_meshes, least_s if math.isfinite(least_s) else 0.0
+
+
+def _prices(relaxed: _Relaxation) -> tuple[Array, Array, Array]:
+    """Prices (of resources, memories, limits) that make the bound large: duals of the programme."""
+    num_resources, num_meshes, n = relaxed.loads.shape
+    num_limits = len(relaxed.limited)
+    y = np.full(num_resources, relaxed.weight / num_resources)
+    z, u = np.zeros(relaxed.capacity.size), np.zeros(num_limits)
+    fits = relaxed.bytes_.sum() <= relaxed.capacity.min()
+    if fits and not relaxed.weight and not num_limits and math.isinf(relaxed.longest_s):
+        return y, z, u
+    # Variables: share of segment s on mesh m at m * n + s, then the period; in units near 1.
+    columns = np.arange(num_meshes * n)
+    unit_s = max(float(relaxed.loads.max()), 1e-30)
+    unit = max(float(relaxed.added.max()), relaxed.weight * unit_s, 1e-30)
+    unit_bytes = max(float(relaxed.bytes_.sum()), 1.0)
+    whole = sparse.coo_array((np.ones(columns.size), (columns % n, columns)), (n, columns.size + 1))
+    held = sparse.coo_array(
+        (
+            np.tile(relaxed.bytes_ / unit_bytes, num_meshes),
+            (relaxed.pool_of[columns // n], columns),
+        ),
+        (z.size, columns.size + 1),
+    )
+    busy = sparse.block_array(
+        [
+            [
+                sparse.coo_array(relaxed.loads.reshape(num_resources, -1) / unit_s),
+                sparse.coo_array(-np.ones((num_resources, 1))),
+            ]
+        ]
+    )
+    rows = [busy, held]
+    if num_limits:
+        limited = sparse.coo_array(relaxed.limited.reshape(num_limits, -1))
+        rows.append(sparse.block_array([[limited, sparse.coo_array((num_limits, 1))]]))
+    most = None if math.isinf(relaxed.longest_s) else relaxed.longest_s / unit_s
+    solved = optimize.linprog(
+        np.append(relaxed.added.ravel(), relaxed.weight * unit_s) / unit,
+        A_ub=sparse.vstack(rows).tocsr(),
+        b_ub=np.concatenate(
+            [np.zeros(num_resources), relaxed.capacity / unit_bytes, np.ones(num_limits)]
+        ),
+        A_eq=whole.tocsr(),
+        b_eq=np.ones(n),
+        bounds=[(0.0, None)] * columns.size + [(0.0, most)],
+    )
+    if solved.status != 0:
+        return y, z, u
+    duals = np.maximum(-solved.ineqlin.marginals, 0.0) * unit
+    y, z, u = np.split(duals, [num_resources, num_resources + z.size])
+    return y / unit_s, z / unit_bytes, u

@@ -17,6 +17,7 @@ from gimlax.planning.pieces import Piece, added_bytes, pieces, shared_bytes, use
 from gimlax.planning.problem import Array, Problem
 from gimlax.planning.rates import Rates, rates_for
 from gimlax.planning.rates.pricing import price
+from gimlax.planning.tariffs import tariffs
 
 # Host time to start one compiled stage: a call of a jitted function takes 4 to 8 us on JAX's CPU
 # client and 6 to 11 us on a plugin (2-core AMD Genoa, November 2026). A calibration knows better.
@@ -151,6 +152,7 @@ def costs(chain: Chain, cluster: Cluster, calibration: Calibration | None = None
             ),
             capacity_bytes=np.array([cluster.memory_bytes(m.name) for m in cluster.meshes], float),
             pool=_pools(cluster),
+            **tariffs(cluster),
         ),
     )
 

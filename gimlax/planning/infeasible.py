@@ -12,6 +12,7 @@ import numpy as np
 from gimlax.devices import Cluster
 from gimlax.errors import PlanError
 from gimlax.graph import Chain
+from gimlax.planning.objective import Objective
 from gimlax.planning.problem import Problem, spans, used_bytes
 from gimlax.planning.request import Request
 from gimlax.planning.search import search
@@ -22,7 +23,7 @@ def why_not(chain: Chain, cluster: Cluster, problem: Problem, request: Request) 
     """The error that says why no layout satisfies a request."""
     endless = replace(problem, capacity_bytes=np.full_like(problem.capacity_bytes, np.inf))
     wishes = {"cuts": request.cuts, "meshes": request.meshes}
-    if search(endless, "latency", **wishes) is None:  # type: ignore[arg-type]
+    if search(endless, Objective(), **wishes) is None:  # type: ignore[arg-type]
         return _not_joined(chain, cluster, problem, request)
     lacking = np.maximum(problem.stage_bytes() - problem.capacity_bytes[:, None, None], 0.0)
     least = search(
@@ -32,7 +33,7 @@ def why_not(chain: Chain, cluster: Cluster, problem: Problem, request: Request) 
             transfer_s=np.where(np.isfinite(problem.transfer_s), 0.0, np.inf),
             shared_s=problem.shared_s[:0],
         ),
-        "throughput",
+        Objective(goal="throughput"),
         **wishes,  # type: ignore[arg-type]
     )
     assert least is not None

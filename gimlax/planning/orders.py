@@ -95,4 +95,8 @@ def _swappable(problem: Problem, a: int, b: int) -> bool:
         and np.array_equal(problem.stage_s[a], problem.stage_s[b])
         and np.array_equal(problem.transfer_s, problem.transfer_s[np.ix_(swap, swap)])
         and np.array_equal(problem.shared_s, problem.shared_s[:, swap])
+        and all(
+            np.array_equal(figure[a], figure[b], equal_nan=True)
+            for figure in (problem.usd_per_s, problem.busy_watts, problem.idle_watts)
+        )
     )

@@ -4,6 +4,7 @@ Everything comes from shapes: no weights and no device are needed. If one mesh w
 plan.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from gimlax.devices import Calibration, Cluster
 from gimlax.errors import PlanError, SpecError
 from gimlax.graph import Chain, Traced, Workload
 from gimlax.graph import chain as build_chain
-from gimlax.planning.bound import lower_bound_s
+from gimlax.planning.bound import lower_bound
 from gimlax.planning.cost import Costs, costs
 from gimlax.planning.infeasible import why_not
 from gimlax.planning.layout import OUTSIDE, Layout
 from gimlax.planning.objective import Objective
-from gimlax.planning.plans import Plan
+from gimlax.planning.plans import Plan, Source
 from gimlax.planning.predictions import (
     MeshPrediction,
     PhasePrediction,
@@ -27,6 +28,7 @@ from gimlax.planning.problem import loads_s, spans
 from gimlax.planning.rates import DECLARED, MEASURED
 from gimlax.planning.request import checked
 from gimlax.planning.search import search
+from gimlax.planning.tariffs import check_known
 
 
 def plan(
@@ -70,15 +72,16 @@ def plan(
             )
     chain = workload if isinstance(workload, Chain) else build_chain(workload)
     request = checked(chain, cluster, cuts, meshes)
+    check_known(cluster, objective)
     if isinstance(calibration, str | Path):
         calibration = Calibration.load(calibration)
     figures = costs(chain, cluster, calibration)
-    found = search(figures.problem, objective.goal, cuts=request.cuts, meshes=request.meshes)
+    found = search(figures.problem, objective, cuts=request.cuts, meshes=request.meshes)
     if found is None:
         raise why_not(chain, cluster, figures.problem, request)
     names = [cluster.meshes[mesh].name for mesh in found.meshes]
     layout = Layout.pipeline(found.cuts, names, chain.num_segments)
-    bound_s = lower_bound_s(figures, objective.goal)
+    bound = lower_bound(figures, objective)
     return Plan(
         objective=objective,
         layout=layout,
@@ -87,13 +90,33 @@ def plan(
             for index in range(len(chain.phases))
         ),
         meshes=_meshes(cluster, figures, found.cuts, found.meshes),
-        value_s=found.value_s,
-        bound_s=max(min(bound_s, found.value_s), 0.0),
+        value=found.value,
+        bound=min(bound, found.value),
+        latency_s=found.terms.latency_s,
+        period_s=found.terms.period_s,
+        usd=_known(found.terms.usd),
+        joules=_known(found.terms.joules),
+        method=found.method,
         model=chain.fingerprint(),
         cluster=cluster.fingerprint(),
         specs=tuple(cluster.mesh(name) for name in dict.fromkeys(names)),
         segments=chain.names,
         calibration=calibration.title if calibration else "",
+        sources=_sources(cluster, names),
+    )
+
+
+def _known(figure: float) -> float | None:
+    return None if math.isnan(figure) else figure
+
+
+def _sources(cluster: Cluster, names: Sequence[str]) -> tuple[Source, ...]:
+    """Where the figures of the kinds of these meshes are from."""
+    kinds = {kind.name: kind for kind in map(cluster.kind, names)}
+    return tuple(
+        Source(device_kind=kind.name, figure=figure, source=source)
+        for kind in kinds.values()
+        for figure, source in kind.sources
     )
 
 

@@ -2,7 +2,8 @@
 
 It holds everything that a reader needs without model, cluster or device: figures of one call of
 each phase, memory of each mesh, the objective's value with a bound that no plan can beat, and the
-fingerprints of the model and the cluster that it was made for. Units: seconds, bytes, FLOPs.
+fingerprints of the model and the cluster that it was made for. Units: seconds, bytes, FLOPs,
+dollars, joules.
 """
 
 from dataclasses import dataclass, fields
@@ -17,7 +18,17 @@ from gimlax.planning.predictions import BINDS, MeshPrediction, PhasePrediction
 from gimlax.planning.serialise import from_json, to_json
 from gimlax.planning.tables import explained, table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no dollars, joules, methods and sources, and called the value value_s
+METHODS = ("exact", "stopped", "local")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a figure of a kind of device is from, with its date."""
+
+    device_kind: str
+    figure: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,26 +36,38 @@ class Plan:
     """A layout for a workload on a cluster, with what it is predicted to cost.
 
     Attributes:
-        value_s: what the objective says of it, in seconds per request.
-        bound_s: no plan for this workload on this cluster can have a lower value, in the terms of
-            the same cost model, whatever the cuts and meshes.
+        value: what the objective says of it, per request, in the unit of the objective.
+        bound: no plan for this workload on this cluster can have a lower value, in the terms of the
+            same cost model, whatever the cuts and meshes.
+        latency_s: of a request that runs alone.
+        period_s: how often the full pipeline takes a request at best.
+        usd, joules: per request in the full pipeline, None where prices or power are not known.
+        method: 'exact': nothing better exists. 'stopped': time ran out before that was known.
+            'local': so many orders of meshes that none but near ones were tried.
         model: fingerprint of the workload. cluster: fingerprint of the cluster.
         specs: the meshes of the layout, in order of first use.
         segments: names of all segments.
         calibration: what measured figures were taken with and when; empty where none were used.
+        sources: of the figures of the kinds that it uses.
     """
 
     objective: Objective
     layout: Layout
     phases: tuple[PhasePrediction, ...]
     meshes: tuple[MeshPrediction, ...]
-    value_s: float
-    bound_s: float
+    value: float
+    bound: float
+    latency_s: float
+    period_s: float
+    usd: float | None
+    joules: float | None
+    method: str
     model: str
     cluster: str
     specs: tuple[MeshSpec, ...]
     segments: tuple[str, ...]
     calibration: str = ""
+    sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
         wrong = _mistakes(self)
@@ -54,7 +77,12 @@ class Plan:
     @property
     def gap(self) -> float:
         """By which share the value may at most lie above the best possible one."""
-        return self.value_s / self.bound_s - 1 if self.bound_s > 0 else float("inf")
+        return self.value / self.bound - 1 if self.bound > 0 else float("inf")
+
+    @property
+    def unit(self) -> str:
+        """Of `value` and `bound`: 's', 'usd' or 'J', empty for a weighted sum."""
+        return self.objective.unit
 
     @property
     def route(self) -> Route:
@@ -142,6 +170,8 @@ def _mistakes(plan: Plan) -> list[str]:
     ):
         if sorted(found) != sorted(names):
             wrong.append(f"its {what} are of {found}, but its layout uses {names}")
+    if plan.method not in METHODS:
+        wrong.append(f"its method is {plan.method!r}, not one of {', '.join(METHODS)}")
     if not plan.phases:
         wrong.append("it has no phase")
     inner = [k for k, hop in enumerate(plan.layout.hops) if min(hop.source, hop.target) >= 0]

@@ -8,6 +8,7 @@ passing cost functions: arrays can be masked, compared and reduced as a whole.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,9 @@ class Problem:
         capacity_bytes: memory of each mesh. [mesh]
         pool: which memory each mesh draws on. Meshes of one pool share it: together they must stay
             within the largest capacity among them. [mesh]
+        usd_per_s: price of each mesh, as long as it is held. [mesh], NaN where nobody knows
+        busy_watts, idle_watts: power of each mesh while it runs a stage and while it waits. [mesh],
+            NaN where nobody knows
     """
 
     stage_s: Array
@@ -45,6 +49,9 @@ class Problem:
     largest_bytes: Array
     capacity_bytes: Array
     pool: NDArray[np.int64]
+    usd_per_s: Array
+    busy_watts: Array
+    idle_watts: Array
 
     @property
     def num_meshes(self) -> int:
@@ -59,13 +66,16 @@ class Problem:
         return self.added_bytes + self.largest_bytes.sum(axis=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """Cuts and the mesh of each stage (by index), with the objective's value."""
+class Terms(NamedTuple):
+    """What an objective may look at, per request; in the order of `objective.TERMS`.
 
-    cuts: tuple[int, ...]
-    meshes: tuple[int, ...]
-    value_s: float
+    `period_s` is how often the full pipeline takes a request: the load of its busiest part.
+    """
+
+    latency_s: float
+    period_s: float
+    usd: float
+    joules: float
 
 
 def spans(cuts: Sequence[int], num_segments: int) -> list[tuple[int, int]]:
@@ -97,11 +107,23 @@ def loads_s(problem: Problem, cuts: Sequence[int], meshes: Sequence[int]) -> Arr
     return np.concatenate([mesh_s, link_s.ravel(), shared_s])
 
 
-def value_s(problem: Problem, goal: str, cuts: Sequence[int], meshes: Sequence[int]) -> float:
-    """What the objective says of one layout, in seconds per request; `inf` if it cannot run."""
-    if goal == "latency":
-        return latency_s(problem, cuts, meshes)
-    return float(loads_s(problem, cuts, meshes).max())
+def terms_of(problem: Problem, cuts: Sequence[int], meshes: Sequence[int]) -> Terms:
+    """All terms of a layout: infinite if it cannot run, NaN what rests on figures nobody knows.
+
+    A mesh that is used is paid for whole periods, whatever its load; it draws full power while it
+    is busy and idle power for the rest of the period.
+    """
+    loads = loads_s(problem, cuts, meshes)
+    used = list(dict.fromkeys(meshes))
+    busy_s, period_s = loads[used], float(loads.max())
+    return Terms(
+        latency_s=latency_s(problem, cuts, meshes),
+        period_s=period_s,
+        usd=float(problem.usd_per_s[used].sum()) * period_s,
+        joules=float(
+            problem.busy_watts[used] @ busy_s + problem.idle_watts[used] @ (period_s - busy_s)
+        ),
+    )
 
 
 def used_bytes(problem: Problem, cuts: Sequence[int], meshes: Sequence[int]) -> Array:

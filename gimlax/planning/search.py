@@ -1,32 +1,62 @@
 """The best cut and placement of a chain, exactly, by dynamic programming.
 
-Latency is a sum, so the cheapest way to have run the segments before boundary b and to stand in a
-given state (which meshes are used, which one is the last) is all that the rest needs to know: one
-pass over the states, each an (n x n) minimum, is exact. Throughput is a minimum of a maximum, so it
-is asked as a question, "can every load stay below T?", which is again such a pass, and T is
-bisected until no better answer exists (to a part in 10^9). What adds up over several stages, the
-load of a shared host, of a mesh or link that a given sequence visits again, the memory of such a
-mesh, makes the label of a state a vector: those passes keep the Pareto front (`labels.py`).
+For layouts of one period every term of an objective is a sum over stages and hand-overs, and the
+cheapest way to have run the segments before boundary b and to stand in a given state (which meshes
+are used, which one is the last) is all that the rest needs to know: one pass over the states, each
+an (n x n) minimum, is exact. What adds up beside it (the load of a shared host, the memory of a
+mesh that comes back, a limit on another term) makes the label of a state a vector (`labels.py`).
+
+The period itself is a maximum, so it is searched by branch and bound over intervals of it: with
+sums taken at the lower end of an interval, and loads limited by its upper end, a pass gives a lower
+bound of all layouts in between and a layout to compare with; intervals are halved, the most
+promising first, until none can hold a better one (to a part in 10^9).
 """
 
+import heapq
+import math
 from collections.abc import Sequence
-from dataclasses import replace
-
-import numpy as np
+from dataclasses import dataclass
 
 from gimlax.planning.labels import Dimension
+from gimlax.planning.limits import (
+    as_dimension,
+    below,
+    cost_at,
+    load_costs,
+    memory_dimensions,
+    only_these_stages,
+    that_fit,
+)
+from gimlax.planning.objective import Objective
 from gimlax.planning.orders import State, fixed_order, free_orders
 from gimlax.planning.paths import Cost, Path, cheapest_path
-from gimlax.planning.problem import Array, Found, Problem, spans, value_s
-from gimlax.planning.relaxed import path_within
+from gimlax.planning.problem import Array, Problem, Terms, terms_of
+from gimlax.planning.relaxed import keeps_limits, path_within
 
 # Two layouts whose values differ by less than this share are equally good.
 TOLERANCE = 1e-9
+_NARROW = 1e-3
+_TINY = 1e-200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Cuts and the mesh of each stage (by index), with the objective's value and all terms.
+
+    Attributes:
+        method: 'exact' if nothing better exists, 'stopped' if time ran out before that was known.
+    """
+
+    cuts: tuple[int, ...]
+    meshes: tuple[int, ...]
+    value: float
+    terms: Terms
+    method: str = "exact"
 
 
 def search(
     problem: Problem,
-    goal: str,
+    objective: Objective,
     *,
     cuts: int | Sequence[int] | None = None,
     meshes: Sequence[int] | None = None,
@@ -34,8 +64,8 @@ def search(
     """Finds the layout with the least value, or None if none is possible.
 
     Args:
-        problem: what everything costs.
-        goal: 'latency' or 'throughput'.
+        problem: what everything costs; what the objective looks at has to be known of all meshes.
+        objective: what is minimised, and the limits.
         cuts: the boundaries, or how many stages there are, or None for a free choice.
         meshes: the mesh of each stage; may repeat. None lets each mesh hold at most one stage.
 
@@ -43,177 +73,183 @@ def search(
         PlanError: if there are too many different meshes to search all orders.
     """
     if cuts is not None and not isinstance(cuts, int):
-        problem = _only_these_stages(problem, cuts)
+        problem = only_these_stages(problem, cuts)
         num_stages = len(cuts) + 1
     else:
         num_stages = cuts
-    problem = _that_fit(problem)
+    problem = that_fit(problem)
     states = free_orders(problem, num_stages) if meshes is None else fixed_order(meshes)
-    memory = _memory_dimensions(problem, meshes)
-    if goal == "latency":
-        if not memory:
-            return _found(problem, goal, states, _quickest(problem, states))
-        loads = [_latency_dimension(problem)]
-    else:
-        loads = _load_dimensions(problem, meshes)
-    return _bisected(problem, goal, states, loads, memory)
+    return _Search(problem, objective, states, meshes).best()
 
 
-def _bisected(
-    problem: Problem,
-    goal: str,
-    states: tuple[State, ...],
-    loads: list[Dimension],
-    memory: list[Dimension],
-) -> Found | None:
-    """The best layout by asking whether there is one below a limit, and halving what is open."""
-    weights: Array | None = None
+class _Search:
+    """One search: what stays the same for all intervals of the period."""
 
-    def below(limit_s: float) -> Found | None:
-        nonlocal weights
-        allowed = problem if goal == "latency" else _below(problem, limit_s)
-        dimensions = [_limited(load, limit_s) for load in loads if np.isfinite(limit_s)] + memory
-        if not dimensions:
-            return _found(problem, goal, states, _quickest(allowed, states))
-        answer = path_within(allowed, states, dimensions, weights)
-        weights = answer.weights
-        return _found(problem, goal, states, answer.path)
+    def __init__(
+        self,
+        problem: Problem,
+        objective: Objective,
+        states: tuple[State, ...],
+        meshes: Sequence[int] | None,
+    ) -> None:
+        self._problem = problem
+        self._objective = objective
+        self._states = states
+        self._meshes = meshes
+        self._memory = memory_dimensions(problem, meshes)
+        self._loads = load_costs(problem, meshes)
+        self._weights: Array | None = None
+        limits = objective.term_limits
+        self._longest_s = limits[1] * (1 + TOLERANCE)
+        self._limited = [
+            (tuple(float(k == term) for k in range(len(limits))), limits[term])
+            for term in (0, 2, 3)
+            if math.isfinite(limits[term])
+        ]
+        # Where nothing depends on the period there is nothing to branch on.
+        periodic = [objective.term_weights[term] > 0 for term in (1, 2, 3)]
+        self._periodic = any(periodic) or any(math.isfinite(limits[term]) for term in (2, 3))
 
-    best = below(np.inf)
-    if best is None:
-        return None
-    impossible_s, leap = 0.0, True
-    while best.value_s - impossible_s > TOLERANCE * best.value_s:
-        # Near the end one question settles it: is anything at all better than the best?
-        leap = leap and best.value_s - impossible_s < 1e-3 * best.value_s
-        if leap:
-            limit_s = best.value_s * (1 - TOLERANCE / 2)
-        else:
-            limit_s = (best.value_s + impossible_s) / 2
-        better = below(limit_s)
-        if better is None:
-            impossible_s = limit_s
-        else:
-            best = better
-        leap = not (leap and better is not None)
-    return best
-
-
-def _quickest(problem: Problem, states: tuple[State, ...]) -> Path | None:
-    found = cheapest_path(states, Cost(stage=problem.stage_s, hop=problem.transfer_s))
-    return found[0] if found else None
-
-
-def _found(
-    problem: Problem, goal: str, states: tuple[State, ...], path: Path | None
-) -> Found | None:
-    if path is None:
-        return None
-    meshes = tuple(states[state].mesh for state, _ in path)
-    cuts = tuple(stop for _, stop in path[:-1])
-    return Found(cuts=cuts, meshes=meshes, value_s=value_s(problem, goal, cuts, meshes))
-
-
-def _only_these_stages(problem: Problem, cuts: Sequence[int]) -> Problem:
-    stage_s = np.full_like(problem.stage_s, np.inf)
-    for first, stop in spans(cuts, problem.num_segments):
-        stage_s[:, first, stop] = problem.stage_s[:, first, stop]
-    return replace(problem, stage_s=stage_s)
-
-
-def _that_fit(problem: Problem) -> Problem:
-    fits = problem.stage_bytes() <= problem.capacity_bytes[:, None, None]
-    return replace(problem, stage_s=np.where(fits, problem.stage_s, np.inf))
-
-
-def _below(problem: Problem, limit_s: float) -> Problem:
-    """Without the stages and hand-overs that alone exceed the limit."""
-    return replace(
-        problem,
-        stage_s=np.where(problem.stage_s <= limit_s, problem.stage_s, np.inf),
-        transfer_s=np.where(problem.transfer_s <= limit_s, problem.transfer_s, np.inf),
-    )
-
-
-def _latency_dimension(problem: Problem) -> Dimension:
-    return Dimension(
-        stage=np.where(np.isfinite(problem.stage_s), problem.stage_s, 0.0),
-        hop=np.where(np.isfinite(problem.transfer_s), problem.transfer_s, 0.0),
-        counts_to="latency",
-    )
-
-
-def _memory_dimensions(problem: Problem, meshes: Sequence[int] | None) -> list[Dimension]:
-    """What memory depends on where several stages draw on one and it could bind."""
-    usable = range(problem.num_meshes) if meshes is None else meshes
-    repeated = _repeated(meshes or ())
-    most_largest = float(problem.largest_bytes.max(axis=(1, 2), initial=0.0).sum())
-    no_hop = np.zeros_like(problem.transfer_s)
-    dimensions: list[Dimension] = []
-    for pool in np.unique(problem.pool):
-        members = [m for m in np.flatnonzero(problem.pool == pool) if m in usable]
-        limit = problem.capacity_bytes[problem.pool == pool].max()
-        most_bytes = problem.added_bytes[0, -1] + len(members) * most_largest
-        single = len(members) <= 1 and not set(members) & set(repeated)
-        if single or most_bytes <= limit:
-            continue
-        stages = [np.zeros_like(problem.stage_s)]
-        for mesh in members:
-            stages[0][mesh] = problem.added_bytes
-            if mesh not in repeated:
-                stages[0][mesh] += problem.largest_bytes.sum(axis=0)
+    def best(self) -> Found | None:
+        """The layout of least value."""
+        best: Found | None = None
+        # (least value, period from, to, whether its end lies just below the best)
+        opened = [(0.0, 0.0, self._longest_s, False)]
+        while opened:
+            least, from_s, to_s, leapt = heapq.heappop(opened)
+            if best and least >= best.value * (1 - TOLERANCE):
+                break
+            most = best.value * (1 - TOLERANCE / 2) if best else math.inf
+            answer = self._least(from_s, to_s, least, most)
+            if answer is None:
                 continue
-            for term in problem.largest_bytes:
-                stages.append(np.zeros_like(problem.stage_s))
-                stages[-1][mesh] = term
-        for index, stage in enumerate(stages):
-            dimensions.append(
-                Dimension(
-                    stage=stage,
-                    hop=no_hop,
-                    counts_to=f"memory pool {pool}",
-                    limit=float(limit),
-                    largest=index > 0,
-                )
-            )
-    return dimensions
+            path, least = answer
+            found = self._found(path)
+            if self._keeps(found.terms) and (best is None or found.value < best.value):
+                best = found
+            if not self._periodic or (best and least >= best.value * (1 - TOLERANCE)):
+                continue
+            if math.isfinite(to_s) and to_s - from_s <= TOLERANCE / 8 * to_s:
+                continue
+            # Near the end one question settles it: is anything shorter at all?
+            narrow = not leapt and to_s - from_s < _NARROW * to_s
+            just_below_s = found.terms.period_s * (1 - TOLERANCE / 4)
+            if leap := narrow and from_s < just_below_s < to_s:
+                middle_s = just_below_s
+            else:
+                middle_s = _middle(from_s, to_s, found.terms.period_s)
+            heapq.heappush(opened, (least, from_s, middle_s, leap))
+            heapq.heappush(opened, (least, middle_s, to_s, False))
+        return best
+
+    def _least(
+        self, from_s: float, to_s: float, least: float, most: float
+    ) -> tuple[Path, float] | None:
+        """A layout of least relaxed value among periods of an interval, and that value.
+
+        Args:
+            from_s, to_s: the interval.
+            least: no layout in it lies below.
+            most: layouts above are of no interest.
+        """
+        allowed = below(self._problem, to_s) if math.isfinite(to_s) else self._problem
+        weights = self._objective.term_weights
+        cost = cost_at(allowed, weights, from_s, self._meshes)
+        base = weights[1] * from_s
+        only_period = not (weights[0] or weights[2] or weights[3])
+        if only_period:  # of equally good ones the quickest
+            cost = Cost(stage=allowed.stage_s, hop=allowed.transfer_s)
+        found = cheapest_path(self._states, cost)
+        if found is None:
+            return None
+        path, added = found
+        least = max(least, base if only_period else base + added)
+        if least > most:
+            return None
+        dimensions = self._dimensions(allowed, from_s, to_s)
+        if keeps_limits(self._states, dimensions, path):
+            return path, least
+        if only_period:
+            answer = self._within(allowed, dimensions)
+            return (answer, least) if answer else None
+        return self._bisected(allowed, cost, dimensions, base, least, most)
+
+    def _bisected(
+        self,
+        allowed: Problem,
+        cost: Cost,
+        dimensions: list[Dimension],
+        base: float,
+        least: float,
+        most: float,
+    ) -> tuple[Path, float] | None:
+        """The least sum within limits, by asking for one below a value and halving what is open."""
+        path: Path | None = None
+        impossible, possible = least, most
+        leap = True
+        while path is None or possible - impossible > TOLERANCE / 4 * possible:
+            if path is None:
+                limit = possible
+            elif leap and possible - impossible < _NARROW * possible:
+                # Near the end one question settles it: is anything at all better?
+                limit = possible * (1 - TOLERANCE / 8)
+            else:
+                limit = (possible + impossible) / 2
+            asked = dimensions
+            if math.isfinite(limit):
+                asked = [as_dimension(cost, "value", max(limit - base, _TINY)), *dimensions]
+            better = self._within(allowed, asked)
+            if better is None:
+                if path is None:
+                    return None
+                impossible = limit
+            else:
+                path = better
+                possible = min(base + _sum(cost, self._states, path), limit)
+            leap = not (leap and better is not None)
+        return path, max(least, impossible)
+
+    def _within(self, allowed: Problem, dimensions: list[Dimension]) -> Path | None:
+        answer = path_within(allowed, self._states, dimensions, self._weights)
+        self._weights = answer.weights
+        return answer.path
+
+    def _dimensions(self, allowed: Problem, from_s: float, to_s: float) -> list[Dimension]:
+        limited = [
+            as_dimension(cost_at(allowed, term, from_s, self._meshes), f"limit {term}", limit)
+            for term, limit in self._limited
+        ]
+        loads = [
+            as_dimension(load, f"load {index}", to_s)
+            for index, load in enumerate(self._loads)
+            if math.isfinite(to_s)
+        ]
+        return limited + loads + self._memory
+
+    def _found(self, path: Path) -> Found:
+        meshes = tuple(self._states[state].mesh for state, _ in path)
+        cuts = tuple(stop for _, stop in path[:-1])
+        terms = terms_of(self._problem, cuts, meshes)
+        return Found(cuts=cuts, meshes=meshes, value=self._objective.value(terms), terms=terms)
+
+    def _keeps(self, terms: Terms) -> bool:
+        limits = zip(terms, self._objective.term_limits, strict=True)
+        return all(math.isinf(most) or term <= most * (1 + TOLERANCE) for term, most in limits)
 
 
-def _load_dimensions(problem: Problem, meshes: Sequence[int] | None) -> list[Dimension]:
-    """The loads that add up over several stages; all others are limited stage by stage."""
-    no_hop = np.zeros_like(problem.transfer_s)
-    loads: list[tuple[Array, Array]] = [
-        (np.where(np.isfinite(problem.stage_s), shared, 0.0), no_hop) for shared in problem.shared_s
-    ]
-    for mesh in _repeated(meshes or ()):
-        stage = np.zeros_like(problem.stage_s)
-        stage[mesh] = np.where(np.isfinite(problem.stage_s[mesh]), problem.stage_s[mesh], 0.0)
-        loads.append((stage, no_hop))
-    links = list(zip(meshes[:-1], meshes[1:], strict=True)) if meshes else []
-    for link in sorted({link for link in links if links.count(link) > 1}):
-        hop = np.zeros_like(no_hop)
-        hop[link] = np.where(np.isfinite(problem.transfer_s[link]), problem.transfer_s[link], 0.0)
-        if hop.any():
-            loads.append((np.zeros_like(problem.stage_s), hop))
-    names = [f"load {index}" for index in range(len(loads))]
-    return [
-        Dimension(stage=stage, hop=hop, counts_to=name)
-        for index, (name, (stage, hop)) in enumerate(zip(names, loads, strict=True))
-        if not any(
-            (stage <= other).all()
-            and (hop <= other_hop).all()
-            # Of two equal loads the first is kept.
-            and (k < index or not ((stage == other).all() and (hop == other_hop).all()))
-            for k, (other, other_hop) in enumerate(loads)
-            if k != index
-        )
-    ]
+def _middle(from_s: float, to_s: float, period_s: float) -> float:
+    """Where an interval is cut in two, knowing the period of one layout in it."""
+    if math.isinf(to_s):
+        return period_s if period_s > from_s else max(2 * from_s, _TINY)
+    return (from_s + to_s) / 2
 
 
-def _limited(load: Dimension, limit_s: float) -> Dimension:
-    # Rounded far below TOLERANCE, so that equal sums in another order merge.
-    return replace(load, limit=limit_s * (1 + 1e-12), quantum=limit_s * 1e-13)
-
-
-def _repeated(meshes: Sequence[int]) -> list[int]:
-    return sorted({m for m in meshes if list(meshes).count(m) > 1})
+def _sum(cost: Cost, states: tuple[State, ...], path: Path) -> float:
+    total, first, last = 0.0, 0, -1
+    for state, stop in path:
+        mesh = states[state].mesh
+        total += float(cost.stage[mesh, first, stop])
+        if last >= 0:
+            total += float(cost.hop[last, mesh, first])
+        first, last = stop, mesh
+    return total

@@ -97,15 +97,22 @@ def _per_phase(words: list[str]) -> str:
 
 def _verdict(plan: "Plan") -> str:
     calls = " + ".join(f"{phase.calls:g} x {phase.name}" for phase in plan.phases)
-    value = show_seconds(plan.value_s)
-    if plan.objective.goal == "latency":
-        said = f"latency {value} per request ({calls})"
-    else:
-        rate = f"{1 / plan.value_s:.3g} requests/s" if plan.value_s else "no limit"
+    value = show_value(plan.value, plan.unit)
+    goal = plan.objective.goal
+    if goal == "throughput":
+        rate = f"{1 / plan.value:.3g} requests/s" if plan.value else "no limit"
         said = f"throughput {rate}: the busiest part takes {value} per request ({calls})"
-    if plan.bound_s <= 0:
+    else:
+        said = f"{goal} {value} per request ({calls})"
+    if plan.bound <= 0:
         return f"{said}; no bound"
-    return f"{said}; at most {plan.gap:.1%} above the best possible, {show_seconds(plan.bound_s)}"
+    least = show_value(plan.bound, plan.unit)
+    return f"{said}; at most {plan.gap:.1%} above the best possible, {least}"
+
+
+def show_value(value: float, unit: str) -> str:
+    """What an objective says of a plan, with its unit."""
+    return show_seconds(value) if unit == "s" else f"{value:.4g} {unit}".rstrip()
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

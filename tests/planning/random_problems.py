@@ -50,6 +50,9 @@ def problems(draw, most_segments=5, most_meshes=4):
         largest_bytes=largest,
         capacity_bytes=rng.integers(1, most + 1, m)[kinds] * 1.0,
         pool=rng.integers(0, draw(st.integers(1, m)), m) if pooled else np.arange(m),
+        usd_per_s=rng.integers(1, 4, m)[kinds] * 1.0,
+        busy_watts=rng.integers(3, 8, m)[kinds] * 1.0,
+        idle_watts=rng.integers(0, 4, m)[kinds] * 1.0,
     )
 
 

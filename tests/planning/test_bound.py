@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gimlax.graph import chain, trace
-from gimlax.planning.bound import lower_bound_s
+from gimlax.planning.bound import lower_bound
 from gimlax.planning.cost import costs
+from gimlax.planning.objective import Objective
 from tests.planning.cases import cluster_of, kind, two_phases
 from tests.reference import best_layout_value
 
@@ -55,23 +56,23 @@ def test_no_layout_lies_below_the_bound(cluster, goal):
     figures = costs(CHAIN, cluster)
     best = best_layout_value(figures.problem, goal)
     if best is not None:
-        assert 0 < lower_bound_s(figures, goal) <= best * (1 + 1e-9)
+        assert 0 < lower_bound(figures, Objective(goal=goal)) <= best * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("goal", ["latency", "throughput"])
 def test_one_mesh_leaves_no_gap(goal):
     figures = costs(CHAIN, cluster_of([kind("a")]))
     value_s = figures.problem.stage_s[0, 0, -1]
-    assert lower_bound_s(figures, goal) == pytest.approx(value_s, rel=1e-9)
+    assert lower_bound(figures, Objective(goal=goal)) == pytest.approx(value_s, rel=1e-9)
 
 
 def test_a_shared_host_is_no_faster_than_one_of_its_meshes():
     kinds = [kind("a"), kind("b")]
     figures = costs(CHAIN, cluster_of(kinds, hosts=["h", "h"], shares=("compute", "memory")))
     value_s = figures.problem.stage_s[0, 0, -1]
-    assert lower_bound_s(figures, "throughput") == pytest.approx(value_s, rel=1e-9)
+    assert lower_bound(figures, Objective(goal="throughput")) == pytest.approx(value_s, rel=1e-9)
     apart = costs(CHAIN, cluster_of(kinds))
-    assert lower_bound_s(apart, "throughput") < 0.6 * value_s
+    assert lower_bound(apart, Objective(goal="throughput")) < 0.6 * value_s
 
 
 def test_memory_that_forces_work_on_a_slow_mesh_is_in_the_bound():
@@ -88,7 +89,7 @@ def test_memory_that_forces_work_on_a_slow_mesh_is_in_the_bound():
     figures = costs(layers, cluster_of([fast, slow]))
     for goal in ("latency", "throughput"):
         best = best_layout_value(figures.problem, goal)
-        assert 0.9 * best < lower_bound_s(figures, goal) <= best
+        assert 0.9 * best < lower_bound(figures, Objective(goal=goal)) <= best
 
 
 def test_memory_that_forces_a_hop_takes_the_cheapest_one():
@@ -97,4 +98,4 @@ def test_memory_that_forces_a_hop_takes_the_cheapest_one():
     cheap = replace(cluster, links=(replace(cluster.links[0], latency_s=0.01), cluster.links[1]))
     figures = costs(CHAIN, cheap)
     best = best_layout_value(figures.problem, "latency")
-    assert 11 * 0.01 < lower_bound_s(figures, "latency") <= best
+    assert 11 * 0.01 < lower_bound(figures, Objective(goal="latency")) <= best

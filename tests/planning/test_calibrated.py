@@ -56,7 +56,7 @@ def test_a_measured_link_is_what_transfers_take():
     plan = gx.plan(CHAIN, CLUSTER, calibration=measured, cuts=[2], meshes=names)
     transfer = plan.phases[0].transfers[0]
     assert transfer.seconds == pytest.approx(3e-6 + transfer.num_bytes / 5e9)
-    assert plan.value_s == pytest.approx(sum(p.calls * p.seconds for p in plan.phases))
+    assert plan.value == pytest.approx(sum(p.calls * p.seconds for p in plan.phases))
 
 
 def test_a_plan_reads_a_calibration_file(tmp_path):

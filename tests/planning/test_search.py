@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gimlax.errors import PlanError
+from gimlax.planning.objective import Objective
 from gimlax.planning.orders import free_orders
 from gimlax.planning.problem import Problem
 from gimlax.planning.search import search
@@ -18,15 +19,15 @@ GOALS = ("latency", "throughput")
 
 
 def check(problem, goal, **fixed):
-    found = search(problem, goal, **fixed)
+    found = search(problem, Objective(goal=goal), **fixed)
     best = best_layout_value(problem, goal, **fixed)
     if best is None:
         assert found is None
         return
     assert found is not None
-    assert found.value_s == pytest.approx(best, rel=1e-8, abs=1e-12)
+    assert found.value == pytest.approx(best, rel=1e-8, abs=1e-12)
     again = layout_value(problem, goal, found.cuts, found.meshes)
-    assert again == pytest.approx(found.value_s, rel=1e-12)
+    assert again == pytest.approx(found.value, rel=1e-12)
 
 
 @settings(max_examples=400)
@@ -73,6 +74,9 @@ def uniform(num_segments, num_meshes, seconds_of_mesh):
         largest_bytes=np.zeros((0, *length.shape)),
         capacity_bytes=np.full(num_meshes, np.inf),
         pool=np.arange(num_meshes),
+        usd_per_s=np.ones(num_meshes),
+        busy_watts=np.ones(num_meshes),
+        idle_watts=np.zeros(num_meshes),
     )
 
 
@@ -83,22 +87,22 @@ def test_equal_meshes_are_searched_in_one_order():
 
 
 def test_equal_meshes_share_equal_work_evenly():
-    found = search(uniform(160, 16, [1.0] * 16), "throughput")
+    found = search(uniform(160, 16, [1.0] * 16), Objective(goal="throughput"))
     assert found is not None
     assert found.cuts == tuple(range(10, 160, 10))
-    assert found.value_s == 10
+    assert found.value == 10
 
 
 def test_too_many_kinds_of_meshes_are_refused_before_the_search():
     with pytest.raises(PlanError, match=r"20 meshes of so many kinds .* meshes=\(...\)"):
-        search(uniform(30, 20, [1.0 + k for k in range(20)]), "latency")
+        search(uniform(30, 20, [1.0 + k for k in range(20)]), Objective(goal="latency"))
 
 
 def test_meshes_that_nothing_joins_are_never_combined():
     problem = uniform(8, 3, [1.0, 2.0, 3.0])
     apart = replace(problem, transfer_s=np.where(problem.transfer_s > 0, np.inf, 0.0))
     assert len(free_orders(apart, None)) == 3
-    found = search(apart, "throughput")
+    found = search(apart, Objective(goal="throughput"))
     assert found is not None and found.meshes == (0,)
 
 
@@ -106,18 +110,18 @@ def test_meshes_that_nothing_joins_are_never_combined():
 def test_a_model_of_162_segments_on_four_meshes_keeps_its_limits(goal):
     problem = uniform(162, 4, [1.0, 1.3, 1.7, 2.9])
     tight = replace(problem, capacity_bytes=np.full(4, 60.0))
-    found = search(tight, goal)
+    found = search(tight, Objective(goal=goal))
     assert found is not None
-    assert layout_value(tight, goal, found.cuts, found.meshes) == pytest.approx(found.value_s)
+    assert layout_value(tight, goal, found.cuts, found.meshes) == pytest.approx(found.value)
     speeds = (1.0, 1.3, 1.7, 2.9)
     if goal == "latency":  # the fastest two are full, the third takes the rest
-        assert found.value_s == pytest.approx(60 * 1.0 + 60 * 1.3 + 42 * 1.7 + 2 * 0.25)
+        assert found.value == pytest.approx(60 * 1.0 + 60 * 1.3 + 42 * 1.7 + 2 * 0.25)
     else:  # the least time in which all of them together get through
         times = sorted({k * s for s in speeds for k in range(1, 162)})
         enough = (
             t for t in times if sum(min(60, t // s + (t % s > s - 1e-9)) for s in speeds) >= 162
         )
-        assert found.value_s == pytest.approx(next(enough))
+        assert found.value == pytest.approx(next(enough))
 
 
 @given(hops=st.lists(st.floats(0.1, 9), min_size=7, max_size=7))
@@ -135,5 +139,5 @@ def test_equal_meshes_in_different_memories_are_not_the_same():
         pool=np.array([0, 1, 0]),  # the first and the fast one share three bytes
     )
     check(problem, "latency")
-    found = search(problem, "latency")
+    found = search(problem, Objective(goal="latency"))
     assert found is not None and sorted(found.meshes) == [1, 2]

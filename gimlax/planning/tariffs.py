@@ -1,0 +1,61 @@
+"""What a mesh costs and draws: dollars per second while it is held, watts busy and idle.
+
+Prices are those of the cluster file, else the lowest on demand of the card; power is of the card.
+All devices of a mesh count. Transfers draw nothing, and hosts, networks and cooling are not in it.
+"""
+
+import numpy as np
+
+from gimlax.devices import Cluster
+from gimlax.errors import SpecError
+from gimlax.planning.objective import Objective
+from gimlax.planning.problem import Array
+
+
+def tariffs(cluster: Cluster) -> dict[str, Array]:
+    """`usd_per_s`, `busy_watts` and `idle_watts` of each mesh, NaN where nobody knows. [mesh]
+
+    Where the idle power of any kind is not known waiting is free on all of them: else what was
+    published, not what is drawn, would tell meshes apart.
+    """
+    kinds = [cluster.kind(mesh.name) for mesh in cluster.meshes]
+    num_devices = np.array([mesh.num_devices for mesh in cluster.meshes], float)
+    usd_per_hour = [cluster.usd_per_hour(mesh.name) for mesh in cluster.meshes]
+    idle = [kind.idle_watts for kind in kinds]
+    return {
+        "usd_per_s": num_devices * np.array(usd_per_hour, float) / 3600,
+        "busy_watts": num_devices * np.array([kind.tdp_watts for kind in kinds], float),
+        "idle_watts": num_devices * np.array([0.0 if None in idle else w for w in idle], float),
+    }
+
+
+def check_known(cluster: Cluster, objective: Objective) -> None:
+    """Refuses an objective that looks at a price or a power that nobody knows.
+
+    Raises:
+        SpecError: names every mesh or kind whose figure is missing, and where it belongs.
+    """
+    wrong: list[str] = []
+    if objective.needs("usd"):
+        lacking = [m.name for m in cluster.meshes if cluster.usd_per_hour(m.name) is None]
+        if lacking:
+            wrong.append(
+                f"dollars are asked for, but {_listed('mesh', 'meshes', lacking)} no price: its "
+                "kind lists none on demand; give usd_per_hour in its [[mesh]] of the cluster file"
+            )
+    if objective.needs("joules"):
+        kinds = [cluster.kind(mesh.name) for mesh in cluster.meshes]
+        lacking = [kind.name for kind in kinds if kind.tdp_watts is None]
+        if lacking:
+            wrong.append(
+                f"joules are asked for, but {_listed('kind', 'kinds', lacking)} no tdp_watts; give "
+                "it with its source in a [[kind]] of the cluster file"
+            )
+    if wrong:
+        raise SpecError(f"objective: {'; '.join(wrong)}")
+
+
+def _listed(one: str, many: str, names: list[str]) -> str:
+    names = list(dict.fromkeys(names))
+    had = ", ".join(map(repr, names))
+    return f"{one} {had} has" if len(names) == 1 else f"{many} {had} have"
