@@ -219,6 +219,7 @@ class Cluster:
         file = parse_cluster(text, name, mistakes)
         cross = [
             *mistakes_between(file.meshes, file.groups, file.links, file.kinds, file.names),
+            *mistakes_of_groups(file.meshes, file.groups),
             *unreachable(file.names, file.groups, file.links),
         ]
         mistakes += [f"{name}: {mistake}" for mistake in cross]

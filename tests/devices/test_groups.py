@@ -195,6 +195,12 @@ def test_a_mesh_and_a_group_that_nothing_joins_are_named():
         "cluster: group 'atoll' cannot be reached: no link joins it with another, though others "
         "are joined; add its links or take it out",
     ]
+    within = '[[link]]\nsource = "atoll"\ntarget = "atoll"\nlatency_s = 0\n'
+    pool = '[[group]]\nname = "atoll"\ndevice_kind = "L4"\nnum_devices = 2\n'
+    pool += within + "bandwidth_bytes_per_s = 1\n"
+    with pytest.raises(SpecError, match="group 'atoll' cannot be reached: no link joins it"):
+        Cluster.from_toml(POOLS + pool)
+    assert Cluster.from_toml(pool).links
     # Without links between any two there is still a choice among them.
     assert Cluster.from_toml(POOLS.partition("[[link]]")[0]).links == ()
 
