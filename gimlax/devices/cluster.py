@@ -35,9 +35,6 @@ from gimlax.errors import SpecError
 __all__ = ["Cluster"]
 
 
-_Kinds = tuple[DeviceKind, ...]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """Meshes and groups, the links between them and the figures of their kinds.
@@ -61,9 +58,10 @@ class Cluster:
 
     def __post_init__(self) -> None:
         names = [record.name for record in (*self.meshes, *self.groups)]
-        mistakes = list(
-            mistakes_between(self.meshes, self.groups, self.links, self.kinds, names)
-        ) + list(mistakes_of_groups(self.meshes, self.groups))
+        mistakes = [
+            *mistakes_between(self.meshes, self.groups, self.links, self.kinds, names),
+            *mistakes_of_groups(self.meshes, self.groups),
+        ]
         if not mistakes:
             kinds = _kinds_used((*self.meshes, *self.groups), self.kinds)
             object.__setattr__(self, "kinds", kinds)
@@ -251,7 +249,9 @@ def _figures(kind: DeviceKind) -> dict[str, Any]:
     return {**asdict(kind), "prices": prices, "sources": (), "aliases": (), "notes": ()}
 
 
-def _kinds_used(records: Iterable[MeshSpec | Group], kinds: Sequence[DeviceKind]) -> _Kinds:
+def _kinds_used(
+    records: Iterable[MeshSpec | Group], kinds: Sequence[DeviceKind]
+) -> tuple[DeviceKind, ...]:
     """The kinds that are needed, each once; given ones go before those of the catalogue."""
     called = dict.fromkeys(record.device_kind for record in records)
     used = [find_kind(kinds, name) or load_kind(name) for name in called]
