@@ -1,0 +1,1 @@
+"""Solvers on plain arrays: each knows a kind of problem and nothing of models or devices."""

@@ -1,0 +1,188 @@
+"""Down-sets of blocks: where a pipeline of devices can be cut.
+
+A set of blocks that contains all that leads to its members is a down-set; a pipeline is a growing
+row of them, and a device holds the difference of two neighbours. A chain of n blocks has n + 1
+down-sets, a graph of wide branches has too many, so they are enumerated up to a number and else
+sampled: along a few orders of the blocks, and around given ones. Sets are bits of Python integers
+while they grow and rows of arrays afterwards.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gimlax.planning.solvers.blocks import Blocks
+from gimlax.planning.solvers.dag import Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ideals:
+    """Down-sets in an order in which each comes after all its subsets; first none, last all blocks.
+
+    Attributes:
+        masks: the sets as bits.
+        member: whether a block is in the set. [ideal, block]
+        last: whether nothing in the set follows this block of it. [ideal, block]
+        touched: how many blocks of each net are in the set. [ideal, net]
+        net_size: blocks of each net. [net]
+        net_s: what a net costs. [net]
+        accelerator_s, cpu_s, num_bytes, num_unsupported: sums over the set; blocks that no
+            accelerator runs have no accelerator time. [ideal]
+        cut_s: nets that the set cuts. [ideal]
+        relief: most accelerator seconds that a second of a CPU can take over.
+    """
+
+    masks: tuple[int, ...]
+    member: np.ndarray
+    last: np.ndarray
+    touched: np.ndarray
+    net_size: np.ndarray
+    net_s: Array
+    accelerator_s: Array
+    cpu_s: Array
+    num_bytes: Array
+    num_unsupported: np.ndarray
+    cut_s: Array
+    relief: float
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+
+def successors(blocks: Blocks) -> list[list[int]]:
+    """Blocks that come directly after each."""
+    after: list[list[int]] = [[] for _ in blocks.before]
+    for block, mask in enumerate(blocks.before):
+        for first in _bits(mask):
+            after[first].append(block)
+    return after
+
+
+def grow(
+    blocks: Blocks, starts: Iterable[int], most: int, late: Callable[[], bool], steps: int = -1
+) -> dict[int, int] | None:
+    """Down-sets that contain one of `starts`, at most `steps` blocks more; breadth first."""
+    before, after = blocks.before, successors(blocks)
+    found: dict[int, int] = {}
+    layer: dict[int, int] = {}
+    for start in starts:
+        found[start] = last_of(blocks, start)
+        layer[start] = _ready(blocks, start)
+    while layer and steps:
+        steps -= 1
+        following: dict[int, int] = {}
+        for mask, ready in layer.items():
+            last, rest = found[mask], ready
+            while rest:
+                bit = rest & -rest
+                rest ^= bit
+                child = mask | bit
+                if child in found:
+                    continue
+                block = bit.bit_length() - 1
+                found[child] = last & ~before[block] | bit
+                opened = ready ^ bit
+                for other in after[block]:
+                    if before[other] & child == before[other]:
+                        opened |= 1 << other
+                following[child] = opened
+        if len(found) > most or late():
+            return None
+        layer = following
+    return found
+
+
+def shrink(blocks: Blocks, start: int, most: int, steps: int) -> set[int]:
+    """Down-sets inside of `start` with at most `steps` blocks less, `most` of them."""
+    found, layer = {start}, {start: last_of(blocks, start)}
+    for _ in range(steps):
+        following: dict[int, int] = {}
+        for mask, last in layer.items():
+            for block in _bits(last):
+                child = mask & ~(1 << block)
+                if child not in found and len(found) < most:
+                    found.add(child)
+                    following[child] = last_of(blocks, child)
+        layer = following
+    return found
+
+
+def last_of(blocks: Blocks, mask: int) -> int:
+    """Blocks of a down-set that nothing in it follows, as bits."""
+    inner = 0
+    for block in _bits(mask):
+        inner |= blocks.before[block]
+    return mask & ~inner
+
+
+def along(order: Iterable[int]) -> list[int]:
+    """The down-sets of an order of the blocks."""
+    masks = [0]
+    for block in order:
+        masks.append(masks[-1] | 1 << block)
+    return masks
+
+
+def tabulate(blocks: Blocks, found: dict[int, int]) -> Ideals:
+    """Figures of down-sets, sorted."""
+    n = len(blocks.before)
+    width = n // 8 + 1
+    masks = list(found)
+    member = _rows(masks, n, width)
+    accelerator_s = member @ np.where(blocks.supported, blocks.accelerator_s, 0.0)
+    order = np.lexsort((member.sum(axis=1), accelerator_s))
+    member, accelerator_s = member[order], accelerator_s[order]
+    inside = _rows([mask for mask, _ in blocks.nets], n, width)  # [net, block]
+    net_size = inside.sum(axis=1, dtype=np.int64)
+    small = np.uint8 if net_size.max(initial=0) < 256 else np.uint16
+    figures = member.astype(np.float32)
+    touched = (figures @ inside.T.astype(np.float32)).astype(small)
+    net_s = np.array([seconds for _, seconds in blocks.nets])
+    cut = (touched > 0) & (touched < net_size)
+    return Ideals(
+        masks=tuple(masks[i] for i in order),
+        member=member,
+        last=_rows([found[masks[i]] for i in order], n, width),
+        touched=touched,
+        net_size=net_size.astype(small),
+        net_s=net_s,
+        accelerator_s=accelerator_s,
+        cpu_s=member @ blocks.cpu_s,
+        num_bytes=member @ blocks.num_bytes,
+        num_unsupported=member @ (~blocks.supported).astype(np.int64),
+        cut_s=cut @ net_s,
+        relief=_relief(blocks),
+    )
+
+
+def _relief(blocks: Blocks) -> float:
+    useful = blocks.supported & (blocks.accelerator_s > 0)
+    if not useful.any():
+        return 0.0
+    with np.errstate(divide="ignore"):
+        return float((blocks.accelerator_s[useful] / blocks.cpu_s[useful]).max())
+
+
+def _rows(masks: list[int], n: int, width: int) -> np.ndarray:
+    packed = b"".join(mask.to_bytes(width, "little") for mask in masks)
+    rows = np.frombuffer(packed, np.uint8).reshape(len(masks), width)
+    return np.unpackbits(rows, axis=1, count=n, bitorder="little").view(bool)
+
+
+def _ready(blocks: Blocks, mask: int) -> int:
+    """Blocks that can be added to a down-set, as bits."""
+    ready = 0
+    for block, before in enumerate(blocks.before):
+        if not mask >> block & 1 and before & mask == before:
+            ready |= 1 << block
+    return ready
+
+
+def _bits(mask: int) -> list[int]:
+    result = []
+    while mask:
+        low = mask & -mask
+        result.append(low.bit_length() - 1)
+        mask ^= low
+    return result
