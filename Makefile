@@ -9,8 +9,9 @@ VENV := .venv
 DEMO_CUT ?= --cuts=31
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
+SILICON_FLAGS ?= --json=benchmarks/results/silicon.json
 
-.PHONY: help demo test lint parity test-floor test-py312 bench-quick clean
+.PHONY: help demo test lint parity test-floor test-py312 bench-quick bench-silicon clean
 
 help:
 	@echo "make demo         run a language model cut across two backends"
@@ -20,6 +21,7 @@ help:
 	@echo "make test-floor   run the tests on the oldest JAX that is supported"
 	@echo "make test-py312   run the tests on Python 3.12 and the newest JAX"
 	@echo "make bench-quick  run each benchmark briefly"
+	@echo "make bench-silicon  score fitted coefficients on measured kernels of real accelerators"
 	@echo "make clean        remove the environments and caches"
 
 demo:
@@ -51,6 +53,10 @@ bench-quick:
 	@tools/environment.sh $(VENV) text
 	$(VENV)/bin/python benchmarks/overhead.py --quick
 	$(VENV)/bin/python benchmarks/generate.py --quick
+
+bench-silicon:
+	@tools/environment.sh .venv-silicon silicon requirements/silicon.txt
+	.venv-silicon/bin/python benchmarks/silicon.py $(SILICON_FLAGS)
 
 clean:
 	rm -rf .venv .venv-* .venv*.lock .venv*.installing build dist .pytest_cache .ruff_cache .hypothesis

@@ -28,7 +28,8 @@ Coefficients = dict[str, dict[str, dict[str, float]]]
 _ROUNDS, _STEPS, _STEP_SIZE = 60, 30, 0.03
 _SMOOTH = 0.03  # relative error below which the loss is quadratic
 _PULL = 3e-4
-DTYPE, ARCHITECTURE, ALL = "dtype", "architecture", "all"
+# What a coefficient depends on; APART is the architecture, with 4-bit formats for themselves.
+DTYPE, APART, ARCHITECTURE, ALL = "dtype", "apart", "architecture", "all"
 NONE = "none"  # rows that a coefficient does not concern
 
 
@@ -48,22 +49,24 @@ LAWS = {
         begin={
             "launch_s": (3e-6, DTYPE),
             "efficiency": (0.85, DTYPE),
-            "bandwidth": (0.85, DTYPE),
+            "bandwidth": (0.85, ARCHITECTURE),
+            "step_s": (5e-8, APART),
             "quantise": (2.0, DTYPE),
-            "feed": (4.0, ARCHITECTURE),
+            "feed": (4.0, ALL),
             "wave_s": (0.5e-6, ALL),
             "sharpness": (2.0, ALL),
             "reduce_s": (0.5e-6, ALL),
             "cache": (0.1, ARCHITECTURE),
-            "cached": (3.0, ARCHITECTURE),
+            "cached": (3.0, ALL),
         },
     ),
     "context_attention": Law(
         seconds=kernels.context_attention_s,
+        tiles=kernels.CONTEXT_TILES,
         begin={
             "launch_s": (10e-6, DTYPE),
-            "efficiency": (0.7, DTYPE),
-            "softmax": (200.0, ARCHITECTURE),
+            "efficiency": (0.7, ARCHITECTURE),
+            "softmax": (200.0, DTYPE),
             "bandwidth": (0.5, ARCHITECTURE),
             "sequence_s": (0.3e-6, ALL),
             "wave_s": (1e-6, ARCHITECTURE),
@@ -71,12 +74,17 @@ LAWS = {
     ),
     "decode_attention": Law(
         seconds=kernels.decode_attention_s,
+        tiles=kernels.DECODE_PARTS,
         begin={
-            "launch_s": (5e-6, DTYPE),
+            "launch_s": (5e-6, ARCHITECTURE),
+            "wave_s": (2e-6, DTYPE),
             "bandwidth": (0.85, ARCHITECTURE),
-            "wave_s": (2e-6, ARCHITECTURE),
             "step_s": (0.5e-6, ARCHITECTURE),
-            "merge_s": (2e-6, ARCHITECTURE),
+            "cache": (0.3, ARCHITECTURE),
+            "cached": (4.0, ALL),
+            "merge_s": (2e-6, ALL),
+            "alone": (0.5, ALL),
+            "crowd": (0.5, ALL),
             "sharpness": (2.0, ALL),
         },
     ),
@@ -84,10 +92,11 @@ LAWS = {
         seconds=kernels.experts_s,
         tiles=kernels.EXPERT_TILES,
         begin={
-            "launch_s": (30e-6, DTYPE),
-            "efficiency": (0.7, DTYPE),
-            "bandwidth": (0.8, ARCHITECTURE),
-            "permute": (1.0, ALL),
+            "launch_s": (30e-6, APART),
+            "efficiency": (0.7, APART),
+            "bandwidth": (0.8, ALL),
+            "step_s": (5e-8, APART),
+            "permute": (1.0, ARCHITECTURE),
             "feed": (4.0, ARCHITECTURE),
             "wave_s": (1e-6, ALL),
             "skew": (0.2, ALL),
@@ -159,6 +168,9 @@ def _keys(rows: Rows, coefficient: str, level: str) -> np.ndarray:
         return np.full(len(rows), ALL)
     if level == ARCHITECTURE:
         return rows.architecture
+    if level == APART:
+        short = np.char.add(rows.architecture, "/float4")
+        return np.where(rows.dtype == "float4", short, rows.architecture)
     if coefficient == "quantise":  # only where operands are brought to a shorter format
         short = np.char.add(np.char.add(rows.architecture, "/"), rows.dtype)
         return np.where(rows.dtype == "bfloat16", NONE, short)

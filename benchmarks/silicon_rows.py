@@ -175,6 +175,7 @@ def _context(t: pd.DataFrame) -> tuple:
 def _decode(t: pd.DataFrame) -> tuple:
     dtype = _dtypes(t.kv_cache_dtype)
     work = _heads(t) | {"keys": t.isl + t.step, "itemsize": _itemsizes(dtype)}
+    work["warm"] = np.ones(len(t))
     return work, dtype, *_head_kinds(t)
 
 

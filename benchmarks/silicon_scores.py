@@ -29,19 +29,21 @@ def by_group(rows: Rows, seconds: np.ndarray) -> dict[str, float]:
     return {str(each): float(np.median(error[group == each])) for each in np.unique(group)}
 
 
-def ordered(rows: Rows, seconds: np.ndarray, seed: int = 0) -> float:
+def ordered(rows: Rows, seconds: np.ndarray, apart: float = 1.0) -> float:
     """Of random pairs of one accelerator whose times differ by less than two, how many keep order.
 
-    Pairs of equal measured time have no order and are left out.
+    Args:
+        rows: measured.
+        seconds: predicted.
+        apart: measured times differ by more than this factor; equal ones have no order.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     right = wrong = 0
     for accelerator in np.unique(rows.accelerator):
         index = np.flatnonzero(rows.accelerator == accelerator)
-        # Neighbours in time at random distance: most random pairs differ by far more than two.
         pairs = generator.choice(index, (_NUM_PAIRS, 2))
-        ratio = rows.seconds[pairs[:, 0]] / rows.seconds[pairs[:, 1]]
-        pairs = pairs[(ratio != 1) & (ratio < 2) & (ratio > 0.5)]
+        distance = np.abs(np.log(rows.seconds[pairs[:, 0]] / rows.seconds[pairs[:, 1]]))
+        pairs = pairs[(distance > np.log(apart)) & (distance < np.log(2))]
         measured = rows.seconds[pairs[:, 0]] < rows.seconds[pairs[:, 1]]
         same = measured == (seconds[pairs[:, 0]] < seconds[pairs[:, 1]])
         right, wrong = right + int(same.sum()), wrong + int((~same).sum())

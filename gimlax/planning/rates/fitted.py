@@ -34,6 +34,8 @@ _DTYPES = {
 _ITEMSIZES = {"bfloat16": 2.0, "float8": 1.0, "float4": 0.5625}  # float4 with its scales
 _WIDER = {"float4": "float8", "float8": "bfloat16"}  # what a device without the format works in
 _TILES = np.array(kernels.MATMUL_TILES, float).T  # [3, tile]
+_ROWS = np.array(kernels.CONTEXT_TILES, float).T
+_PARTS = np.array(kernels.DECODE_PARTS, float).T
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,12 +161,15 @@ class Fitted:
             "window": 0,
             "causal": 0.0,  # an operation's FLOPs count every pair of a query and a key
             "itemsize": _ITEMSIZES[dtype],
+            "warm": 0.0,  # every layer has a cache of its own
         }
-        name = "decode_attention" if queries == 1 else "context_attention"
-        law = kernels.decode_attention_s if queries == 1 else kernels.context_attention_s
         dtype = "float8" if dtype == "float4" else dtype
-        c = find_coefficients(name, self.accelerator.architecture, dtype)
-        return float(law(np, c, self._device(dtype), work))
+        device, architecture = self._device(dtype), self.accelerator.architecture
+        if queries == 1:
+            c = find_coefficients("decode_attention", architecture, dtype)
+            return float(np.min(kernels.decode_attention_s(np, c, device, work, _PARTS)))
+        c = find_coefficients("context_attention", architecture, dtype)
+        return float(np.min(kernels.context_attention_s(np, c, device, work, _ROWS)))
 
     def _device(self, dtype: str) -> dict[str, float]:
         listed = dict(self.kind.peak_flops_per_s)

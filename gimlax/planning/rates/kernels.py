@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
+    "CONTEXT_TILES",
+    "DECODE_PARTS",
     "EXPERT_TILES",
     "MATMUL_TILES",
     "all_reduce_s",
@@ -28,8 +30,10 @@ _SIDES += ((32, 64), (64, 32), (16, 128), (128, 16))
 # What a library chooses from: rows and columns of a tile, and in how many parts it cuts k.
 MATMUL_TILES = tuple((m, n, s) for m, n in _SIDES for s in (1, 2, 3, 4, 6, 8, 16, 32))
 EXPERT_TILES = tuple((m, 128, 1) for m in (16, 64, 128))
+CONTEXT_TILES = ((16, 1, 1), (64, 1, 1), (128, 1, 1))
+DECODE_PARTS = tuple((parts, 1, 1) for parts in (1, 2, 4, 8, 16, 32, 64, 128))
 _DEPTH = 64  # of k, which a tile goes through at a time
-_QUERIES = 128  # rows of a tile of attention
+_NEVER_S = 1.0
 
 
 def matmul_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any) -> Any:
@@ -51,9 +55,10 @@ def matmul_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], til
     memory_s = _memory_s(xp, c, device, num_bytes, w["warm"])
     core_s = _waves_s(xp, c, device, w, tile, w["batch"])
     parts = tile[2]
+    # No library that was measured cuts products of 4-bit operands along k.
+    reduce_s = xp.where(itemsize < 1, _NEVER_S, c["reduce_s"])
     partial_s = (
-        8 * parts * m * n * w["batch"] / (device["memory_bytes_per_s"] * c["cached"])
-        + c["reduce_s"]
+        8 * parts * m * n * w["batch"] / (device["memory_bytes_per_s"] * c["cached"]) + reduce_s
     )
     quantise_s = w["batch"] * m * k * 2 * c["quantise"] / device["memory_bytes_per_s"]
     return (
@@ -96,7 +101,9 @@ def experts_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], ti
     return seconds
 
 
-def context_attention_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any]) -> Any:
+def context_attention_s(
+    xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any
+) -> Any:
     """Seconds of causal attention of whole prompts, the writing of the cache with it.
 
     Args:
@@ -107,50 +114,56 @@ def context_attention_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str
         w: batch, heads, key_heads, queries, size (of a head), window (keys that a query sees, 0
             where it sees all before it), keys (of a sequence, the latest of them its queries'),
             causal (0 where every query sees every key), itemsize.
+        tile: queries of it, 1, 1.
     """
     batch, heads, queries, size = w["batch"], w["heads"], w["queries"], w["size"]
     past = w["keys"] - queries
     window = xp.where(w["window"] > 0, xp.minimum(w["window"], queries), queries)
-    rows = xp.ceil(queries / _QUERIES) * _QUERIES
+    rows = xp.ceil(queries / tile[0]) * tile[0]
     # Keys that a tile of queries meets, at most and on average: more until the window is full.
-    most = xp.minimum(window + _QUERIES, rows)
-    mean = (0.5 * most * (most + _QUERIES) + (rows - most) * most) / rows
+    most = xp.minimum(window + tile[0], rows)
+    mean = (0.5 * most * (most + tile[0]) + (rows - most) * most) / rows
     mean = past + xp.where(w["causal"] > 0, mean, most)
     most = past + most
     processor = device["peak_flops_per_s"] / device["processors"]
     pair_s = (
         4 * size / c["efficiency"] + 2 * c["softmax"] / w["itemsize"]
     ) / processor  # of one query and one key
-    tiles = batch * heads * rows / _QUERIES
-    each_s = c["wave_s"] + _QUERIES * mean * pair_s
+    tiles = batch * heads * rows / tile[0]
+    each_s = c["wave_s"] + tile[0] * mean * pair_s
     core_s = xp.maximum(
-        tiles * each_s / device["processors"], _QUERIES * most * pair_s + c["wave_s"]
+        tiles * each_s / device["processors"], tile[0] * most * pair_s + c["wave_s"]
     )
     num_bytes = batch * queries * size * (4 * heads + 6 * w["key_heads"]) * 2
     memory_s = num_bytes / (device["memory_bytes_per_s"] * c["bandwidth"])
     return c["launch_s"] + batch * c["sequence_s"] + core_s + memory_s
 
 
-def decode_attention_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any]) -> Any:
+def decode_attention_s(
+    xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any
+) -> Any:
     """Seconds of attention of one new token of each sequence over its cache.
 
     Args:
         xp: NumPy or JAX's.
-        c: launch_s, bandwidth, wave_s, step_s (a pass over 64 keys), merge_s, sharpness.
-        device: peak_flops_per_s, memory_bytes_per_s, processors.
-        w: batch, heads, key_heads, keys, size, window, itemsize (of the cache).
+        c: launch_s, bandwidth, wave_s, step_s (a pass over 64 keys of size 128), merge_s, alone
+            (share of wave_s where a key head has one query head), crowd (growth with the square of
+            query heads of a key head, in 32), sharpness, cache and cached (as of a product).
+        device: memory_bytes_per_s, processors, cache_bytes.
+        w: batch, heads, key_heads, keys, size, window, itemsize (of the cache), warm.
+        tile: in how many parts a sequence is cut, 1, 1.
     """
+    parts = tile[0]
     keys = xp.where(w["window"] > 0, xp.minimum(w["window"], w["keys"]), w["keys"])
     groups = w["batch"] * w["key_heads"]
-    blocks = xp.ceil(keys / 64)
-    # A cache is cut so that every processor has a part, but into no less than a block.
-    parts = xp.clip(xp.floor(2 * device["processors"] / groups), 1, xp.maximum(blocks / 4, 1))
-    waves = xp.ceil(groups * parts / (2 * device["processors"]))
-    core_s = waves * (c["wave_s"] + xp.ceil(blocks / parts) * c["step_s"])
-    num_bytes = (
-        groups * keys * w["size"] * 2 * w["itemsize"] + 4 * w["batch"] * w["heads"] * w["size"]
-    )
-    memory_s = num_bytes / (device["memory_bytes_per_s"] * c["bandwidth"])
+    shared = w["heads"] / w["key_heads"]  # query heads of a key head
+    waves = xp.ceil(groups * parts / device["processors"])
+    each_s = c["wave_s"] * xp.where(shared > 1, 1.0, c["alone"])
+    each_s = each_s + keys / parts * w["size"] / 8192 * c["step_s"]
+    core_s = waves * each_s * (1 + c["crowd"] * (shared / 32) ** 2)
+    num_bytes = groups * keys * w["size"] * 2 * w["itemsize"]
+    num_bytes = num_bytes + 4 * w["batch"] * w["heads"] * w["size"]
+    memory_s = _memory_s(xp, c, device, num_bytes, w["warm"])
     merge_s = xp.where(parts > 1, c["merge_s"], 0.0)
     return c["launch_s"] + merge_s + _binding(xp, core_s, memory_s, c["sharpness"])
 
@@ -184,7 +197,8 @@ def _waves_s(
     feed = device["memory_bytes_per_s"] / device["processors"] * c["feed"]
     loads_s = (xp.minimum(rows, m) + xp.minimum(columns, n)) * depth * w["itemsize"] / feed
     slower, faster = xp.maximum(arithmetic_s, loads_s), xp.minimum(arithmetic_s, loads_s)
-    return waves * (c["wave_s"] + slower + 0.3 * faster)
+    waits_s = depth / _DEPTH * xp.where(w["itemsize"] < 1, 1.0, w["itemsize"]) * c["step_s"]
+    return waves * (c["wave_s"] + xp.maximum(slower + 0.3 * faster, waits_s))
 
 
 def _memory_s(xp: Any, c: Coefficients, device: Device, num_bytes: Any, warm: Any) -> Any:
