@@ -36,8 +36,8 @@ def layouts(num_segments, num_meshes, cuts=None, meshes=None):
             yield from ((chosen, tuple(order)) for order in orders if len(order) == size)
 
 
-def layout_value(problem, goal, cuts, meshes):
-    """Seconds per request of one layout by plain loops, or None if it cannot run."""
+def layout_terms(problem, cuts, meshes):
+    """Latency, period, dollars and joules of one layout by plain loops, or None if it cannot run."""
     stages = list(zip((0, *cuts), (*cuts, problem.num_segments), meshes, strict=True))
     pool_bytes = collections.Counter()
     for mesh in set(meshes):
@@ -65,7 +65,19 @@ def layout_value(problem, goal, cuts, meshes):
         busy["link", source, target] += seconds
     if total == float("inf"):
         return None
-    return total if goal == "latency" else max(busy.values())
+    period = max(busy.values())
+    usd = joules = 0.0
+    for mesh in set(meshes):
+        usd += float(problem.usd_per_s[mesh]) * period
+        joules += float(problem.busy_watts[mesh]) * busy["mesh", mesh]
+        joules += float(problem.idle_watts[mesh]) * (period - busy["mesh", mesh])
+    return total, period, usd, joules
+
+
+def layout_value(problem, goal, cuts, meshes):
+    """One of the terms of a layout, or None if it cannot run."""
+    terms = layout_terms(problem, cuts, meshes)
+    return terms and terms[("latency", "throughput", "usd", "joules").index(goal)]
 
 
 def best_layout_value(problem, goal, cuts=None, meshes=None):
@@ -73,3 +85,12 @@ def best_layout_value(problem, goal, cuts=None, meshes=None):
     tried = layouts(problem.num_segments, problem.num_meshes, cuts, meshes)
     values = [layout_value(problem, goal, *layout) for layout in tried]
     return min((v for v in values if v is not None), default=None)
+
+
+def beaten_by_none(points):
+    """The points (tuples, smaller is better) that no other one beats, each once, in order."""
+    return sorted(
+        p
+        for p in set(points)
+        if not any(q != p and all(a <= b for a, b in zip(q, p, strict=True)) for q in points)
+    )
