@@ -54,10 +54,13 @@ __all__ = [
     "registered_backends",
     "registered_plugins",
     "rename",
+    "reshaped",
     "scan_parts",
     "scope_below",
     "scope_of",
     "using_config",
+    "with_body",
+    "with_shapes",
 ]
 
 # Calls that only group equations: opening them changes no result, since gimlax never
@@ -142,6 +145,41 @@ def rename(
     info = eqn.source_info
     info = info.replace(name_stack=outer_scope + info.name_stack)
     return eqn.replace(invars=list(invars), outvars=list(outvars), source_info=info)
+
+
+def reshaped(atom: Atom, shape: tuple[int, ...]) -> Any:
+    """The abstract value of `atom` with another shape of the same rank."""
+    aval: Any = atom.aval
+    return aval if aval.shape == shape else aval.update(shape=shape, sharding=None)
+
+
+def with_shapes(eqn: JaxprEqn, invars: Sequence[Atom], outvars: Sequence[Var]) -> JaxprEqn:
+    """`eqn` over variables of other shapes, to be counted and never run.
+
+    Of its parameters only what a look-up reads is brought into line.
+    """
+    params = eqn.params
+    if eqn.primitive.name == "gather":
+        before, after = aval_of(eqn.invars[0]).shape, aval_of(invars[0]).shape
+        sizes = params["slice_sizes"]
+        sizes = tuple(b if s == a else s for s, a, b in zip(sizes, before, after, strict=True))
+        params = {**params, "slice_sizes": sizes}
+    return eqn.replace(invars=list(invars), outvars=list(outvars), params=params)
+
+
+def with_body(
+    eqn: JaxprEqn, invars: Sequence[Atom], outvars: Sequence[Var], eqns: Sequence[JaxprEqn]
+) -> JaxprEqn:
+    """A composite over other variables and with another body, to be counted and never run."""
+    key, old = next((k, v) for k, v in eqn.params.items() if isinstance(v, Jaxpr | ClosedJaxpr))
+    inner = [v for v in invars if isinstance(v, Var)]
+    old = _closed(old).jaxpr
+    body = Jaxpr((), inner, list(outvars), list(eqns), old.effects, old.debug_info)
+    return eqn.replace(
+        invars=list(invars),
+        outvars=list(outvars),
+        params={**eqn.params, key: ClosedJaxpr(body, ())},
+    )
 
 
 def empty_scope() -> Any:

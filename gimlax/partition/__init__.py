@@ -1,6 +1,38 @@
-"""Carries out given cuts: stages as closed jaxprs, and the values that cross between them."""
+"""Carries out given cuts, and says how stages may be sharded: mechanism without choice."""
 
+from gimlax.partition.collectives import (
+    ALL_GATHER,
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    REDUCE_SCATTER,
+    Collective,
+)
 from gimlax.partition.cutting import cut
+from gimlax.partition.groups import Group, Split, find_groups
+from gimlax.partition.runs import Run, Source, find_runs
+from gimlax.partition.specs import Spec, mistakes, normal, partition_spec, shard_shape, whole
 from gimlax.partition.stages import Edge, Partition, Stage
 
-__all__ = ["Edge", "Partition", "Stage", "cut"]
+__all__ = [
+    "ALL_GATHER",
+    "ALL_REDUCE",
+    "ALL_TO_ALL",
+    "REDUCE_SCATTER",
+    "Collective",
+    "Edge",
+    "Group",
+    "Partition",
+    "Run",
+    "Source",
+    "Spec",
+    "Split",
+    "Stage",
+    "cut",
+    "find_groups",
+    "find_runs",
+    "mistakes",
+    "normal",
+    "partition_spec",
+    "shard_shape",
+    "whole",
+]

@@ -1,0 +1,6 @@
+"""Which sharding among the legal ones: a search with the cost of the collectives in it."""
+
+from gimlax.planning.sharding.choosing import shard
+from gimlax.planning.sharding.sharded import Sharded, ShardedSegment
+
+__all__ = ["Sharded", "ShardedSegment", "shard"]

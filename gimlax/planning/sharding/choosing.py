@@ -1,0 +1,155 @@
+"""`shard`: the PartitionSpec of every parameter, state and edge of a chain on a mesh.
+
+Axes are laid out one after another, each given the others, in both orders, and once more for the
+first when the second is known; the cheapest result stays. Where nothing gains, everything stays
+whole. Chosen over deciding both axes at once, which squares the ways to split each group: two axes
+interact only where they split the same array.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+
+from gimlax.devices import DeviceKind
+from gimlax.errors import SpecError
+from gimlax.graph import Chain, Role
+from gimlax.partition import mistakes, normal
+from gimlax.planning.rates import Rates
+from gimlax.planning.rates.collectives import Joined
+from gimlax.planning.sharding.axis import lay_out
+from gimlax.planning.sharding.factors import Axis
+from gimlax.planning.sharding.pricing import Pricer
+from gimlax.planning.sharding.sharded import Sharded, describe
+from gimlax.planning.sharding.states import WHOLE, AxisLayout, Name, Pieces, take_apart
+
+__all__ = ["shard"]
+
+
+def shard(
+    chain: Chain,
+    kind: DeviceKind,
+    axes: Mapping[str, int],
+    rates: Rates,
+    *,
+    given: Mapping[str, Sequence[object]] | None = None,
+) -> Sharded:
+    """Shards a chain over a mesh of equal devices.
+
+    Args:
+        chain: what runs; all phases share the specs of parameters and state.
+        kind: of the devices; its interconnect carries the collectives.
+        axes: axis name -> size.
+        rates: of one device.
+        given: specs that the caller wants kept, by the path of an argument.
+
+    Raises:
+        SpecError: a given spec names an unknown argument or axis, or does not divide a dim; all
+            mistakes at once. Or the kind has no interconnect.
+        PlanError: the given specs contradict each other or the constraints in the model.
+    """
+    used = {axis: size for axis, size in axes.items() if size > 1}
+    interconnect = kind.interconnect
+    if used and interconnect is None:
+        raise SpecError(
+            f"device kind {kind.name!r} has no interconnect, so nothing says what it costs to shard"
+            f" over {dict(axes)}; add an interconnect to its card or use one device"
+        )
+    pieces = take_apart(chain)
+    pricer = Pricer(rates)
+    wanted = _given(chain, pieces, axes, given or {})
+    if interconnect is None:
+        return describe(pieces, axes, (), pricer, _Nothing())
+    best: Sharded | None = None
+    best_s = float("inf")
+    for order in permutations(used):
+        layouts = _in_order(pieces, order, used, wanted, pricer, interconnect)
+        found = describe(pieces, axes, layouts, pricer, interconnect)
+        calls = [phase.calls for phase in chain.phases]
+        seconds = sum(n * found.seconds(phase) for phase, n in enumerate(calls))
+        if seconds < best_s:
+            best, best_s = found, seconds
+    assert best is not None
+    return best
+
+
+class _Nothing:
+    """Joins the devices of a mesh that has one."""
+
+    bytes_per_s = float("inf")
+
+
+def _in_order(
+    pieces: Pieces,
+    order: Sequence[str],
+    sizes: Mapping[str, int],
+    wanted: Mapping[str, Mapping[Name, int]],
+    pricer: Pricer,
+    interconnect: Joined,
+) -> list[AxisLayout]:
+    layouts: dict[str, AxisLayout] = {}
+    for axis in (*order, *order[:-1]):
+        others = [layout for name, layout in layouts.items() if name != axis]
+        problem = Axis(
+            name=axis,
+            num_devices=sizes[axis],
+            others=others,
+            fixed=wanted[axis],
+            pricer=pricer,
+            interconnect=interconnect,
+        )
+        layouts[axis] = lay_out(pieces, problem)
+    return list(layouts.values())
+
+
+def _given(
+    chain: Chain,
+    pieces: Pieces,
+    axes: Mapping[str, int],
+    given: Mapping[str, Sequence[object]],
+) -> dict[str, dict[Name, int]]:
+    """For each axis the states of sources that the caller has fixed."""
+    found: dict[str, dict[Name, int]] = {axis: {} for axis in axes}
+    wrong: list[str] = []
+    known: set[str] = set()
+    for phase, of in enumerate(chain.phases):
+        for role in Role:
+            for index, leaf in enumerate(of.traced.leaves(role)):
+                argument = of.traced.arguments[leaf]
+                known.add(argument.path)
+                if argument.path not in given:
+                    continue
+                spec = given[argument.path]
+                shape = argument.aval.shape
+                if faults := list(mistakes(argument.path, spec, shape, axes)):
+                    wrong += faults
+                    continue
+                name: Name = (role.value, phase, index)
+                if role is not Role.STREAMED:
+                    name = (role.value, index)
+                rows = _by_rows(pieces, role.value, index)
+                for axis in axes:
+                    dims = [d for d, on in enumerate(normal(spec, len(shape))) if axis in on]
+                    state = dims[0] if dims else WHOLE
+                    if rows and state == 0:
+                        wrong.append(
+                            f"{argument.path}: spec {tuple(spec)} splits dim 0, along which layers"
+                            " are stacked and stages cut; split another dim"
+                        )
+                    found[axis][name] = state - 1 if rows and state > 0 else state
+    wrong += [
+        f"{path}: a spec is given for it, but no argument is called so; there are"
+        f" {', '.join(sorted(known)[:4])}, ..."
+        for path in given
+        if path not in known
+    ]
+    if wrong:
+        raise SpecError("\n".join(dict.fromkeys(wrong)))
+    return found
+
+
+def _by_rows(pieces: Pieces, kind: str, index: int) -> bool:
+    return any(
+        (source.kind, source.index, source.row) == (kind, index, True)
+        for row in pieces.runs
+        for run in row
+        for source in run.sources.values()
+    )

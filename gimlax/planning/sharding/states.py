@@ -1,0 +1,159 @@
+"""How arrays lie along one mesh axis, and what it takes to bring them from one way to another.
+
+Along one axis an array is split along one of its dims (a number from 0) or whole on every device
+(`WHOLE`). The specs of a mesh with two axes are one state for each of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gimlax.graph import Chain
+from gimlax.graph.segments import crossing_values
+from gimlax.partition import (
+    ALL_GATHER,
+    ALL_TO_ALL,
+    Collective,
+    Group,
+    Run,
+    Source,
+    Split,
+    find_groups,
+    find_runs,
+)
+
+__all__ = [
+    "WHOLE",
+    "AxisLayout",
+    "Name",
+    "Pieces",
+    "collectives_between",
+    "name_of",
+    "source_name",
+    "state_after",
+    "state_before",
+    "take_apart",
+]
+
+WHOLE = -1
+
+# ('edge', phase, graph value), ('resident' or 'carried', leaf), ('streamed' or 'constant', phase,
+# index), ('value', phase, segment, value): whatever lies somewhere and is not gone at once.
+Name = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pieces:
+    """A chain taken apart: runs and groups by [phase][segment].
+
+    `crossing` has the graph values that cross each boundary, by [phase][boundary]; `users` first
+    and last segment of each source; `whole` are sources that cannot be split, since they are used
+    both as a whole and by rows.
+    """
+
+    chain: Chain
+    runs: Sequence[Sequence[Run]]
+    groups: Sequence[Sequence[Sequence[Group]]]
+    crossing: Sequence[Sequence[tuple[int, ...]]]
+    users: Mapping[tuple[str, int], tuple[int, int]]
+    whole: frozenset[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AxisLayout:
+    """How everything lies along one axis.
+
+    `splits` has the way to split each group, by [phase][segment][group]; `states` how named arrays
+    lie: sources, what crosses, and values with several readers (once they are brought there).
+    """
+
+    axis: str
+    num_devices: int
+    splits: Sequence[Sequence[Sequence[Split]]]
+    states: Mapping[Name, int]
+
+    def state(self, pieces: Pieces, phase: int, segment: int, value: int) -> int:
+        """How a value of a run lies for its readers."""
+        run = pieces.runs[phase][segment]
+        name = name_of(run, phase, segment, value)
+        if name in self.states:
+            return self.states[name]
+        groups = pieces.groups[phase][segment]
+        for group, split in zip(groups, self.splits[phase][segment], strict=True):
+            if value in group.writes:
+                return state_after(group, split, value)
+        return WHOLE
+
+
+def take_apart(chain: Chain) -> Pieces:
+    """Runs and groups of every segment of every phase."""
+    runs = [find_runs(phase) for phase in chain.phases]
+    users: dict[tuple[str, int], tuple[int, int]] = {}
+    forms: dict[tuple[str, int], set[bool]] = {}
+    for of_phase in runs:
+        for segment, run in enumerate(of_phase):
+            for source in (*run.sources.values(), *(source for source, _ in run.updates)):
+                key = (source.kind, source.index)
+                low, high = users.get(key, (segment, segment))
+                users[key] = (min(low, segment), max(high, segment))
+                forms.setdefault(key, set()).add(source.row)
+    crossing: list[list[tuple[int, ...]]] = []
+    for phase in chain.phases:
+        last = phase.graph.last_reader()
+        stops = [segment.stop for segment in phase.segments[:-1]]
+        crossing.append([(), *(crossing_values(phase.graph, last, stop) for stop in stops), ()])
+    return Pieces(
+        chain=chain,
+        runs=runs,
+        groups=[[find_groups(run.flat, run.escaping) for run in row] for row in runs],
+        crossing=crossing,
+        users=users,
+        whole=frozenset(key for key, rows in forms.items() if len(rows) > 1),
+    )
+
+
+def source_name(phase: int, source: Source) -> Name:
+    """The name of a source; parameters and state are the same in all phases."""
+    if source.kind in ("resident", "carried"):
+        return (source.kind, source.index)
+    return ("edge" if source.kind == "received" else source.kind, phase, source.index)
+
+
+def name_of(run: Run, phase: int, segment: int, value: int) -> Name:
+    """The name of a value of a run."""
+    if value in run.sources:
+        return source_name(phase, run.sources[value])
+    for crossing, own in run.leaving.items():
+        if own == value:
+            return ("edge", phase, crossing)
+    return ("value", phase, segment, value)
+
+
+def state_before(group: Group, split: Split, value: int) -> int:
+    """How a group needs a value to lie."""
+    dim = group.dim(value, split.label)
+    return WHOLE if dim is None else dim
+
+
+def state_after(group: Group, split: Split, value: int) -> int:
+    """How a group leaves a value."""
+    if value in split.sums and split.scatter is None:
+        return WHOLE
+    dim = group.dim(value, split.scatter if value in split.sums else split.label)
+    return WHOLE if dim is None else dim
+
+
+def collectives_between(
+    before: int, after: int, num_bytes: int, axis: str, num_devices: int
+) -> tuple[Collective, ...]:
+    """What brings an array of `num_bytes`, all devices together, from one state to another."""
+    if before in (after, WHOLE):
+        return ()
+    gathers = after == WHOLE
+    return (
+        Collective(
+            kind=ALL_GATHER if gathers else ALL_TO_ALL,
+            num_bytes=num_bytes if gathers else num_bytes // num_devices,
+            axis=axis,
+            num_devices=num_devices,
+        ),
+    )
