@@ -35,7 +35,7 @@ class Fused:
     outputs: tuple[int | None, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Flat:
     """Steps in order; `avals[v]` is the shape and dtype of value v."""
 

@@ -32,7 +32,7 @@ class Source:
     row: bool = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """A flat run with its ends.
 

@@ -84,7 +84,7 @@ def _settle(factors: SegmentFactors, settled: dict[Name, int]) -> None:
             continue
         place = factors.states[variable].index(state)
         factors.states[variable] = (state,)
-        factors.factors = [
+        factors.factors[:] = [
             Factor(f.scope, f.table.take([place], axis=f.scope.index(variable)))
             if variable in f.scope
             else f

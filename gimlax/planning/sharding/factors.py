@@ -56,7 +56,7 @@ class Axis:
         return sum(collective_s(collective, self.interconnect) for collective in moved)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SegmentFactors:
     """Variables and tables of a segment.
 
@@ -215,15 +215,15 @@ class _Builder:
             states: tuple[int, ...] = (self.axis.fixed[name],)
         elif (kind, index) in self.pieces.whole or kind == "constant":
             states = (WHOLE,)
-        elif not mine and first < last:
-            states = (WHOLE,)  # small: tokens, positions
+        elif not mine and run.flat.avals[value].dtype.kind in "biu":
+            states = (WHOLE,)  # small: tokens, positions, masks
         else:
             states = self._states(phase, run, value)
         number = self._variable(name, states)
         num_bytes = self._local_bytes(phase, run, value)
         held = [num_bytes / (self.axis.num_devices if s >= 0 else 1) for s in states]
         self.found.factors.append(Factor((number,), _HOLD_S_PER_BYTE * np.array(held)))
-        if mine and first < last:
+        if first < last and len(states) > 1:
             self.found.kept.append(number)
         return number
 
