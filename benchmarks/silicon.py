@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
+from silicon_endtoend import end_to_end, print_table
 from silicon_fit import LAWS, Coefficients, count, fit, predict
 from silicon_rows import CLASSES, HELD_MODELS, Rows, read, source_file, systems_folder
 from silicon_scores import bare_s, by_group, ordered, score
@@ -28,6 +29,7 @@ QUICK = flags.DEFINE_bool("quick", False, "a tenth of the rows, and nothing left
 
 _FITTED_ROWS, _SCORED_ROWS = 2000, 20000  # of each accelerator and dtype
 _MOST_COEFFICIENTS = 200
+_MANY = 20  # of the end-to-end rows, every so many for a quick look
 
 
 def main(argv: list[str]) -> None:
@@ -49,10 +51,12 @@ def main(argv: list[str]) -> None:
         report["scores"][name] = report_class(name, held, seconds)
         if not QUICK.value:
             report["left_out_in_turn"][name] = leave_out(name, own, held)
-    report["coefficients"] = count(known)
-    print(f"{count(known)} coefficients, at most {_MOST_COEFFICIENTS}")
     if FIT.value:
         write(known)
+    report["end_to_end"] = end_to_end(known, _MANY if QUICK.value else 1)
+    print_table(report["end_to_end"])
+    report["coefficients"] = count(known)
+    print(f"{count(known)} coefficients, at most {_MOST_COEFFICIENTS}")
     if JSON.value:
         Path(JSON.value).write_text(json.dumps(report, indent=1) + "\n")
         print(f"written to {JSON.value}")

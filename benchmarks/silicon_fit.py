@@ -19,6 +19,7 @@ import optax
 from silicon_rows import Rows
 
 from gimlax.planning.rates import kernels
+from gimlax.planning.rates.fitted import accelerators
 
 __all__ = ["LAWS", "Coefficients", "Law", "count", "fit", "predict"]
 
@@ -55,6 +56,7 @@ LAWS = {
             "feed": (4.0, ALL),
             "wave_s": (0.5e-6, ALL),
             "sharpness": (2.0, ALL),
+            "sag": (0.1, ALL),
             "reduce_s": (0.5e-6, ALL),
             "cache": (0.1, ARCHITECTURE),
             "cached": (3.0, ALL),
@@ -107,7 +109,7 @@ LAWS = {
         seconds=kernels.all_reduce_s,
         begin={
             "launch_s": (3e-6, ARCHITECTURE),
-            "peer_s": (0.5e-6, ALL),
+            "peer_s": (0.5e-6, ARCHITECTURE),
             "hop_s": (5e-6, ALL),
             "efficiency": (0.8, ARCHITECTURE),
         },
@@ -147,7 +149,7 @@ def fit(name: str, rows: Rows, rounds: int = _ROUNDS) -> dict[str, dict[str, flo
 
 
 def predict(name: str, coefficients: Mapping[str, Mapping[str, float]], rows: Rows) -> np.ndarray:
-    """Seconds of each row; a group that was not fitted is the geometric mean of those that were."""
+    """Seconds of each row; groups that were not fitted do as cards like theirs do."""
     law = LAWS[name]
     values = {}
     for coefficient, (_, level) in law.begin.items():
@@ -178,15 +180,31 @@ def _keys(rows: Rows, coefficient: str, level: str) -> np.ndarray:
 
 
 def _value(known: Mapping[str, float], key: str) -> float:
+    """A coefficient of a group, or what cards alone make of those of others.
+
+    The mean (of logarithms) over other architectures counts each by the inverse of the
+    distance between cards, so that a device that is like a known one does as that one does.
+    """
     if key == NONE:
         return 0.0
     if key in known:
         return known[key]
-    _, _, dtype = key.partition("/")
-    alike = (
-        [value for group, value in known.items() if group.endswith(f"/{dtype}")] if dtype else []
-    )
-    return float(np.exp(np.mean(np.log(alike or list(known.values())))))
+    architecture, _, dtype = key.partition("/")
+    alike = {group: value for group, value in known.items() if group.partition("/")[2] == dtype}
+    alike = alike or dict(known)
+    here = _card(architecture)
+    away = [np.sum((_card(group.partition("/")[0]) - here) ** 2) for group in alike]
+    logs = np.log(list(alike.values()))
+    return float(np.exp(np.average(logs, weights=1 / (np.sqrt(away) + 1e-3))))
+
+
+def _card(architecture: str) -> np.ndarray:
+    """Figures of the cards of an architecture, as logarithms."""
+    cards = [each for each in accelerators().values() if each.architecture == architecture]
+    figures = [
+        (c.peak_flops_per_s["bfloat16"], c.memory_bytes_per_s, c.link_bytes_per_s) for c in cards
+    ]
+    return np.log(figures).mean(axis=0)
 
 
 def _descend(law: Law, begin: Any, index: Any, used: Any, data: Any, rounds: int) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from silicon_rows import Rows
 
-__all__ = ["bare_s", "by_group", "ordered", "score"]
+__all__ = ["WORK", "bare_s", "by_group", "ordered", "score"]
 
 _NUM_PAIRS = 200_000
 
@@ -52,7 +52,7 @@ def ordered(rows: Rows, seconds: np.ndarray, apart: float = 1.0) -> float:
 
 def bare_s(name: str, rows: Rows) -> np.ndarray:
     """Seconds of the plain roofline."""
-    flops, num_bytes = _WORK[name](rows.work)
+    flops, num_bytes = WORK[name](rows.work)
     if name == "all_reduce":
         return num_bytes / rows.device["link_bytes_per_s"]
     device = rows.device
@@ -91,7 +91,7 @@ def _all_reduce(w: Any) -> tuple:
     return 0.0, 2 * (w["num_devices"] - 1) / w["num_devices"] * w["num_bytes"]
 
 
-_WORK = {
+WORK = {
     "matmul": _matmul,
     "context_attention": _context,
     "decode_attention": _decode,

@@ -3,13 +3,14 @@
 import math
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given
 
 from gimlax.devices.catalogue import catalogue
 from gimlax.graph.operations import ATTENTION, ELEMENTWISE, MATMUL, Operation
-from gimlax.planning.rates import CARD, FITTED, Fitted, Roofline, rates_for
-from gimlax.planning.rates.fitted import accelerators, coefficients
+from gimlax.planning.rates import CARD, FITTED, Fitted, Roofline, kernels, rates_for
+from gimlax.planning.rates.fitted import accelerators, coefficients, find_coefficients
 from tests.planning.cases import cluster_of
 
 KINDS = {kind.name: kind for kind in catalogue()}
@@ -118,3 +119,65 @@ def test_kinds_without_measurements_keep_their_card():
 def test_a_mesh_of_a_measured_kind_is_priced_by_its_coefficients():
     cluster = cluster_of((KINDS["H100 SXM"], KINDS["TPU v5e"]))
     assert [rates_for(cluster, mesh.name).source for mesh in cluster.meshes] == [FITTED, CARD]
+
+
+# Measured times in bfloat16 that nothing was fitted to, drawn at random from those held out of the
+# measurements in aiconfigurator-core 0.12.0 (Apache-2.0), and what the laws made of them.
+HELD_OUT = (
+    ("matmul", "A100 SXM 80GB", (2, 2048, 7168), 22.9, 24.03),
+    ("matmul", "H100 SXM", (192, 4096, 2048), 10.02, 11.04),
+    ("matmul", "B200 SXM", (32768, 3584, 6144), 922.12, 865.25),
+    ("matmul", "L40S", (3072, 1536, 2048), 110.32, 109.4),
+    ("context_attention", "A100 SXM 80GB", (32, 8, 1, 2048, 128), 2315.61, 2324.34),
+    ("context_attention", "H100 SXM", (64, 32, 4, 1, 128), 54.3, 72.46),
+    ("context_attention", "B200 SXM", (16, 32, 8, 1, 128), 25.49, 22.91),
+    ("context_attention", "L40S", (16, 16, 4, 128, 128), 35.16, 55.94),
+    ("decode_attention", "A100 SXM 80GB", (128, 8, 1, 256, 128), 27.14, 26.06),
+    ("decode_attention", "H100 SXM", (8, 32, 8, 512, 128), 18.85, 15.18),
+    ("decode_attention", "B200 SXM", (8, 16, 1, 16, 128), 10.89, 11.83),
+    ("decode_attention", "L40S", (16, 16, 4, 2, 128), 8.73, 7.67),
+)
+
+
+@pytest.mark.parametrize(("law", "name", "sizes", "measured_us", "predicted_us"), HELD_OUT)
+def test_predictions_of_held_out_times_stay_as_they_were(
+    law, name, sizes, measured_us, predicted_us
+):
+    assert law_us(law, name, sizes) == pytest.approx(predicted_us, rel=1e-2)
+    assert 0.5 < predicted_us / measured_us < 2
+
+
+def test_most_held_out_times_are_met():
+    missed = [abs(predicted / measured - 1) for *_, measured, predicted in HELD_OUT]
+    assert np.median(missed) < 0.15
+
+
+def law_us(law, name, sizes):
+    """Microseconds by a law, with the fastest of its tiles."""
+    accelerator = accelerators()[name]
+    names, seconds, tiles = LAWS[law]
+    device = {
+        "peak_flops_per_s": accelerator.peak_flops_per_s["bfloat16"],
+        "memory_bytes_per_s": accelerator.memory_bytes_per_s,
+        "processors": accelerator.processors,
+        "cache_bytes": accelerator.cache_bytes,
+    }
+    work = dict(zip(names.split(), sizes)) | {"itemsize": 2, "warm": 1, "causal": 1, "window": 0}
+    work = {"batch": 1, "keys": work.get("queries"), **work}
+    c = find_coefficients(law, accelerator.architecture, "bfloat16")
+    return 1e6 * float(np.min(seconds(np, c, device, work, np.array(tiles, float).T)))
+
+
+LAWS = {
+    "matmul": ("m n k", kernels.matmul_s, kernels.MATMUL_TILES),
+    "context_attention": (
+        "batch heads key_heads queries size",
+        kernels.context_attention_s,
+        kernels.CONTEXT_TILES,
+    ),
+    "decode_attention": (
+        "batch heads key_heads keys size",
+        kernels.decode_attention_s,
+        kernels.DECODE_PARTS,
+    ),
+}

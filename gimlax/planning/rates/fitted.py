@@ -22,7 +22,7 @@ from gimlax.planning.rates import kernels
 from gimlax.planning.rates.roofline import Roofline
 from gimlax.planning.rates.seam import FITTED
 
-__all__ = ["Accelerator", "Fitted", "accelerators", "coefficients", "find_coefficients"]
+__all__ = ["Accelerator", "Fitted", "accelerators", "choose_coefficients", "coefficients"]
 
 _DTYPES = {
     "bfloat16": "bfloat16",
@@ -82,11 +82,18 @@ def coefficients() -> dict[str, Any]:
 
 @functools.cache
 def find_coefficients(law: str, architecture: str, dtype: str) -> dict[str, float]:
-    """The coefficients of a law for one architecture and dtype; 0 where one does not concern it."""
+    """The coefficients of a law for one architecture and dtype."""
+    return choose_coefficients(coefficients()[law], architecture, dtype)
+
+
+def choose_coefficients(
+    law: Mapping[str, Mapping[str, float]], architecture: str, dtype: str
+) -> dict[str, float]:
+    """By name, those of the narrowest group there is; 0 where one concerns other dtypes only."""
     keys = (f"{architecture}/{dtype}", architecture, "all")
     return {
         name: next((groups[key] for key in keys if key in groups), 0.0)
-        for name, groups in coefficients()[law].items()
+        for name, groups in law.items()
     }
 
 

@@ -33,7 +33,8 @@ EXPERT_TILES = tuple((m, 128, 1) for m in (16, 64, 128))
 CONTEXT_TILES = ((16, 1, 1), (64, 1, 1), (128, 1, 1))
 DECODE_PARTS = tuple((parts, 1, 1) for parts in (1, 2, 4, 8, 16, 32, 64, 128))
 _DEPTH = 64  # of k, which a tile goes through at a time
-_NEVER_S = 1.0
+_NEVER_S = 1.0  # more than any product takes
+_WARM_S = 1e-3  # after which clocks have fallen by half of what they will
 
 
 def matmul_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any) -> Any:
@@ -43,9 +44,9 @@ def matmul_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], til
         xp: NumPy or JAX's.
         c: coefficients: launch_s, efficiency (of the peak), bandwidth (of the card's), feed
             (bandwidth of one processor's loads over its share of the card's), wave_s, reduce_s,
-            sharpness, cache (share that holds operands), cached (bandwidth of it over the card's),
-            quantise (share of the bandwidth at which the left operand is brought to a short format;
-            0 where it is not).
+            sharpness, step_s (least time of a step along k, a byte of an element), sag (loss of
+            clock), cache (share that holds operands), cached (bandwidth of it over the card's),
+            quantise (passes over the left operand that bring it to a short format).
         device: peak_flops_per_s, memory_bytes_per_s, processors, cache_bytes.
         w: batch, m, n, k, itemsize, warm (1 where a cache may hold operands from an earlier use).
         tile: its rows, columns, and the parts of k.
@@ -61,6 +62,8 @@ def matmul_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], til
         8 * parts * m * n * w["batch"] / (device["memory_bytes_per_s"] * c["cached"]) + reduce_s
     )
     quantise_s = w["batch"] * m * k * 2 * c["quantise"] / device["memory_bytes_per_s"]
+    # A product that lasts meets the power limit, and clocks fall.
+    core_s = core_s * (1 + c["sag"] * core_s / (core_s + _WARM_S))
     return (
         c["launch_s"]
         + _binding(xp, core_s, memory_s, c["sharpness"])
