@@ -84,11 +84,12 @@ def _check_alone(name: str, closed: _jax.ClosedJaxpr) -> None:
         )
     for eqn in closed.jaxpr.eqns:
         devices = _jax.num_devices(eqn)
-        if devices > 1 and eqn.primitive.name != "sharding_constraint":
+        mesh = getattr(eqn.params.get("sharding"), "mesh", None)
+        if devices > 1 and not isinstance(mesh, jax.sharding.AbstractMesh):
             raise TraceError(
                 f"{name!r} uses {eqn.primitive.name!r} over {devices} devices; which devices a"
                 " stage runs on is for the planner to say, so leave out meshes and shard_map"
-                " (with_sharding_constraint over axis names is kept)"
+                " (a with_sharding_constraint over an AbstractMesh is kept)"
             )
         for body in _jax.inner_jaxprs(eqn):
             _check_alone(name, body)

@@ -10,12 +10,14 @@ from gimlax.planning.predictions import (
     StagePrediction,
     TransferPrediction,
 )
+from gimlax.planning.shardings import MeshSharding
 
 __all__ = [
     "Holding",
     "Hop",
     "Layout",
     "MeshPrediction",
+    "MeshSharding",
     "Objective",
     "PhasePrediction",
     "Plan",

@@ -3,10 +3,12 @@
 A segment is the sum of its operations, each priced by the best rates there are for the device; a
 stage is the sum of its segments and one dispatch; a transfer is the latency of its link and its
 bytes over the bandwidth. What a calibration knows goes before what cards and cluster files say.
-Streamed inputs and outputs travel between host and mesh for free. A mesh runs a stage as one of its
-devices does: without shardings more devices add nothing.
+Streamed inputs and outputs travel between host and mesh for free. Of a mesh of several devices that
+an interconnect joins, one device's share of a sharded segment and the collectives are charged;
+without an interconnect more devices add nothing.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,7 @@ from gimlax.planning.pieces import Piece, added_bytes, pieces, shared_bytes, use
 from gimlax.planning.problem import Array, Problem
 from gimlax.planning.rates import Rates, rates_for
 from gimlax.planning.rates.pricing import price
+from gimlax.planning.sharding import Sharded, shard
 from gimlax.planning.tariffs import tariffs
 
 # Host time to start one compiled stage: a call of a jitted function takes 4 to 8 us on JAX's CPU
@@ -40,6 +43,7 @@ class Costs:
         shared_segment_s, shared_dispatch_s: per request, for which a segment and a dispatch occupy
             what meshes share. [shared, mesh, segment] and [shared, mesh]
         pieces: the memory of resident and carried arguments.
+        sharded: how everything lies on meshes of several devices, by name.
         problem: the same as a search reads it, per request.
     """
 
@@ -57,6 +61,7 @@ class Costs:
     shared_segment_s: Array
     shared_dispatch_s: Array
     pieces: tuple[Piece, ...]
+    sharded: Mapping[str, Sharded]
     problem: Problem
 
     @property
@@ -104,13 +109,20 @@ def costs(chain: Chain, cluster: Cluster, calibration: Calibration | None = None
         rates_for(cluster, mesh.name, calibration, resident_bytes=resident_bytes)
         for mesh in cluster.meshes
     )
-    priced = price([s for row in segments for s in row], rates, kinds)
+    sharded = _sharded(chain, cluster, rates)
+    priced = [
+        price([s for row in (of.segments if of else segments) for s in row], [rate], [kind])[0]
+        for of, rate, kind in zip(sharded, rates, kinds, strict=True)
+    ]
 
     def by_phase(figure: str) -> Array:  # [phase, mesh, segment]
         rows = np.stack([getattr(mesh, figure) for mesh in priced])
         return rows.reshape(len(kinds), len(segments), n).swapaxes(0, 1)
 
     seconds = by_phase("seconds")
+    for mesh, of in enumerate(sharded):
+        if of is not None:
+            seconds[:, mesh] += [[s.collectives_s for s in row] for row in of.segments]
     temp_bytes = np.array([[s.temp_bytes for s in row] for row in segments], float)
 
     legal = np.array([True, *(not chain.splits(b) for b in range(1, n)), True])
@@ -142,6 +154,7 @@ def costs(chain: Chain, cluster: Cluster, calibration: Calibration | None = None
         shared_segment_s=shared_segment_s,
         shared_dispatch_s=shared_dispatch_s,
         pieces=found,
+        sharded={m.name: of for m, of in zip(cluster.meshes, sharded, strict=True) if of},
         problem=Problem(
             stage_s=stage_s,
             transfer_s=_transfer_s(cluster, calls, boundary_bytes),
@@ -155,6 +168,16 @@ def costs(chain: Chain, cluster: Cluster, calibration: Calibration | None = None
             **tariffs(cluster),
         ),
     )
+
+
+def _sharded(chain: Chain, cluster: Cluster, rates: Sequence[Rates]) -> list[Sharded | None]:
+    """How a chain is split over each mesh of several devices that something joins."""
+    found: list[Sharded | None] = []
+    for mesh, rate in zip(cluster.meshes, rates, strict=True):
+        kind = cluster.kind(mesh.name)
+        joined = mesh.num_devices > 1 and kind.interconnect is not None
+        found.append(shard(chain, kind, dict(mesh.axes), rate) if joined else None)
+    return found
 
 
 def _runs(per_segment: Array) -> Array:

@@ -28,6 +28,7 @@ from gimlax.planning.problem import loads_s, spans
 from gimlax.planning.rates import DECLARED, MEASURED
 from gimlax.planning.request import checked
 from gimlax.planning.search import search
+from gimlax.planning.shardings import MeshSharding
 from gimlax.planning.tariffs import check_known
 
 
@@ -103,6 +104,11 @@ def plan(
         segments=chain.names,
         calibration=calibration.title if calibration else "",
         sources=_sources(cluster, names),
+        shardings=tuple(
+            MeshSharding.of(name, figures.sharded[name], chain)
+            for name in dict.fromkeys(names)
+            if name in figures.sharded
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from gimlax.planning.layout import Layout, Route
 from gimlax.planning.objective import Objective
 from gimlax.planning.predictions import BINDS, MeshPrediction, PhasePrediction
 from gimlax.planning.serialise import from_json, to_json
+from gimlax.planning.shardings import MeshSharding
 from gimlax.planning.tables import explained, table
 
 SCHEMA_VERSION = 2  # 1 had no dollars, joules, methods and sources, and called the value value_s
@@ -49,6 +50,7 @@ class Plan:
         segments: names of all segments.
         calibration: what measured figures were taken with and when; empty where none were used.
         sources: of the figures of the kinds that it uses.
+        shardings: of the meshes that have several devices; on others everything is whole.
     """
 
     objective: Objective
@@ -68,6 +70,7 @@ class Plan:
     segments: tuple[str, ...]
     calibration: str = ""
     sources: tuple[Source, ...] = ()
+    shardings: tuple[MeshSharding, ...] = ()
 
     def __post_init__(self) -> None:
         wrong = _mistakes(self)

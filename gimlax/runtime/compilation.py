@@ -118,34 +118,48 @@ def _lower(
     program: Program, stage: Stage, row: int, inventory: Inventory, donates: Mapping[str, bool]
 ) -> _Order:
     mesh = program.placement[stage.index]
-    sharding = inventory.shardings[mesh]
+    lying = inventory.arrangement
+    whole = lying.whole(mesh)
     state = tuple(of[stage.index] for of in inventory.states if of[stage.index])
     rows = tuple(tuple(part for _, part in of[row]) for of in inventory.rows if of[row])
     traced = program.partition.traced
     leaves = {role: traced.leaves(role) for role in (Role.RESIDENT, Role.CARRIED)}
 
     def aval_of(role: Role, part: Part) -> Any:
-        aval = traced.arguments[leaves[role][part.leaf]].aval
+        argument = traced.arguments[leaves[role][part.leaf]]
+        aval = argument.aval
         shape = aval.shape if part.whole else (part.stop - part.start, *aval.shape[1:])
-        return jax.ShapeDtypeStruct(shape, aval.dtype)
+        sharding = lying.argument(mesh, argument.path)
+        return jax.ShapeDtypeStruct(shape, aval.dtype, sharding=sharding)
 
     def lie(avals: Iterable[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
-        return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding) for a in avals)
+        return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole) for a in avals)
+
+    def crossing(values: Iterable[int]) -> tuple[jax.ShapeDtypeStruct, ...]:
+        avals = program.partition.avals
+        return tuple(
+            jax.ShapeDtypeStruct(
+                avals[v].shape, avals[v].dtype, sharding=lying.value(mesh, program, v)
+            )
+            for v in values
+        )
 
     inputs = (
-        tuple(lie(aval_of(Role.RESIDENT, p) for p in row) for row in rows),
-        tuple(lie(aval_of(Role.CARRIED, p) for p in of) for of in state),
+        tuple(tuple(aval_of(Role.RESIDENT, p) for p in row) for row in rows),
+        tuple(tuple(aval_of(Role.CARRIED, p) for p in of) for of in state),
         lie(jax.typeof(traced.jaxpr.consts[i]) for i in stage.constants),
-        lie(
-            [traced.arguments[leaf].aval for leaf in stage.streamed]
-            + [program.partition.avals[value] for value in stage.received]
-        ),
+        lie(traced.arguments[leaf].aval for leaf in stage.streamed) + crossing(stage.received),
+    )
+    results = (
+        tuple(tuple(aval.sharding for aval in of) for of in inputs[1]),
+        tuple(aval.sharding for aval in crossing(stage.produced)),
+        whole,
     )
     donated = 1 if donates[mesh] else ()
     function = _with_token(stage, rows, state)
     description = program.describe_stage(stage.index)
     with _jax.using_config(traced.config):
-        jitted = jax.jit(function, keep_unused=True, donate_argnums=donated, out_shardings=sharding)
+        jitted = jax.jit(function, keep_unused=True, donate_argnums=donated, out_shardings=results)
         try:
             lowered = jitted.lower(*inputs)
         except (NotImplementedError, RuntimeError) as error:
@@ -157,7 +171,8 @@ def _lower(
         tuple((i.shape, str(i.dtype)) for i in jax.tree.leaves(inputs)),
         jax.tree.structure(inputs),
         tuple(str(aval) for aval in stage.jaxpr.out_avals),
-        sharding,
+        tuple(aval.sharding for aval in jax.tree.leaves(inputs)),
+        results,
         donated,
         traced.config,
     )
@@ -220,7 +235,9 @@ def _bind(
     values = program.partition.traced.jaxpr.consts
     for i in stage.constants:
         if (mesh, id(values[i])) not in constants:
-            constants[mesh, id(values[i])] = jax.device_put(values[i], inventory.shardings[mesh])
+            constants[mesh, id(values[i])] = jax.device_put(
+                values[i], inventory.arrangement.whole(mesh)
+            )
     return CompiledStage(
         index=stage.index,
         mesh=mesh,

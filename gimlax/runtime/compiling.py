@@ -71,6 +71,7 @@ def compile(
         donates={
             name: devices.capabilities(mesh.devices.flat[0]).donation for name, mesh in live.items()
         },
+        shardings=plan.shardings,
         max_in_flight=max_in_flight,
         progress=progress,
     )

@@ -14,13 +14,14 @@ from concurrent.futures import wait
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from gimlax import _jax
 from gimlax.devices import check_one_client
 from gimlax.errors import SpecError
 from gimlax.graph import Role
+from gimlax.planning import MeshSharding
 from gimlax.program import Program
+from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import Progress, compile_stages
 from gimlax.runtime.handles import Carried, Placed, init, place
 from gimlax.runtime.inventory import Tree, take_inventory
@@ -40,6 +41,7 @@ class Deployment:
         meshes: Mapping[str, jax.sharding.Mesh],
         *,
         donates: Mapping[str, bool],
+        shardings: Sequence[MeshSharding] = (),
         max_in_flight: int | None = None,
         progress: Callable[[Progress], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -50,6 +52,7 @@ class Deployment:
             programs: one per phase, with the same placement.
             meshes: a live mesh of one client for each mesh name of the placement.
             donates: whether each mesh may donate.
+            shardings: how arrays lie on meshes of several devices; whole by default.
             max_in_flight: passes that `submit` takes before it waits; by default twice the stages
                 and two more.
             progress: told after each distinct stage.
@@ -63,13 +66,12 @@ class Deployment:
             raise SpecError(f"max_in_flight is {max_in_flight}; at least 1 pass must be let in")
         for name, mesh in meshes.items():
             check_one_client(mesh, name)
-        # Every value is replicated over its mesh: shardings belong to the plan once it has them.
-        shardings = {name: NamedSharding(mesh, PartitionSpec()) for name, mesh in meshes.items()}
-        self.inventory = take_inventory(programs, shardings)
+        arrangement = Arrangement.of(meshes, shardings)
+        self.inventory = take_inventory(programs, arrangement)
         self._config = programs[0].partition.traced.config
         stages, self.num_compiled = compile_stages(programs, self.inventory, donates, progress)
         self.phases = tuple(
-            CompiledPhase.build(program, of_phase, shardings)
+            CompiledPhase.build(program, of_phase, arrangement)
             for program, of_phase in zip(programs, stages, strict=True)
         )
         self.recording: Recording | None = None

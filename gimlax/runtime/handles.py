@@ -343,7 +343,9 @@ def _put(
         mine = [slot for slot in slots if slot[0] == mesh]
         rows = [_rows(leaves[part.leaf - tree.first], part) for _, part in mine]
         try:
-            arrays = jax.device_put(rows, inventory.shardings[mesh], may_alias=may_alias)
+            paths = [tree.paths[part.leaf - tree.first] for _, part in mine]
+            shardings = [inventory.arrangement.argument(mesh, path) for path in paths]
+            arrays = jax.device_put(rows, shardings, may_alias=may_alias)
         except RuntimeError as error:
             nbytes = sum(_jax.nbytes(jax.typeof(row)) for row in rows)
             raise BackendError(

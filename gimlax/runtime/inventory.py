@@ -5,7 +5,7 @@ all of them. A resident part is kept once per mesh, whoever uses it; a carried p
 stage. Leaves count among the arguments of their role, which means the same in every phase.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import jax
 from gimlax.errors import InternalError, SpecError
 from gimlax.graph import Part, Role, Traced
 from gimlax.program import Program
+from gimlax.runtime.arrangement import Arrangement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +53,15 @@ class Inventory:
     rows: tuple[tuple[tuple[tuple[str, Part], ...], ...], ...]
     states: tuple[tuple[tuple[Part, ...], ...], ...]
     placement: tuple[str, ...]
-    shardings: Mapping[str, jax.sharding.NamedSharding]
+    arrangement: Arrangement
 
 
-def take_inventory(
-    programs: Sequence[Program], shardings: Mapping[str, jax.sharding.NamedSharding]
-) -> Inventory:
+def take_inventory(programs: Sequence[Program], arrangement: Arrangement) -> Inventory:
     """The inventory of all phases of a plan.
 
     Args:
         programs: one per phase, with the same placement.
-        shardings: how arrays lie on each mesh.
+        arrangement: how arrays lie on each mesh.
 
     Raises:
         SpecError: phases group their shared arguments into different trees.
@@ -94,7 +93,7 @@ def take_inventory(
         rows=rows,
         states=states,
         placement=first.placement,
-        shardings=dict(shardings),
+        arrangement=arrangement,
     )
 
 

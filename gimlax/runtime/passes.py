@@ -12,6 +12,7 @@ import jax
 
 from gimlax.errors import BackendError
 from gimlax.program import Free, Instruction, Program, Run, Step, Transfer, sequence
+from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import CompiledStage
 from gimlax.runtime.handles import Carried, Cell, Placed
 
@@ -20,27 +21,36 @@ Key = tuple[str, int]  # (mesh name, value id), or (mesh name, argument leaf)
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class CompiledPhase:
-    """A program with its compiled stages, in one order that a single thread can follow."""
+    """A program with its compiled stages, in one order that a single thread can follow.
+
+    `shardings` are those of what is streamed: whole on each device of a mesh.
+    """
 
     program: Program
     stages: tuple[CompiledStage, ...]
     steps: tuple[Step, ...]
     shardings: Mapping[str, jax.sharding.NamedSharding]
+    arrangement: Arrangement
 
     @classmethod
     def build(
         cls,
         program: Program,
         stages: Sequence[CompiledStage],
-        shardings: Mapping[str, jax.sharding.NamedSharding],
+        arrangement: Arrangement,
     ) -> "CompiledPhase":
         """Orders the instructions of a program."""
         return cls(
             program=program,
             stages=tuple(stages),
             steps=sequence(program),
-            shardings=shardings,
+            shardings={mesh: arrangement.whole(mesh) for mesh in arrangement.meshes},
+            arrangement=arrangement,
         )
+
+    def lie(self, mesh: str, values: Sequence[int]) -> list[jax.sharding.NamedSharding]:
+        """How values that cross lie on a mesh."""
+        return [self.arrangement.value(mesh, self.program, value) for value in values]
 
     def stage_of(self, instruction: Instruction) -> CompiledStage | None:
         """The stage that an instruction runs, None for a transfer and the like."""
@@ -150,7 +160,7 @@ def send(work: Pass, transfer: Transfer) -> None:
     """
     arrays = [work.values[transfer.source, value] for value in transfer.values]
     try:
-        copies = jax.device_put(arrays, work.phase.shardings[transfer.target])
+        copies = jax.device_put(arrays, work.phase.lie(transfer.target, transfer.values))
     except Exception as error:
         raise BackendError(
             f"transfer of {len(arrays)} values of {work.phase.program.phase!r} from mesh"

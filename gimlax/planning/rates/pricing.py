@@ -6,13 +6,13 @@ often each segment does each of them is a matrix, and a price is a product with 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from gimlax.devices import DeviceKind
-from gimlax.graph import Segment
 from gimlax.graph.operations import Operation
 from gimlax.planning.rates.roofline import Roofline
 from gimlax.planning.rates.seam import Rates
@@ -20,6 +20,15 @@ from gimlax.planning.rates.seam import Rates
 __all__ = ["Priced", "price"]
 
 Array = NDArray[np.float64]
+
+
+class Works(Protocol):
+    """A segment, or a device's share of one."""
+
+    @property
+    def operations(self) -> Sequence[Operation]:
+        """What it does."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,7 +49,7 @@ class Priced:
 
 
 def price(
-    segments: Sequence[Segment], rates: Sequence[Rates], kinds: Sequence[DeviceKind]
+    segments: Sequence[Works], rates: Sequence[Rates], kinds: Sequence[DeviceKind]
 ) -> list[Priced]:
     """Prices of segments on each of several devices.
 

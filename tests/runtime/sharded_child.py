@@ -1,0 +1,174 @@
+"""Runs in a process with eight CPU devices: models on meshes of four and eight, as JSON.
+
+Of each case: how far its outputs are from those of one device, and the bytes of each kind of
+collective, as predicted and as found in the compiled HLO.
+"""
+
+import json
+import math
+import re
+import sys
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gimlax as gx
+from gimlax.devices import DeviceKind, Interconnect, Link, MeshSpec
+from gimlax.graph import chain
+from gimlax.models import LlamaConfig, init_cache, init_params, llama_apply
+from gimlax.planning.rates import Roofline
+from gimlax.planning.sharding import shard
+
+KINDS = {"all-reduce": "all_reduce", "all-gather": "all_gather", "all-to-all": "all_to_all"}
+SIZES = {"f32": 4, "s32": 4, "pred": 1, "u32": 4, "s8": 1}
+
+
+def cluster(*axes, link_bytes_per_s=4e11):
+    kind = DeviceKind(
+        name="cpu",
+        vendor="test",
+        memory_bytes=10**12,
+        memory_bytes_per_s=3e9,
+        peak_flops_per_s=(("float32", 4e11),),
+        interconnect=Interconnect(name="ring", bytes_per_s=link_bytes_per_s),
+    )
+    meshes, first = [], 0
+    for number, (data, model) in enumerate(axes):
+        meshes.append(
+            MeshSpec(
+                name=f"mesh{number}",
+                device_kind="cpu",
+                num_devices=data * model,
+                axes=(("data", data), ("model", model)),
+                backend="cpu",
+                first_device=first,
+            )
+        )
+        first += data * model
+    names = [mesh.name for mesh in meshes]
+    links = [
+        Link(source=a, target=b, latency_s=1e-6, bandwidth_bytes_per_s=1e10)
+        for a in names
+        for b in names
+        if a != b
+    ]
+    return gx.Cluster(meshes=tuple(meshes), links=tuple(links), kinds=(kind,))
+
+
+def emitted(text):
+    """Bytes of the collectives in compiled HLO by kind, tuple elements counted."""
+    found = Counter()
+    for line in text.splitlines():
+        match = re.search(r"= (.*?) (all-reduce|all-gather|all-to-all)(-start)?\(", line)
+        if match:
+            for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", match[1]):
+                size = math.prod(int(d) for d in dims.split(",") if d)
+                found[KINDS[match[2]]] += SIZES[dtype] * size
+    return found
+
+
+def predicted(found, phase):
+    total = Counter()
+    for segment in found.segments[phase]:
+        for collective in segment.collectives:
+            kind = collective.kind.replace("reduce_scatter", "all_reduce")  # on a CPU
+            total[kind] += collective.num_bytes
+    return total
+
+
+def check(fn, args, spots, *, carried=None, **settings):
+    """A case: the function on its cluster against plain JAX on one device."""
+    traced = gx.trace(fn, *args, carried=carried or {})
+    plan = gx.plan(traced, spots, **settings)
+    plan = gx.Plan.from_json(plan.to_json())
+    spot = spots.meshes[0]
+    kind = spots.kind(spot.name)
+    found = shard(chain(traced), kind, dict(spot.axes), Roofline(kind))
+    reference = jax.jit(fn)(*jax.device_put(args, jax.devices()[0]))
+    with gx.compile(plan, traced) as step:
+        stages = step._deployment.phases[0].stages
+        text = [stage.compiled.as_text() for stage in stages]
+        handles = [step.place(args[0])]
+        if carried:
+            handles.append(step.init(args[1]))
+        outputs = step(*handles, *args[len(handles) :])
+        outputs = jax.tree.map(
+            np.asarray, gx.gather(outputs) if not carried else [gx.gather(o) for o in outputs]
+        )
+    errors = jax.tree.map(
+        lambda a, b: float(np.abs(a - b).max() / max(1e-9, np.abs(b).max())),
+        jax.tree.leaves(outputs),
+        jax.tree.leaves(jax.tree.map(np.asarray, reference)),
+    )
+    return {
+        "error": max(errors),
+        "predicted": predicted(found, 0),
+        "emitted": sum(map(emitted, text), Counter()),
+        "split": sum(1 for s in plan.shardings for _ in s.specs),
+        "stages": len(stages),
+    }
+
+
+def llama(length, batch, **changes):
+    sizes = {
+        "vocab_size": 64,
+        "width": 64,
+        "num_layers": 2,
+        "num_heads": 8,
+        "num_kv_heads": 8,
+        "head_size": 16,
+        "mlp_width": 512,
+        "max_context": 64,
+    }
+    config = LlamaConfig(**(sizes | changes))
+    tokens = np.arange(batch * length, dtype=np.int32).reshape(batch, length) % 64
+    cache = init_cache(config, batch, 32)
+    args = (init_params(config), cache, tokens, np.int32(3))
+    return llama_apply(config), args
+
+
+def experts(params, x):
+    gates = jax.nn.softmax(x @ params["router"], axis=-1)
+    hidden = jax.nn.relu(jnp.einsum("td,edf->etf", x, params["up"]))
+    made = jnp.einsum("etf,efd->etd", hidden, params["down"])
+    x = x + jnp.einsum("te,etd->td", gates, made)
+    return x / (1 + jnp.abs(x).sum())
+
+
+def expert_args(num_experts=8, width=64, hidden=256, tokens=6):
+    rng = np.random.default_rng(0)
+    shapes = {
+        "router": (width, num_experts),
+        "up": (num_experts, width, hidden),
+        "down": (num_experts, hidden, width),
+    }
+    params = {k: (rng.normal(size=s) / 16).astype(np.float32) for k, s in shapes.items()}
+    return params, rng.normal(size=(tokens, width)).astype(np.float32)
+
+
+def cases():
+    one = {1: 1}
+    for size in (4, 8):
+        for phase, length in (("decode", 1), ("prefill", 8)):
+            fn, args = llama(length, 1)
+            yield f"llama {phase} {size}", (fn, args, cluster((1, size))), {"carried": one}
+        yield f"experts {size}", (experts, expert_args(), cluster((1, size))), {}
+        fn, args = llama(1, 1, num_heads=9, num_kv_heads=3, head_size=8)
+        yield f"nine heads {size}", (fn, args, cluster((1, size))), {"carried": one}
+        fn, args = llama(4, 4)
+        axes = (2, size // 2)
+        yield f"both axes {size}", (fn, args, cluster(axes)), {"carried": one}
+    fn, args = llama(8, 1)
+    spots = cluster((1, 4), (1, 4))
+    yield "two meshes", (fn, args, spots), {"carried": one, "meshes": ("mesh0", "mesh1")}
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:]
+    found = {}
+    for name, given, settings in cases():
+        if not chosen or name in chosen:
+            found[name] = check(*given, **settings)
+    print(json.dumps(found))
