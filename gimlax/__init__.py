@@ -20,7 +20,7 @@ from gimlax.errors import (
     TraceError,
 )
 from gimlax.graph import Chain, Role, Traced, Workload, chain, trace
-from gimlax.planning import Objective, Plan, plan
+from gimlax.planning import Objective, Plan, pareto, plan
 from gimlax.program import Timeline
 from gimlax.runtime import Carried, Executable, Executables, Placed, compile, gather
 
@@ -54,6 +54,7 @@ __all__ = [
     "discover",
     "gather",
     "jit",
+    "pareto",
     "plan",
     "trace",
 ]

@@ -37,12 +37,13 @@ def layouts(num_segments, num_meshes, cuts=None, meshes=None):
 
 
 def layout_terms(problem, cuts, meshes):
-    """Latency, period, dollars and joules of one layout by plain loops, or None if it cannot run."""
+    """Latency, period, dollars and joules of a layout by plain loops; None if it cannot run."""
     stages = list(zip((0, *cuts), (*cuts, problem.num_segments), meshes, strict=True))
     pool_bytes = collections.Counter()
     for mesh in set(meshes):
         held = [(first, stop) for first, stop, m in stages if m == mesh]
         used_bytes = sum(problem.added_bytes[first, stop] for first, stop in held)
+        used_bytes -= sum(problem.parked_bytes[mesh, first, stop] for first, stop in held)
         for term in problem.largest_bytes:
             used_bytes += max(term[first, stop] for first, stop in held)
         pool_bytes[problem.pool[mesh]] += used_bytes

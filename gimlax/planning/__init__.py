@@ -2,7 +2,7 @@
 
 from gimlax.planning.layout import Holding, Hop, Layout, Route
 from gimlax.planning.objective import Objective
-from gimlax.planning.planner import check_plan, plan
+from gimlax.planning.planner import check_plan, pareto, plan
 from gimlax.planning.plans import Plan
 from gimlax.planning.predictions import (
     MeshPrediction,
@@ -25,5 +25,6 @@ __all__ = [
     "StagePrediction",
     "TransferPrediction",
     "check_plan",
+    "pareto",
     "plan",
 ]

@@ -163,6 +163,7 @@ def costs(chain: Chain, cluster: Cluster, calibration: Calibration | None = None
             largest_bytes=np.stack(
                 [_passing_bytes(temp_bytes, boundary_bytes), *shared_bytes(found, n)]
             ),
+            parked_bytes=np.zeros_like(stage_s),
             capacity_bytes=np.array([cluster.memory_bytes(m.name) for m in cluster.meshes], float),
             pool=_pools(cluster),
             **tariffs(cluster),

@@ -2,30 +2,38 @@
 
 A limit is lifted at a time: without memory limits, is there a plan? If not, links or the order of
 meshes are to blame. If so, the plan that lacks the fewest bytes on its worst mesh is found by the
-very search for throughput, with missing bytes in place of seconds, and told.
+very search for throughput, with missing bytes in place of seconds, and told, with the number of
+such devices that would do. If only a limit of the objective is to blame, the best possible value of
+its term is.
 """
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 
 from gimlax.devices import Cluster
-from gimlax.errors import PlanError
+from gimlax.errors import InternalError, PlanError
 from gimlax.graph import Chain
-from gimlax.planning.objective import Objective
+from gimlax.planning.objective import TERM_OF_LIMIT, Objective
 from gimlax.planning.problem import Problem, spans, used_bytes
 from gimlax.planning.request import Request
 from gimlax.planning.search import search
 from gimlax.units import show_bytes
 
 
-def why_not(chain: Chain, cluster: Cluster, problem: Problem, request: Request) -> PlanError:
+def why_not(
+    chain: Chain, cluster: Cluster, problem: Problem, request: Request, objective: Objective
+) -> PlanError:
     """The error that says why no layout satisfies a request."""
+    if objective.limits and search(problem, Objective(), cuts=request.cuts, meshes=request.meshes):
+        return _beyond_limits(problem, request, objective)
     endless = replace(problem, capacity_bytes=np.full_like(problem.capacity_bytes, np.inf))
     wishes = {"cuts": request.cuts, "meshes": request.meshes}
     if search(endless, Objective(), **wishes) is None:  # type: ignore[arg-type]
         return _not_joined(chain, cluster, problem, request)
-    lacking = np.maximum(problem.stage_bytes() - problem.capacity_bytes[:, None, None], 0.0)
+    held = problem.stage_bytes() - problem.parked_bytes  # [mesh, first, stop]
+    lacking = np.maximum(held - problem.capacity_bytes[:, None, None], 0.0)
     least = search(
         replace(
             endless,
@@ -60,7 +68,67 @@ def why_not(chain: Chain, cluster: Cluster, problem: Problem, request: Request) 
     return PlanError(
         f"the model fits nowhere: it needs {show_bytes(total)} in all, the largest mesh "
         f"{names[largest]!r} has {show_bytes(problem.capacity_bytes[largest])}; in the layout that "
-        f"comes nearest, {what}; add meshes, or lower batch, context or precision"
+        f"comes nearest, {what}; {_smallest(chain, cluster, problem)}, or lower batch, context or "
+        "precision"
+    )
+
+
+def fewest_meshes(problem: Problem, mesh: int) -> int | None:
+    """How many meshes like this one hold the model, each with a memory of its own, in a row.
+
+    Returns:
+        None if no number of them does, because a run of segments that is never cut is too large.
+    """
+    runs = np.isfinite(problem.stage_s[mesh])
+    runs &= problem.stage_bytes() - problem.parked_bytes[mesh] <= problem.capacity_bytes[mesh]
+    fewest = np.full(problem.num_segments + 1, np.inf)
+    fewest[0] = 0
+    for stop in range(1, problem.num_segments + 1):
+        fewest[stop] = fewest[runs[:, stop]].min(initial=np.inf) + 1
+    return int(fewest[-1]) if np.isfinite(fewest[-1]) else None
+
+
+def _smallest(chain: Chain, cluster: Cluster, problem: Problem) -> str:
+    """The smallest cluster of these devices that would do; largest memories need the fewest."""
+    kinds: dict[tuple[str, int], int] = {}
+    for index, mesh in enumerate(cluster.meshes):
+        kinds.setdefault((mesh.device_kind, int(problem.capacity_bytes[index])), index)
+    counts = {index: fewest_meshes(problem, index) for index in kinds.values()}
+    enough = sorted((count, index) for index, count in counts.items() if count is not None)
+    if not enough:
+        return "no number of these devices would do, because segments are never split: add larger"
+    said = [
+        f"{count} of {cluster.meshes[i].device_kind!r} like {cluster.meshes[i].name!r}"
+        for count, i in enough
+    ]
+    return f"the smallest cluster of these devices that would do is {', or '.join(said)}, linked"
+
+
+def _beyond_limits(problem: Problem, request: Request, objective: Objective) -> PlanError:
+    """A limit that no layout meets, or that none meets beside the others, and the best possible."""
+    limits = dict(objective.limits)
+    wishes = {"cuts": request.cuts, "meshes": request.meshes}
+    for number in range(len(limits)):
+        for beside in itertools.combinations(limits, number):
+            for name in limits:
+                if name in beside:
+                    continue
+                kept = {other: limits[other] for other in beside}
+                goal = TERM_OF_LIMIT[name]
+                least = search(problem, Objective(goal=goal, **kept), **wishes)  # type: ignore[arg-type]
+                if least is None or least.value <= Objective(**{name: limits[name]}).most(goal):  # type: ignore[arg-type]
+                    continue
+                best = 1 / least.value if goal == "throughput" else least.value
+                with_ = "".join(f" with {other} at {limits[other]:g}" for other in beside)
+                worse = "more than" if goal == "throughput" else "less than"
+                missing = abs(best - limits[name])
+                return PlanError(
+                    f"{name} is {limits[name]:g}, but no layout has {worse} {best:.6g}{with_}: "
+                    f"it is {missing:.4g} ({missing / limits[name]:.1%}) out of reach; relax it"
+                    f"{' or ' + ' or '.join(beside) if beside else ''}, or change the cluster"
+                )
+    raise InternalError(
+        f"no layout keeps {', '.join(limits)}, though each can be kept; please report this"
     )
 
 

@@ -25,7 +25,8 @@ def only_these_stages(problem: Problem, cuts: Sequence[int]) -> Problem:
 
 def that_fit(problem: Problem) -> Problem:
     """Without the stages that alone exceed the memory of their mesh."""
-    fits = problem.stage_bytes() <= problem.capacity_bytes[:, None, None]
+    held = problem.stage_bytes() - problem.parked_bytes  # [mesh, first, stop]
+    fits = held <= problem.capacity_bytes[:, None, None]
     return replace(problem, stage_s=np.where(fits, problem.stage_s, np.inf))
 
 

@@ -14,7 +14,12 @@ from gimlax.errors import SpecError
 TERMS = ("latency", "throughput", "usd", "joules")
 GOALS = (*TERMS, "weighted")
 UNITS = {"latency": "s", "throughput": "s", "usd": "usd", "joules": "J", "weighted": ""}
-_LIMITS = ("max_latency_s", "min_requests_per_s", "max_usd_per_request", "max_joules_per_request")
+TERM_OF_LIMIT = {
+    "max_latency_s": "latency",
+    "min_requests_per_s": "throughput",
+    "max_usd_per_request": "usd",
+    "max_joules_per_request": "joules",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +84,12 @@ class Objective:
     @property
     def limits(self) -> tuple[tuple[str, float], ...]:
         """The limits that are given, by name."""
-        given = [(name, getattr(self, name)) for name in _LIMITS]
+        given = [(name, getattr(self, name)) for name in TERM_OF_LIMIT]
         return tuple((name, limit) for name, limit in given if limit is not None)
+
+    def most(self, term: str) -> float:
+        """The largest value that one of TERMS may take."""
+        return self.term_limits[TERMS.index(term)]
 
     def needs(self, term: str) -> bool:
         """Whether the goal or a limit looks at one of TERMS."""

@@ -93,6 +93,7 @@ def _swappable(problem: Problem, a: int, b: int) -> bool:
     return bool(
         (problem.pool[a] == problem.pool[b] or pools[0].size == pools[1].size == 1)
         and np.array_equal(problem.stage_s[a], problem.stage_s[b])
+        and np.array_equal(problem.parked_bytes[a], problem.parked_bytes[b])
         and np.array_equal(problem.transfer_s, problem.transfer_s[np.ix_(swap, swap)])
         and np.array_equal(problem.shared_s, problem.shared_s[:, swap])
         and all(

@@ -6,7 +6,9 @@ plan.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from gimlax.devices import Calibration, Cluster
 from gimlax.errors import PlanError, SpecError
@@ -14,9 +16,11 @@ from gimlax.graph import Chain, Traced, Workload
 from gimlax.graph import chain as build_chain
 from gimlax.planning.bound import lower_bound
 from gimlax.planning.cost import Costs, costs
+from gimlax.planning.explanation import Comparison, compare
+from gimlax.planning.fronts import front
 from gimlax.planning.infeasible import why_not
 from gimlax.planning.layout import OUTSIDE, Layout
-from gimlax.planning.objective import Objective
+from gimlax.planning.objective import TERMS, Objective
 from gimlax.planning.plans import Plan, Source
 from gimlax.planning.predictions import (
     MeshPrediction,
@@ -26,8 +30,8 @@ from gimlax.planning.predictions import (
 )
 from gimlax.planning.problem import loads_s, spans
 from gimlax.planning.rates import DECLARED, MEASURED
-from gimlax.planning.request import checked
-from gimlax.planning.search import search
+from gimlax.planning.request import Request, checked
+from gimlax.planning.search import Found, search
 from gimlax.planning.shardings import MeshSharding
 from gimlax.planning.tariffs import check_known
 
@@ -63,53 +67,148 @@ def plan(
             argument is of another kind than it should be, or the calibration belongs to another
             JAX, machine or cluster.
     """
+    setting = Setting.of(workload, cluster, cuts, meshes, calibration)
     objective = objective or Objective()
-    for value, kind in ((cluster, Cluster), (objective, Objective)):
-        if not isinstance(value, kind):
-            raise SpecError(
-                f"gimlax.plan was given a {type(value).__name__} where a {kind.__name__}"
-                f" belongs; give"
-                f" a gimlax.{kind.__name__}"
-            )
-    chain = workload if isinstance(workload, Chain) else build_chain(workload)
-    request = checked(chain, cluster, cuts, meshes)
+    _check_kind(objective, Objective)
     check_known(cluster, objective)
-    if isinstance(calibration, str | Path):
-        calibration = Calibration.load(calibration)
-    figures = costs(chain, cluster, calibration)
-    found = search(figures.problem, objective, cuts=request.cuts, meshes=request.meshes)
+    found = setting.search(objective)
     if found is None:
-        raise why_not(chain, cluster, figures.problem, request)
-    names = [cluster.meshes[mesh].name for mesh in found.meshes]
-    layout = Layout.pipeline(found.cuts, names, chain.num_segments)
-    bound = lower_bound(figures, objective)
-    return Plan(
-        objective=objective,
-        layout=layout,
-        phases=tuple(
-            _phase(chain, cluster, calibration, figures, layout, found.meshes, index)
-            for index in range(len(chain.phases))
-        ),
-        meshes=_meshes(cluster, figures, found.cuts, found.meshes),
-        value=found.value,
-        bound=min(bound, found.value),
-        latency_s=found.terms.latency_s,
-        period_s=found.terms.period_s,
-        usd=_known(found.terms.usd),
-        joules=_known(found.terms.joules),
-        method=found.method,
-        model=chain.fingerprint(),
-        cluster=cluster.fingerprint(),
-        specs=tuple(cluster.mesh(name) for name in dict.fromkeys(names)),
-        segments=chain.names,
-        calibration=calibration.title if calibration else "",
-        sources=_sources(cluster, names),
-        shardings=tuple(
-            MeshSharding.of(name, figures.sharded[name], chain)
-            for name in dict.fromkeys(names)
-            if name in figures.sharded
-        ),
-    )
+        raise why_not(setting.chain, cluster, setting.figures.problem, setting.request, objective)
+    return setting.plan(objective, found)
+
+
+def pareto(
+    workload: Traced | Workload | Chain,
+    cluster: Cluster,
+    *,
+    goals: tuple[str, str] = ("latency", "usd"),
+    cuts: int | Sequence[int] | None = None,
+    meshes: Sequence[str] | None = None,
+    calibration: Calibration | str | Path | None = None,
+) -> tuple[Plan, ...]:
+    """The Pareto front of two goals: every plan that none other beats in both.
+
+    Args:
+        workload: what runs.
+        cluster: where it may run.
+        goals: two of 'latency', 'throughput', 'usd', 'joules'.
+        cuts, meshes, calibration: as those of `plan`.
+
+    Returns:
+        The plans, by the first goal from the best on. The objective of each is the first goal with
+        the second limited to what this plan reaches, so its gap is that of this question.
+
+    Raises:
+        PlanError, SpecError: as `plan` does, or goals that are not two different terms.
+    """
+    if len(goals) != 2 or len(set(goals)) != 2 or not set(goals) <= set(TERMS):
+        raise SpecError(
+            f"pareto: goals are {goals!r}; give two different ones of {', '.join(map(repr, TERMS))}"
+        )
+    setting = Setting.of(workload, cluster, cuts, meshes, calibration)
+    for goal in goals:
+        check_known(cluster, Objective(goal=goal))
+    points = front(goals, setting.search)
+    if not points:
+        problem, objective = setting.figures.problem, Objective(goal=goals[0])
+        raise why_not(setting.chain, cluster, problem, setting.request, objective)
+    return tuple(setting.plan(objective, found) for objective, found in points)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Setting:
+    """Everything that the plans for one workload on one cluster have in common."""
+
+    chain: Chain
+    cluster: Cluster
+    calibration: Calibration | None
+    request: Request
+    figures: Costs
+
+    @classmethod
+    def of(
+        cls,
+        workload: Traced | Workload | Chain,
+        cluster: Cluster,
+        cuts: int | Sequence[int] | None,
+        meshes: Sequence[str] | None,
+        calibration: Calibration | str | Path | None,
+    ) -> Self:
+        """The figures of all segments on all meshes, and the caller's wishes."""
+        _check_kind(cluster, Cluster)
+        chain = workload if isinstance(workload, Chain) else build_chain(workload)
+        request = checked(chain, cluster, cuts, meshes)
+        if isinstance(calibration, str | Path):
+            calibration = Calibration.load(calibration)
+        return cls(
+            chain=chain,
+            cluster=cluster,
+            calibration=calibration,
+            request=request,
+            figures=costs(chain, cluster, calibration),
+        )
+
+    def search(self, objective: Objective) -> Found | None:
+        """The best layout, or None if none is possible."""
+        request = self.request
+        return search(self.figures.problem, objective, cuts=request.cuts, meshes=request.meshes)
+
+    def plan(self, objective: Objective, found: Found) -> Plan:
+        """The record of a layout that was found."""
+        chain, cluster, calibration = self.chain, self.cluster, self.calibration
+        figures = self.figures
+        names = [cluster.meshes[mesh].name for mesh in found.meshes]
+        layout = Layout.pipeline(found.cuts, names, chain.num_segments)
+        return Plan(
+            objective=objective,
+            layout=layout,
+            phases=tuple(
+                _phase(chain, cluster, calibration, figures, layout, found.meshes, index)
+                for index in range(len(chain.phases))
+            ),
+            meshes=_meshes(cluster, figures, found.cuts, found.meshes),
+            value=found.value,
+            bound=min(lower_bound(figures, objective), found.value),
+            latency_s=found.terms.latency_s,
+            period_s=found.terms.period_s,
+            usd=_known(found.terms.usd),
+            joules=_known(found.terms.joules),
+            method=found.method,
+            model=chain.fingerprint(),
+            cluster=cluster.fingerprint(),
+            specs=tuple(cluster.mesh(name) for name in dict.fromkeys(names)),
+            segments=chain.names,
+            calibration=calibration.title if calibration else "",
+            sources=_sources(cluster, names),
+            comparison=self._comparison(objective, found),
+            shardings=tuple(
+                MeshSharding.of(name, figures.sharded[name], chain)
+                for name in dict.fromkeys(names)
+                if name in figures.sharded
+            ),
+        )
+
+    def _comparison(self, objective: Objective, found: Found) -> Comparison:
+        request = self.request
+        return compare(
+            self.figures.problem,
+            objective,
+            self.cluster,
+            found,
+            free=lambda problem: search(problem, objective),
+            given=lambda problem: search(
+                problem, objective, cuts=request.cuts, meshes=request.meshes
+            ),
+            is_free=request.cuts is None and request.meshes is None,
+        )
+
+
+def _check_kind(value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise SpecError(
+            f"gimlax.plan was given a {type(value).__name__} where a {kind.__name__} belongs; give "
+            f"a gimlax.{kind.__name__}"
+        )
 
 
 def _known(figure: float) -> float | None:
@@ -177,7 +276,7 @@ def _stage(
     overhead_s = float(figures.dispatch_s[mesh] / figures.calls.sum())
     shares = {
         "compute": float(figures.seconds[run].sum()) - memory_bound_s,
-        "memory": memory_bound_s,
+        "bandwidth": memory_bound_s,
         "overhead": overhead_s,
     }
     return StagePrediction(

@@ -34,6 +34,9 @@ class Problem:
         added_bytes: memory of a stage that adds up over the stages on one mesh. [first, stop]
         largest_bytes: memory terms of which only the largest of the stages on one mesh counts:
             temporaries, and parts that several segments use. [term, first, stop]
+        parked_bytes: how much of a stage lies in host memory instead, which only a mesh does that
+            runs one stage and shares its memory with none; its price is in `stage_s`.
+            [mesh, first, stop]
         capacity_bytes: memory of each mesh. [mesh]
         pool: which memory each mesh draws on. Meshes of one pool share it: together they must stay
             within the largest capacity among them. [mesh]
@@ -47,6 +50,7 @@ class Problem:
     shared_s: Array
     added_bytes: Array
     largest_bytes: Array
+    parked_bytes: Array
     capacity_bytes: Array
     pool: NDArray[np.int64]
     usd_per_s: Array
@@ -62,7 +66,7 @@ class Problem:
         return self.stage_s.shape[1] - 1
 
     def stage_bytes(self) -> Array:
-        """Memory of a stage that is alone on its mesh. [first, stop]"""
+        """Memory of a stage that is alone on its mesh, parked or not. [first, stop]"""
         return self.added_bytes + self.largest_bytes.sum(axis=0)
 
 
@@ -127,10 +131,10 @@ def terms_of(problem: Problem, cuts: Sequence[int], meshes: Sequence[int]) -> Te
 
 
 def used_bytes(problem: Problem, cuts: Sequence[int], meshes: Sequence[int]) -> Array:
-    """Memory that a layout needs on each mesh. [mesh]"""
+    """Memory that a layout needs on each mesh, without what is parked. [mesh]"""
     added = np.zeros(problem.num_meshes)
     largest = np.zeros((problem.num_meshes, problem.largest_bytes.shape[0]))
     for m, (first, stop) in zip(meshes, spans(cuts, problem.num_segments), strict=True):
-        added[m] += problem.added_bytes[first, stop]
+        added[m] += problem.added_bytes[first, stop] - problem.parked_bytes[m, first, stop]
         largest[m] = np.maximum(largest[m], problem.largest_bytes[:, first, stop])
     return added + largest.sum(axis=1)

@@ -7,9 +7,9 @@ from gimlax.planning.problem import Problem
 
 
 @st.composite
-def problems(draw, most_segments=5, most_meshes=4):
+def problems(draw, most_segments=5, most_meshes=4, fewest_segments=1):
     """A Problem whose numbers are small integers, so that ties and exact limits happen often."""
-    n = draw(st.integers(1, most_segments))
+    n = draw(st.integers(fewest_segments, most_segments))
     m = draw(st.integers(1, most_meshes))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     coarse = draw(st.booleans())
@@ -48,6 +48,7 @@ def problems(draw, most_segments=5, most_meshes=4):
         shared_s=member[:, :, None, None] * finite * share,
         added_bytes=added,
         largest_bytes=largest,
+        parked_bytes=np.zeros_like(stage_s),
         capacity_bytes=rng.integers(1, most + 1, m)[kinds] * 1.0,
         pool=rng.integers(0, draw(st.integers(1, m)), m) if pooled else np.arange(m),
         usd_per_s=rng.integers(1, 4, m)[kinds] * 1.0,

@@ -72,6 +72,7 @@ def uniform(num_segments, num_meshes, seconds_of_mesh):
         shared_s=np.zeros((0, *stage_s.shape)),
         added_bytes=length * 1.0,
         largest_bytes=np.zeros((0, *length.shape)),
+        parked_bytes=np.zeros_like(stage_s),
         capacity_bytes=np.full(num_meshes, np.inf),
         pool=np.arange(num_meshes),
         usd_per_s=np.ones(num_meshes),
