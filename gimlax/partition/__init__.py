@@ -9,6 +9,7 @@ from gimlax.partition.collectives import (
 )
 from gimlax.partition.cutting import cut
 from gimlax.partition.groups import Group, Split, find_groups
+from gimlax.partition.inside import GroupSplits, evaluate_inside
 from gimlax.partition.runs import Run, Source, find_runs
 from gimlax.partition.specs import Spec, mistakes, normal, partition_spec, shard_shape, whole
 from gimlax.partition.stages import Edge, Partition, Stage
@@ -21,6 +22,7 @@ __all__ = [
     "Collective",
     "Edge",
     "Group",
+    "GroupSplits",
     "Partition",
     "Run",
     "Source",
@@ -28,6 +30,7 @@ __all__ = [
     "Split",
     "Stage",
     "cut",
+    "evaluate_inside",
     "find_groups",
     "find_runs",
     "mistakes",

@@ -5,10 +5,12 @@ composite is an operation of its own for the cost model (attention), the steps i
 remember it, so that it can be priced as one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
+import numpy as np
 
 from gimlax import _jax
 from gimlax.graph.describing import ATTENTION_NAME
@@ -37,11 +39,13 @@ class Fused:
 
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """Steps in order; `avals[v]` is the shape and dtype of value v."""
+    """Steps in order; `avals[v]` is the shape and dtype of value v, `consts` what bodies close
+    over or are given as numbers."""
 
     avals: list[jax.ShapeDtypeStruct] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     fused: list[Fused] = field(default_factory=list)
+    consts: dict[int, Any] = field(default_factory=dict)
 
     def value(self, aval: jax.ShapeDtypeStruct) -> int:
         """A new value."""
@@ -67,17 +71,30 @@ class Flat:
             if own:
                 self.fused.append(Fused(eqn, inputs, ()))
             within = len(self.fused) - 1 if own else fused
-            env.update(zip(eqn.outvars, self.open(body, inputs, within), strict=True))
+            given = [
+                self._literal(atom) if isinstance(atom, _jax.Literal) else value
+                for atom, value in zip(eqn.invars, inputs, strict=True)
+            ]
+            env.update(zip(eqn.outvars, self.open(body, given, within), strict=True))
             if own:
                 outputs = tuple(env[v] for v in eqn.outvars)
                 self.fused[-1] = Fused(eqn, inputs, outputs)
+
+    def _literal(self, literal: _jax.Literal) -> int:
+        """A number that is handed to a body, which has a name for it."""
+        aval = _jax.aval_of(literal)
+        value = self.value(aval)
+        self.consts[value] = np.asarray(literal.val, aval.dtype)
+        return value
 
     def open(
         self, body: _jax.ClosedJaxpr, inputs: Sequence[int | None], fused: int | None = None
     ) -> list[int | None]:
         """Appends the equations of a body; returns the values of its results."""
         inner: dict[_jax.Var, int | None] = dict(zip(body.jaxpr.invars, inputs, strict=True))
-        inner.update({v: self.value(_jax.aval_of(v)) for v in body.jaxpr.constvars})
+        for var, const in zip(body.jaxpr.constvars, body.consts, strict=True):
+            value = inner[var] = self.value(_jax.aval_of(var))
+            self.consts[value] = const
         self.walk(body.jaxpr.eqns, inner, fused)
         return [inner[v] if isinstance(v, _jax.Var) else None for v in body.jaxpr.outvars]
 
@@ -86,13 +103,3 @@ def _opened(eqn: _jax.JaxprEqn) -> _jax.ClosedJaxpr | None:
     if eqn.primitive.name == "composite":
         return next(_jax.inner_jaxprs(eqn), None)
     return _jax.callee(eqn)
-
-
-def flatten(closed: _jax.ClosedJaxpr) -> tuple[Flat, Mapping[_jax.Var, int | None]]:
-    """A whole jaxpr, and the value of each of its variables; inputs come first."""
-    flat = Flat()
-    env: dict[_jax.Var, int | None] = {
-        v: flat.value(_jax.aval_of(v)) for v in (*closed.jaxpr.invars, *closed.jaxpr.constvars)
-    }
-    flat.walk(closed.jaxpr.eqns, env)
-    return flat, env

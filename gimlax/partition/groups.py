@@ -88,6 +88,16 @@ class Group:
                 ]
         return found
 
+    def before(self, split: Split, value: int) -> int | None:
+        """The dim along which a value has to be split for the group to read it, None if whole."""
+        return self.dim(value, split.label)
+
+    def after(self, split: Split, value: int) -> int | None:
+        """The dim along which the group leaves a value split, None if whole."""
+        if value not in split.sums:
+            return self.dim(value, split.label)
+        return None if split.scatter is None else self.dim(value, split.scatter)
+
     def dim(self, value: int, label: int | None) -> int | None:
         """The dim of a value that is split with a label, None if it stays whole."""
         if label is None or label not in self.labels[value]:

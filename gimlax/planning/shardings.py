@@ -1,14 +1,60 @@
 """The shardings of a plan as plain data: specs by mesh and name."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gimlax.errors import PlanError
 from gimlax.graph import Chain
-from gimlax.partition import Spec
+from gimlax.partition import Group, GroupSplits, Spec, Split
 from gimlax.planning.sharding import Sharded
 
 __all__ = ["MeshSharding"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AxisSplits:
+    """How groups are split along an axis in one phase: a word for each group of each segment.
+
+    `-` is whole, `2` along its label 2, `2>0` a sum over label 2 that is scattered along label 0.
+    """
+
+    axis: str
+    phase: str
+    segments: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for segment in self.segments:
+            for word in segment.split():
+                if not re.fullmatch(r"-|\d+(>\d+)?", word):
+                    raise PlanError(
+                        f"sharding of phase {self.phase!r} along axis {self.axis!r} has {word!r}"
+                        " for a group; make a new plan"
+                    )
+
+    def words(self) -> list[list[str]]:
+        """By [segment][group]."""
+        return [segment.split() for segment in self.segments]
+
+
+def _written(splits: Sequence[Split]) -> str:
+    return " ".join(
+        "-" if s.label is None else str(s.label) if s.scatter is None else f"{s.label}>{s.scatter}"
+        for s in splits
+    )
+
+
+def _read(word: str, group: Group) -> Split:
+    if word == "-":
+        return Split(label=None)
+    label, _, scatter = word.partition(">")
+    if max(int(label), int(scatter or 0)) >= len(group.sizes):
+        raise IndexError(word)
+    return Split(
+        label=int(label),
+        sums=tuple(value for of, value in group.sums if of == int(label)),
+        scatter=int(scatter) if scatter else None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +63,14 @@ class MeshSharding:
 
     Attributes:
         mesh: its name.
+        inside: for each axis and phase how the groups of equations of each segment are split.
         specs: (name, for each dim the axes that it is split along); what is not named is whole.
             Names are made by `argument`, `edge` and `result`.
     """
 
     mesh: str
     specs: tuple[tuple[str, Spec], ...]
+    inside: tuple[AxisSplits, ...] = ()
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.specs]
@@ -62,4 +110,33 @@ class MeshSharding:
                 for path, spec in results.items():
                     yield cls.result(phase.name, path), spec
 
-        return cls(mesh=mesh, specs=tuple((name, spec) for name, spec in named() if any(spec)))
+        inside = (
+            AxisSplits(axis=axis, phase=phase.name, segments=tuple(map(_written, by_phase[index])))
+            for axis, by_phase in sharded.splits.items()
+            for index, phase in enumerate(chain.phases)
+        )
+        return cls(
+            mesh=mesh,
+            specs=tuple((name, spec) for name, spec in named() if any(spec)),
+            inside=tuple(inside),
+        )
+
+    def splits(
+        self, phase: str, groups: Sequence[Sequence[Group]]
+    ) -> list[list[GroupSplits]] | None:
+        """How the groups of each segment of a phase are split.
+
+        Returns:
+            None where the groups are not those that were planned, as with another line of JAX.
+        """
+        mine = {of.axis: of.words() for of in self.inside if of.phase == phase}
+        try:
+            return [
+                [
+                    {axis: _read(words[s][g], group) for axis, words in mine.items()}
+                    for g, group in enumerate(of)
+                ]
+                for s, of in enumerate(groups)
+            ]
+        except IndexError:
+            return None

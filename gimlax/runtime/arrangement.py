@@ -1,16 +1,38 @@
 """How every array of a deployment lies on the devices of its mesh: the specs of a plan, live."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gimlax.partition import Spec, partition_spec
+from gimlax import _jax
+from gimlax.graph import Chain
+from gimlax.partition import (
+    Group,
+    GroupSplits,
+    Run,
+    Spec,
+    Stage,
+    evaluate_inside,
+    find_groups,
+    find_runs,
+    partition_spec,
+)
 from gimlax.planning import MeshSharding
 from gimlax.program import Program
 
 __all__ = ["Arrangement"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Inside:
+    """Runs, groups and their splits, of all segments of a phase."""
+
+    runs: Sequence[Run]
+    groups: Sequence[Sequence[Group]]
+    splits: Sequence[Sequence[GroupSplits]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -19,14 +41,36 @@ class Arrangement:
 
     meshes: Mapping[str, jax.sharding.Mesh]
     specs: Mapping[tuple[str, str], Spec] = field(default_factory=dict)
+    inside: Mapping[tuple[str, str], _Inside] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, meshes: Mapping[str, jax.sharding.Mesh], planned: Sequence[MeshSharding] = ()
+        cls,
+        meshes: Mapping[str, jax.sharding.Mesh],
+        planned: Sequence[MeshSharding],
+        chain: Chain,
     ) -> "Arrangement":
-        """The specs of a plan on live meshes."""
+        """The shardings of a plan for a chain, on live meshes."""
         specs = {(of.mesh, name): spec for of in planned for name, spec in of.specs}
-        return cls(meshes=meshes, specs=specs)
+        inside: dict[tuple[str, str], _Inside] = {}
+        for phase in chain.phases if planned else ():
+            runs = find_runs(phase)
+            groups = [find_groups(run.flat, run.escaping) for run in runs]
+            for of in planned:
+                splits = of.splits(phase.name, groups)
+                if splits is not None:
+                    inside[of.mesh, phase.name] = _Inside(runs, groups, splits)
+        return cls(meshes=meshes, specs=specs, inside=inside)
+
+    def evaluator(self, mesh: str, program: Program, stage: Stage) -> Callable[..., list[Any]]:
+        """What evaluates a stage on flat inputs, its inside constrained where that is planned."""
+        plain = _jax.evaluate(stage.jaxpr)
+        planned = self.inside.get((mesh, program.phase))
+        if planned is None:
+            return plain
+        runs, groups, splits = planned.runs, planned.groups, planned.splits
+        live = self.meshes[mesh]
+        return evaluate_inside(program.partition, stage, runs, groups, splits, live) or plain
 
     def whole(self, mesh: str) -> NamedSharding:
         """Of what every device has all of."""

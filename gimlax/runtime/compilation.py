@@ -156,7 +156,7 @@ def _lower(
         whole,
     )
     donated = 1 if donates[mesh] else ()
-    function = _with_token(stage, rows, state)
+    function = _with_token(stage, rows, state, lying.evaluator(mesh, program, stage))
     description = program.describe_stage(stage.index)
     with _jax.using_config(traced.config):
         jitted = jax.jit(function, keep_unused=True, donate_argnums=donated, out_shardings=results)
@@ -180,10 +180,12 @@ def _lower(
 
 
 def _with_token(
-    stage: Stage, rows: tuple[tuple[Part, ...], ...], state: tuple[tuple[Part, ...], ...]
+    stage: Stage,
+    rows: tuple[tuple[Part, ...], ...],
+    state: tuple[tuple[Part, ...], ...],
+    evaluate: Callable[..., list[Any]],
 ) -> Callable[..., tuple[Any, ...]]:
     """The stage over all state that it owns, also what only other phases use, and a token."""
-    evaluate = _jax.evaluate(stage.jaxpr)
 
     def stage_with_token(
         resident: Any, carried: Any, constants: Any, inputs: Any

@@ -10,6 +10,7 @@ from gimlax.errors import SpecError
 from gimlax.graph import Chain, Traced, Workload
 from gimlax.planning import Plan, check_plan
 from gimlax.program import emit
+from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import Progress
 from gimlax.runtime.deployment import Deployment
 from gimlax.runtime.executable import Executable, Executables
@@ -71,7 +72,7 @@ def compile(
         donates={
             name: devices.capabilities(mesh.devices.flat[0]).donation for name, mesh in live.items()
         },
-        shardings=plan.shardings,
+        arrangement=Arrangement.of(live, plan.shardings, chain),
         max_in_flight=max_in_flight,
         progress=progress,
     )

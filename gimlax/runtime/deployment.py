@@ -19,7 +19,6 @@ from gimlax import _jax
 from gimlax.devices import check_one_client
 from gimlax.errors import SpecError
 from gimlax.graph import Role
-from gimlax.planning import MeshSharding
 from gimlax.program import Program
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import Progress, compile_stages
@@ -41,7 +40,7 @@ class Deployment:
         meshes: Mapping[str, jax.sharding.Mesh],
         *,
         donates: Mapping[str, bool],
-        shardings: Sequence[MeshSharding] = (),
+        arrangement: Arrangement | None = None,
         max_in_flight: int | None = None,
         progress: Callable[[Progress], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -52,7 +51,7 @@ class Deployment:
             programs: one per phase, with the same placement.
             meshes: a live mesh of one client for each mesh name of the placement.
             donates: whether each mesh may donate.
-            shardings: how arrays lie on meshes of several devices; whole by default.
+            arrangement: how arrays lie on these meshes; whole by default.
             max_in_flight: passes that `submit` takes before it waits; by default twice the stages
                 and two more.
             progress: told after each distinct stage.
@@ -66,7 +65,7 @@ class Deployment:
             raise SpecError(f"max_in_flight is {max_in_flight}; at least 1 pass must be let in")
         for name, mesh in meshes.items():
             check_one_client(mesh, name)
-        arrangement = Arrangement.of(meshes, shardings)
+        arrangement = arrangement or Arrangement(meshes=meshes)
         self.inventory = take_inventory(programs, arrangement)
         self._config = programs[0].partition.traced.config
         stages, self.num_compiled = compile_stages(programs, self.inventory, donates, progress)

@@ -15,6 +15,7 @@ from gimlax.partition import (
     Collective,
     Source,
     Spec,
+    Split,
 )
 from gimlax.planning.rates.collectives import Joined, collective_s
 from gimlax.planning.sharding.pricing import Pricer, local_operations
@@ -62,6 +63,7 @@ class Sharded:
         edges: of each value that crosses, by [phase][boundary], in the order of crossing; boundary
             b lies before segment b.
         results: of each output leaf that is not carried, by [phase] and path.
+        splits: by axis, of each group of equations, by [phase][segment][group].
     """
 
     axes: tuple[tuple[str, int], ...]
@@ -70,6 +72,7 @@ class Sharded:
     streamed: tuple[Mapping[str, Spec], ...]
     edges: tuple[tuple[tuple[Spec, ...], ...], ...]
     results: tuple[Mapping[str, Spec], ...]
+    splits: Mapping[str, Sequence[Sequence[Sequence[Split]]]]
 
     def seconds(self, phase: int) -> float:
         """Of one call of a phase, dispatch left out."""
@@ -125,6 +128,7 @@ class _Description:
             streamed=tuple(dict(self._arguments(phase, (Role.STREAMED,))) for phase in phases),
             edges=tuple(self._edges(phase) for phase in phases),
             results=tuple(dict(self._results(phase)) for phase in phases),
+            splits={layout.axis: layout.splits for layout in self.layouts},
         )
 
     def _edges(self, phase: int) -> tuple[tuple[Spec, ...], ...]:

@@ -130,15 +130,13 @@ def name_of(run: Run, phase: int, segment: int, value: int) -> Name:
 
 def state_before(group: Group, split: Split, value: int) -> int:
     """How a group needs a value to lie."""
-    dim = group.dim(value, split.label)
+    dim = group.before(split, value)
     return WHOLE if dim is None else dim
 
 
 def state_after(group: Group, split: Split, value: int) -> int:
     """How a group leaves a value."""
-    if value in split.sums and split.scatter is None:
-        return WHOLE
-    dim = group.dim(value, split.scatter if value in split.sums else split.label)
+    dim = group.after(split, value)
     return WHOLE if dim is None else dim
 
 

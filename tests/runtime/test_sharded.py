@@ -1,0 +1,53 @@
+"""Stages on meshes of four and eight devices, in a process that has so many."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHILD = Path(__file__).parent / "sharded_child.py"
+CASES = [
+    f"{case} {size}"
+    for size in (4, 8)
+    for case in ("llama decode", "llama prefill", "experts", "nine heads", "both axes")
+]
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What the child says of each case."""
+    root = str(CHILD.parents[2])
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": root,
+    }
+    run = subprocess.run(
+        [sys.executable, str(CHILD)],
+        env=environment,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("case", [*CASES, "two meshes"])
+def test_a_sharded_stage_gives_what_one_device_gives(found, case):
+    assert found[case]["split"] > 0
+    assert found[case]["error"] <= 2e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_collectives_that_were_priced_are_those_that_are_emitted(found, case):
+    assert found[case]["predicted"]
+    assert found[case]["emitted"] == found[case]["predicted"]
+
+
+def test_state_stays_with_its_stage_on_two_meshes(found):
+    assert found["two meshes"]["stages"] == 2
