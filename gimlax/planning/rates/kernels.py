@@ -111,8 +111,8 @@ def context_attention_s(
 
     Args:
         xp: NumPy or JAX's.
-        c: launch_s, sequence_s, efficiency, softmax (FLOPs that take as long as an exponential),
-            bandwidth, wave_s.
+        c: launch_s, sequence_s, efficiency, wide (what heads of 256 lose of it), softmax (FLOPs
+            that take as long as an exponential), bandwidth, wave_s.
         device: peak_flops_per_s, memory_bytes_per_s, processors.
         w: batch, heads, key_heads, queries, size (of a head), window (keys that a query sees, 0
             where it sees all before it), keys (of a sequence, the latest of them its queries'),
@@ -130,7 +130,8 @@ def context_attention_s(
     most = past + most
     processor = device["peak_flops_per_s"] / device["processors"]
     pair_s = (
-        4 * size / c["efficiency"] + 2 * c["softmax"] / w["itemsize"]
+        4 * size * (1 + c["wide"] * (size / 256) ** 2) / c["efficiency"]
+        + 2 * c["softmax"] / w["itemsize"]
     ) / processor  # of one query and one key
     tiles = batch * heads * rows / tile[0]
     each_s = c["wave_s"] + tile[0] * mean * pair_s
