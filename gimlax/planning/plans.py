@@ -12,6 +12,8 @@ from typing import Self
 
 from gimlax.devices import MeshSpec
 from gimlax.errors import PlanError
+from gimlax.planning.explanation import Comparison
+from gimlax.planning.explanation.differing import difference
 from gimlax.planning.layout import Layout, Route
 from gimlax.planning.objective import Objective
 from gimlax.planning.predictions import BINDS, MeshPrediction, PhasePrediction
@@ -50,6 +52,7 @@ class Plan:
         segments: names of all segments.
         calibration: what measured figures were taken with and when; empty where none were used.
         sources: of the figures of the kinds that it uses.
+        comparison: what it was compared with.
         shardings: of the meshes that have several devices; on others everything is whole.
     """
 
@@ -71,6 +74,7 @@ class Plan:
     calibration: str = ""
     sources: tuple[Source, ...] = ()
     shardings: tuple[MeshSharding, ...] = ()
+    comparison: Comparison | None = None
 
     def __post_init__(self) -> None:
         wrong = _mistakes(self)
@@ -120,8 +124,12 @@ class Plan:
         return table(self)
 
     def explain(self) -> str:
-        """One line per stage: where it runs, what it takes, what binds and what it needs."""
+        """Per stage what it takes and what binds; then rivals, what would change it, sources."""
         return explained(self)
+
+    def diff(self, other: "Plan") -> str:
+        """What `other` has otherwise: segments that moved, value, terms and memory, a line each."""
+        return difference(self, other)
 
     def to_json(self) -> str:
         """The plan as JSON that is the same in every run."""

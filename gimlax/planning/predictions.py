@@ -8,14 +8,14 @@ bytes, FLOPs.
 
 from dataclasses import dataclass
 
-BINDS = ("compute", "memory", "overhead")
+BINDS = ("compute", "bandwidth", "overhead")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePrediction:
     """One call of a holding's stage: `seconds` is the sum of its operations and the dispatch;
     `compute_s` and `memory_s` what the card would allow if only that mattered; `binds` says on
-    which of 'compute', 'memory', 'overhead' most of the seconds are spent."""
+    which of 'compute', 'bandwidth', 'overhead' most of the seconds are spent."""
 
     holding: int
     seconds: float

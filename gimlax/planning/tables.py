@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gimlax.planning.explanation.telling import beside, reasons, show
 from gimlax.units import show_bytes, show_flops, show_seconds
 
 if TYPE_CHECKING:
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 _MEANS = {
     "compute": "arithmetic binds",
-    "memory": "memory bandwidth binds",
+    "bandwidth": "memory bandwidth binds",
     "overhead": "the dispatch binds",
 }
 
@@ -30,7 +31,7 @@ def table(plan: "Plan") -> str:
                 *(show_seconds(stage.seconds) for stage in stages),
                 _memory(plan, index),
                 _per_phase([show_bytes(b) if b else "-" for b in _sent_bytes(plan, index)]),
-                _per_phase([stage.binds for stage in stages]),
+                _per_phase(_binds(plan, index)),
             ]
         )
     moving = [sum(t.seconds for t in phase.transfers) for phase in plan.phases]
@@ -38,11 +39,12 @@ def table(plan: "Plan") -> str:
         blank = ["", "", "transfers", *map(show_seconds, moving), "", "", ""]
         rows.append(blank)
     total = ["", "", "total", *(show_seconds(p.seconds) for p in plan.phases), "", "", ""]
-    return "\n".join([*_columns([*rows, total]), _verdict(plan)])
+    rivals = beside(plan, plan.comparison) if plan.comparison else []
+    return "\n".join([*_columns([*rows, total]), _verdict(plan), *rivals])
 
 
 def explained(plan: "Plan") -> str:
-    """One line per stage."""
+    """One line per stage, then what the plan was compared with and what it rests on."""
     lines = []
     for index, holding in enumerate(plan.layout.holdings):
         mesh = next(m for m in plan.meshes if m.mesh == holding.mesh)
@@ -63,9 +65,28 @@ def explained(plan: "Plan") -> str:
         lines.append(
             f"stage {index} on {holding.mesh!r} ({segment_range(plan, index)}): "
             f"{'; '.join([*parts, *sent])}; the mesh needs {show_bytes(mesh.needed_bytes)} of "
-            f"{show_bytes(mesh.capacity_bytes)}"
+            f"{show_bytes(mesh.capacity_bytes)}{_full(plan, index)}"
         )
+    if plan.comparison:
+        lines += ["", *beside(plan, plan.comparison), *reasons(plan, plan.comparison)]
     return "\n".join(lines)
+
+
+def _binds(plan: "Plan", index: int) -> list[str]:
+    """What binds a holding in each phase: the link where it sends for longer than it works."""
+    result = []
+    for phase in plan.phases:
+        stage = next(s for s in phase.stages if s.holding == index)
+        hops = [t.seconds for t in phase.transfers if plan.layout.hops[t.hop].source == index]
+        word = "link" if sum(hops) > stage.seconds else stage.binds
+        full = plan.comparison is not None and index in plan.comparison.crowded
+        result.append(f"{word}, memory" if full else word)
+    return result
+
+
+def _full(plan: "Plan", index: int) -> str:
+    crowded = plan.comparison.crowded if plan.comparison else ()
+    return ", no room for a segment next to its own" if index in crowded else ""
 
 
 def segment_range(plan: "Plan", holding: int) -> str:
@@ -97,7 +118,7 @@ def _per_phase(words: list[str]) -> str:
 
 def _verdict(plan: "Plan") -> str:
     calls = " + ".join(f"{phase.calls:g} x {phase.name}" for phase in plan.phases)
-    value = show_value(plan.value, plan.unit)
+    value = show(plan, plan.value)
     goal = plan.objective.goal
     if goal == "throughput":
         rate = f"{1 / plan.value:.3g} requests/s" if plan.value else "no limit"
@@ -106,13 +127,8 @@ def _verdict(plan: "Plan") -> str:
         said = f"{goal} {value} per request ({calls})"
     if plan.bound <= 0:
         return f"{said}; no bound"
-    least = show_value(plan.bound, plan.unit)
+    least = show(plan, plan.bound)
     return f"{said}; at most {plan.gap:.1%} above the best possible, {least}"
-
-
-def show_value(value: float, unit: str) -> str:
-    """What an objective says of a plan, with its unit."""
-    return show_seconds(value) if unit == "s" else f"{value:.4g} {unit}".rstrip()
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
