@@ -1,12 +1,12 @@
 """What cannot be told apart in a split is made one, and what costs nothing is left out.
 
 Nodes of one colour are one block, and so are blocks that lie on a cycle of blocks. What a block
-sends and receives becomes *nets*: the blocks that a value touches, and its time; an accelerator pays
-a net if it holds some of its blocks and not all, whatever the direction, since both ends pay alike.
-A block that takes no time and no memory that matters, and that nothing precedes, can join the first
-device that reads it without anybody paying more: it is left out of the search and put back
-afterwards (a *rider*); the same with one that nothing follows. Operator graphs are full of these
-(weights, constants, shapes), and each would double the number of down-sets.
+sends and receives becomes *nets*: the blocks that a value touches, and its time; an accelerator
+pays a net if it holds some of its blocks and not all, whatever the direction, since both ends pay
+alike. A block that takes no time and no memory that matters, and that nothing precedes, can join
+the first device that reads it without anybody paying more: it is left out of the search and put
+back afterwards (a *rider*); the same with one that nothing follows. Operator graphs are full of
+these (weights, constants, shapes), and each would double the number of down-sets.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ from gimlax.planning.solvers.dag import Array, DagProblem, on_cycles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rider:
-    """A block that joins the first (or the last) device of other blocks; of any, if there are none."""
+    """A block that joins the first (or the last) device of others; any device, if none are."""
 
     nodes: tuple[int, ...]
     with_first: bool
@@ -92,9 +92,9 @@ def contract(problem: DagProblem) -> Blocks:
     for source, mask in touched.items():
         by_blocks[mask | 1 << label[source]] += output_s[source]
     total = np.array(label, int)
-    accelerator_s = np.bincount(total, problem.accelerator_s, minlength=count)
-    cpu_s = np.bincount(total, problem.cpu_s, minlength=count)
-    num_bytes = np.bincount(total, problem.num_bytes, minlength=count)
+    accelerator_s = np.bincount(total, problem.accelerator_s, minlength=count).astype(float)
+    cpu_s = np.bincount(total, problem.cpu_s, minlength=count).astype(float)
+    num_bytes = np.bincount(total, problem.num_bytes, minlength=count).astype(float)
     supported = np.bincount(total, ~problem.supported, minlength=count) == 0
     roomy = num_bytes.sum() <= problem.capacity_bytes
     free = (accelerator_s == 0) & (cpu_s == 0) & (supported | (problem.num_accelerators == 0))

@@ -139,7 +139,7 @@ def on_cycles(num_nodes: int, edges: Sequence[Sequence[int]]) -> set[int]:
 
 def loads_s(problem: DagProblem, assignment: Assignment) -> Array:
     """Seconds per sample for which each device is busy. [device]"""
-    device = np.asarray(assignment)
+    device = np.asarray(assignment, int)
     k = problem.num_accelerators
     loads = np.zeros(k + problem.num_cpus)
     np.add.at(loads, device, np.where(device < k, problem.accelerator_s, problem.cpu_s))
@@ -155,7 +155,7 @@ def loads_s(problem: DagProblem, assignment: Assignment) -> Array:
 
 def faults(problem: DagProblem, assignment: Assignment) -> tuple[str, ...]:
     """Why a split is not allowed, one sentence each; empty if it is."""
-    device = np.asarray(assignment)
+    device = np.asarray(assignment, int)
     k, found = problem.num_accelerators, []
     if len(device) != problem.num_nodes:
         return (f"{len(device)} of {problem.num_nodes} nodes have a device",)

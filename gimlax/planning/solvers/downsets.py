@@ -2,10 +2,10 @@
 
 A pipeline is a growing row of down-sets, so the best one is a shortest path among pairs of them.
 Down-sets are enumerated once; then the question "is there a split below T?" is put for growing T
-between the independent bound and the best split along a few orders of the nodes. What T leaves open
-is little, so a failing question is cheap and raises the bound, and the first that succeeds gives the
-optimum. Where there are more down-sets than memory or time allow, the same programme runs over a
-sample of them around the best split, which is then the best known, with a gap.
+between the independent bound and the best split along a few orders of the nodes. What T leaves
+open is little, so a failing question is cheap and raises the bound, and the first that succeeds
+gives the optimum. Where there are more down-sets than memory or time allow, the same programme runs
+over a sample of them around the best split, which is then the best known, with a gap.
 Chosen over an integer programme: the same optima in seconds, and no big-M relaxation to close.
 """
 

@@ -130,7 +130,10 @@ def tabulate(blocks: Blocks, found: dict[int, int]) -> Ideals:
     width = n // 8 + 1
     masks = list(found)
     member = _rows(masks, n, width)
-    accelerator_s = member @ np.where(blocks.supported, blocks.accelerator_s, 0.0)
+    accelerator_s = np.zeros(len(masks))
+    for block in np.flatnonzero(blocks.supported):
+        # One after another, so that no rounding puts a set before a subset of it.
+        accelerator_s += np.where(member[:, block], blocks.accelerator_s[block], 0.0)
     order = np.lexsort((member.sum(axis=1), accelerator_s))
     member, accelerator_s = member[order], accelerator_s[order]
     inside = _rows([mask for mask, _ in blocks.nets], n, width)  # [net, block]

@@ -2,9 +2,9 @@
 
 For I inside J, an accelerator pays a net that J \\ I touches but does not hold. Sums over J minus
 sums over I leave only the nets that I already cuts to be looked at: such a net is paid where J
-touches more of it than I does, though J's own cut no longer (or not only) says so. The difference is
-a product of two thin matrices, one row a net and how far I touches it. Whether I is inside J is
-another: no last block of I may be missing in J. So a whole tile of pairs is two matrix products.
+touches more of it than I does, though J's own cut no longer (or not only) says so. The difference
+is a product of two thin matrices, one row a net and how far I touches it. Whether I is inside J is
+another: no last block of I may be missing in J. So a tile of pairs is two matrix products.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ SMALL = 384  # down-sets of which all pairs are kept at once
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairLoads:
-    """Loads of `J \\ I`, by rows of `ideals`; `inf` where I is not inside J or memory is exceeded."""
+    """Loads of `J \\ I`, by rows of `ideals`; `inf` where I is not inside J or it does not fit."""
 
     ideals: Ideals
     capacity_bytes: float

@@ -1,9 +1,9 @@
 """The best pipeline over given down-sets with all loads below a limit: one dynamic programme.
 
 State: (accelerators used, CPUs used, down-set done), value: the least largest load so far. A state
-goes on only if the value is below the limit, fewer devices do not reach it as well, and what is left
-can still be done by the devices that are left; sorted by work, the pairs that matter lie in a window
-whose width is the limit. Exact over the given down-sets: all of them, or a sample.
+goes on only if the value is below the limit, fewer devices do not reach it as well, and what is
+left can still be done by the devices that are left; sorted by work, the pairs that matter lie in a
+window whose width is the limit. Exact over the given down-sets: all of them, or a sample.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from gimlax.planning.solvers.dag import Array
-from gimlax.planning.solvers.ideals import Ideals
 from gimlax.planning.solvers.pair_loads import PairLoads
 
 ROWS, COLUMNS = 128, 2048  # a tile of pairs stays in the cache of a core
@@ -119,14 +118,14 @@ class _Sweep:
         reach += ROUNDING * work[-1]
         least = np.searchsorted(work, work[-1] - self._left_s(*target), "left")
         values, parents, before = self.values[target], self.parents[target], self.values[source]
-        rows = len(alive) if self.pairs.whole else ROWS
+        rows = max(len(alive), 1) if self.pairs.whole else ROWS
         for start in range(0, len(alive), rows):
             if self.late():
                 raise TooLateError
             inner = alive[start : start + rows]
             first = max(int(least), int(inner[0]) + 1)
             stop = int(np.searchsorted(work, work[inner[-1]] + reach, "right"))
-            columns = stop if self.pairs.whole else COLUMNS
+            columns = max(stop, 1) if self.pairs.whole else COLUMNS
             for left in range(first, stop, columns):
                 outer = slice(left, min(left + columns, stop))
                 value = loads(inner, outer)
