@@ -1,0 +1,1 @@
+"""Published placement problems: one reader a format, each with `find` and `solve`."""
