@@ -92,13 +92,13 @@ def _break_even(plan: "Plan", comparison: Comparison) -> str:
         return ""
     if slower is None:
         return "; the gain over one mesh does not hang on the speed of links"
-    speeds = dict.fromkeys(
-        f"{t.source!r} -> {t.target!r} at {show_bytes(t.num_bytes / t.seconds / slower)}/s"
-        for phase in plan.phases
-        for t in phase.transfers
-        if t.seconds and t.num_bytes
-    )
-    effective = f" ({', '.join(speeds)} with latency counted in)" if speeds else ""
+    moved = [t for phase in plan.phases for t in phase.transfers if t.seconds and t.num_bytes]
+    largest = {(t.source, t.target): t for t in sorted(moved, key=lambda t: t.num_bytes)}
+    speeds = [
+        f"{source!r} -> {target!r} at {show_bytes(t.num_bytes / t.seconds / slower)}/s"
+        for (source, target), t in largest.items()
+    ]
+    effective = f" ({', '.join(speeds)} for the largest message)" if speeds else ""
     return f"; with links {slower:.3g} times slower{effective} the gain over one mesh is zero"
 
 
@@ -114,6 +114,8 @@ def _layout(plan: "Plan", rival: Rival) -> str:
 
 
 def _more(value: float, best: float) -> str:
+    if math.isclose(value, best, rel_tol=1e-6):
+        return ", as good"
     return f" ({value / best - 1:.2%} more)" if best else ""
 
 
