@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.sharding import PartitionSpec
 
 from gimlax import _jax
 from gimlax.devices import Cluster, discover
@@ -32,6 +33,7 @@ def jit(
     static_argnames: str | Sequence[str] = (),
     cuts: int | Sequence[int] | None = None,
     meshes: Sequence[str] | None = None,
+    shardings: Mapping[str, PartitionSpec] | None = None,
 ) -> "Jitted":
     """Compiles `fn` for all the accelerators of a cluster.
 
@@ -46,6 +48,8 @@ def jit(
         static_argnames: keyword arguments that are bound at compile time; hashable values.
         cuts: fixed boundaries, or a number of stages; by default the planner decides.
         meshes: fixed mesh names, one per stage; by default the planner decides.
+        shardings: specs to be kept on meshes of several devices, by the path of an argument; by
+            default the planner decides.
 
     Returns:
         A callable like `fn`. Streamed outputs are `jax.Array`s, carried ones `Carried` handles.
@@ -56,6 +60,7 @@ def jit(
         ("cluster", cluster, Cluster),
         ("objective", objective, Objective),
         ("carried", carried, Mapping),
+        ("shardings", shardings, Mapping),
     ):
         if value is not None and not isinstance(value, kind):
             raise SpecError(
@@ -70,6 +75,7 @@ def jit(
         static=StaticArguments.of(fn, static_argnums, static_argnames),
         cuts=cuts,
         meshes=meshes,
+        shardings=shardings,
     )
 
 
@@ -87,6 +93,7 @@ class Jitted:
         static: StaticArguments,
         cuts: int | Sequence[int] | None,
         meshes: Sequence[str] | None,
+        shardings: Mapping[str, PartitionSpec] | None,
     ) -> None:
         functools.update_wrapper(self, fn)
         self.__name__ = getattr(fn, "__name__", type(fn).__name__)
@@ -98,6 +105,7 @@ class Jitted:
         self._static = static
         self._cuts = cuts
         self._meshes = meshes
+        self._shardings = shardings
         self._compiled: dict[_Key, Executable] = {}
         self._lock = threading.Lock()
 
@@ -137,7 +145,12 @@ class Jitted:
         )
         found = chain(traced)
         chosen = plan(
-            found, self._cluster, objective=self._objective, cuts=self._cuts, meshes=self._meshes
+            found,
+            self._cluster,
+            objective=self._objective,
+            cuts=self._cuts,
+            meshes=self._meshes,
+            shardings=self._shardings,
         )
         return Lowered(traced, found, chosen)
 

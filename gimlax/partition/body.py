@@ -108,7 +108,10 @@ class _Frame:
             self._scan(equation, eqn, iterations[0], iterations[-1] + 1)
             return
         inputs = [a.val if isinstance(a, _jax.Literal) else self.read(a) for a in eqn.invars]
-        for var, value in zip(eqn.outvars, _jax.bind(eqn, inputs), strict=True):
+        # The search keeps a constraint, and the mesh that it names is none that a stage runs on.
+        constraint = eqn.primitive.name == "sharding_constraint"
+        outputs = inputs if constraint else _jax.bind(eqn, inputs)
+        for var, value in zip(eqn.outvars, outputs, strict=True):
             if var in self.graph.ids:
                 self.values[self.graph.ids[var]] = value
 

@@ -120,7 +120,8 @@ def _apply(
             getattr(atom, "val", None) if value is None else local[value]
             for value, atom in zip(step.inputs, step.eqn.invars, strict=True)
         ]
-        local.update(zip(step.outputs, _jax.bind(step.eqn, inputs), strict=True))
+        own = step.eqn.primitive.name == "sharding_constraint"  # said by this group's split
+        local.update(zip(step.outputs, inputs if own else _jax.bind(step.eqn, inputs), strict=True))
     for value in group.writes:
         env[value] = local[value]
         env[value] = constrained(value, group.after)

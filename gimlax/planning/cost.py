@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from gimlax.devices import Calibration, Cluster
+from gimlax.errors import SpecError
 from gimlax.graph import Chain, Role
 from gimlax.planning.pieces import Piece, added_bytes, pieces, shared_bytes, used_bytes
 from gimlax.planning.problem import Array, Problem
@@ -85,8 +87,19 @@ class Costs:
         return int(temp[phase]), int(received[phase])
 
 
-def costs(chain: Chain, cluster: Cluster, calibration: Calibration | None = None) -> Costs:
+def costs(
+    chain: Chain,
+    cluster: Cluster,
+    calibration: Calibration | None = None,
+    shardings: Mapping[str, PartitionSpec] | None = None,
+) -> Costs:
     """Figures of every segment of every phase on every mesh.
+
+    Args:
+        chain: what runs.
+        cluster: where.
+        calibration: measured figures that go before others.
+        shardings: specs to be kept, by the path of an argument.
 
     Raises:
         SpecError: a kind of device has no peak for a dtype that the model computes in, or the
@@ -109,7 +122,7 @@ def costs(chain: Chain, cluster: Cluster, calibration: Calibration | None = None
         rates_for(cluster, mesh.name, calibration, resident_bytes=resident_bytes)
         for mesh in cluster.meshes
     )
-    sharded = _sharded(chain, cluster, rates)
+    sharded = _sharded(chain, cluster, rates, shardings)
     priced = [
         price([s for row in (of.segments if of else segments) for s in row], [rate], [kind])[0]
         for of, rate, kind in zip(sharded, rates, kinds, strict=True)
@@ -171,13 +184,24 @@ def costs(chain: Chain, cluster: Cluster, calibration: Calibration | None = None
     )
 
 
-def _sharded(chain: Chain, cluster: Cluster, rates: Sequence[Rates]) -> list[Sharded | None]:
+def _sharded(
+    chain: Chain,
+    cluster: Cluster,
+    rates: Sequence[Rates],
+    given: Mapping[str, PartitionSpec] | None,
+) -> list[Sharded | None]:
     """How a chain is split over each mesh of several devices that something joins."""
     found: list[Sharded | None] = []
     for mesh, rate in zip(cluster.meshes, rates, strict=True):
         kind = cluster.kind(mesh.name)
         joined = mesh.num_devices > 1 and kind.interconnect is not None
-        found.append(shard(chain, kind, dict(mesh.axes), rate) if joined else None)
+        axes = dict(mesh.axes)
+        found.append(shard(chain, kind, axes, rate, given=given) if joined else None)
+    if given and not any(found):
+        raise SpecError(
+            f"shardings are given for {', '.join(given)}, but no mesh of the cluster has several"
+            " devices that an interconnect joins; leave them out or describe such a mesh"
+        )
     return found
 
 

@@ -5,10 +5,12 @@ plan.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from jax.sharding import PartitionSpec
 
 from gimlax.devices import Calibration, Cluster
 from gimlax.errors import PlanError, SpecError
@@ -44,6 +46,7 @@ def plan(
     cuts: int | Sequence[int] | None = None,
     meshes: Sequence[str] | None = None,
     calibration: Calibration | str | Path | None = None,
+    shardings: Mapping[str, PartitionSpec] | None = None,
 ) -> Plan:
     """Chooses cuts and meshes together: the layout of least value among all that are possible.
 
@@ -56,6 +59,8 @@ def plan(
             and each mesh holds at most one stage.
         calibration: measured figures, or the file that has them; they go before those of cards and
             of the cluster. The plan says of each mesh and transfer what its seconds rest on.
+        shardings: specs to be kept on meshes of several devices, by the path of an argument, such
+            as `{"params['up']": PartitionSpec(None, "model")}`; the others are searched for.
 
     Returns:
         The plan. Its bound holds for every choice of cuts and meshes, so the gap of a plan whose
@@ -65,9 +70,9 @@ def plan(
         PlanError: the request contradicts the model or the cluster, or nothing satisfies it.
         SpecError: a kind of device has no figure for a dtype that the model computes in, an
             argument is of another kind than it should be, or the calibration belongs to another
-            JAX, machine or cluster.
+            JAX, machine or cluster, or a sharding does not fit its argument or the meshes.
     """
-    setting = Setting.of(workload, cluster, cuts, meshes, calibration)
+    setting = Setting.of(workload, cluster, cuts, meshes, calibration, shardings)
     objective = objective or Objective()
     _check_kind(objective, Objective)
     check_known(cluster, objective)
@@ -133,6 +138,7 @@ class Setting:
         cuts: int | Sequence[int] | None,
         meshes: Sequence[str] | None,
         calibration: Calibration | str | Path | None,
+        shardings: Mapping[str, PartitionSpec] | None = None,
     ) -> Self:
         """The figures of all segments on all meshes, and the caller's wishes."""
         _check_kind(cluster, Cluster)
@@ -145,7 +151,7 @@ class Setting:
             cluster=cluster,
             calibration=calibration,
             request=request,
-            figures=costs(chain, cluster, calibration),
+            figures=costs(chain, cluster, calibration, shardings),
         )
 
     def search(self, objective: Objective) -> Found | None:

@@ -3,7 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
+from gimlax.errors import SpecError
 from gimlax.graph import Role, chain, trace
 from gimlax.planning.cost import DISPATCH_S, costs
 from tests.planning.cases import chain_of, cluster_of, kind, two_phases
@@ -98,3 +100,9 @@ def test_what_meshes_share_is_charged_by_what_they_share(shares):
     }[shares]
     np.testing.assert_allclose(shared_s[0, :2, 0, -1], by_hand[:2])
     assert (figures.problem.pool[0] == figures.problem.pool[1]) == ("memory" in shares)
+
+
+def test_specs_that_no_mesh_could_use_are_refused():
+    found = chain_of("plain")
+    with pytest.raises(SpecError, match="no mesh of the cluster has several devices"):
+        costs(found, cluster_of([kind("a")]), shardings={"params['table']": P("model")})

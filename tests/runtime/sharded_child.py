@@ -13,6 +13,7 @@ from collections import Counter
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import gimlax as gx
 from gimlax.devices import DeviceKind, Interconnect, Link, MeshSpec
@@ -148,6 +149,28 @@ def expert_args(num_experts=8, width=64, hidden=256, tokens=6):
     return params, rng.normal(size=(tokens, width)).astype(np.float32)
 
 
+def constrained(params, x):
+    hidden = jax.nn.relu(x @ params["up"])
+    mesh = AbstractMesh((1, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    spec = NamedSharding(mesh, PartitionSpec(None, "model"))
+    return jax.lax.with_sharding_constraint(hidden, spec) @ params["down"]
+
+
+def check_jit():
+    """The whole road in one call, with a spec that the caller wants kept."""
+    params, x = expert_args()
+    params = {"up": params["up"][0], "down": params["down"][0]}
+    given = {"params['up']": PartitionSpec("data", None)}
+    step = gx.jit(constrained, cluster=cluster((2, 2)), shardings=given)
+    compiled = step.lower(params, x).compile()
+    placed = compiled.place(params)
+    reference = jax.jit(lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"])(params, x)
+    specs = {name: spec for of in compiled.plan.shardings for name, spec in of.specs}
+    error = np.abs(np.asarray(compiled(placed, x)) - reference).max() / np.abs(reference).max()
+    compiled.close()
+    return {"error": float(error), "specs": specs, "split": len(specs)}
+
+
 def cases():
     one = {1: 1}
     for size in (4, 8):
@@ -171,4 +194,6 @@ if __name__ == "__main__":
     for name, given, settings in cases():
         if not chosen or name in chosen:
             found[name] = check(*given, **settings)
+    if not chosen or "jit" in chosen:
+        found["jit"] = check_jit()
     print(json.dumps(found))

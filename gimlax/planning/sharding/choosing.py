@@ -6,7 +6,7 @@ whole. Chosen over deciding both axes at once, which squares the ways to split e
 interact only where they split the same array.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 
 from gimlax.devices import DeviceKind
@@ -30,7 +30,7 @@ def shard(
     axes: Mapping[str, int],
     rates: Rates,
     *,
-    given: Mapping[str, Sequence[object]] | None = None,
+    given: Mapping[str, Iterable[object]] | None = None,
 ) -> Sharded:
     """Shards a chain over a mesh of equal devices.
 
@@ -104,7 +104,7 @@ def _given(
     chain: Chain,
     pieces: Pieces,
     axes: Mapping[str, int],
-    given: Mapping[str, Sequence[object]],
+    given: Mapping[str, Iterable[object]],
 ) -> dict[str, dict[Name, int]]:
     """For each axis the states of sources that the caller has fixed."""
     found: dict[str, dict[Name, int]] = {axis: {} for axis in axes}
