@@ -86,6 +86,10 @@ class _Search:
     def late(self) -> bool:
         return self.clock() > self.ends_s
 
+    def half_over(self) -> bool:
+        """Whether the other half of the time is needed for what a sample of down-sets can give."""
+        return 2 * self.clock() > self.started_s + self.ends_s
+
     def run(self) -> DagSolution:
         bound_s = lower_bound_s(self.problem)
         if bound_s == np.inf:
@@ -94,7 +98,7 @@ class _Search:
         n, width = len(self.blocks.before), len(self.blocks.before) + len(self.blocks.nets)
         most = MEMORY_BYTES // (4 * width + 200)
         proven = False
-        found = grow(self.blocks, [0], most, self.late) if n else {0: 0}
+        found = grow(self.blocks, [0], most, self.half_over) if n else {0: 0}
         try:
             if found is None or len(found) > SMALL:
                 self._start()
@@ -118,10 +122,10 @@ class _Search:
         self.num_ideals = max(self.num_ideals, len(found))
         return PairLoads(tabulate(self.blocks, found), self.problem.capacity_bytes)
 
-    def _ask(self, pairs: PairLoads, limit_s: float) -> bool:
+    def _ask(self, pairs: PairLoads, limit_s: float, late: Callable[[], bool]) -> bool:
         """Whether there is a split below the limit among these down-sets; keeps the best."""
         k, cpus = self.problem.num_accelerators, self.problem.num_cpus
-        found = sweep(pairs, k, cpus, limit_s, self.late)
+        found = sweep(pairs, k, cpus, limit_s, late)
         if found is not None:
             self.best = found
         return found is not None
@@ -130,9 +134,10 @@ class _Search:
         return np.inf if self.best is None else self.best.value_s * (1 - TIE)
 
     def _start(self) -> None:
-        """The best split along a few orders."""
+        """The best split along a few orders, however late: without it there is no answer."""
         chains = {mask for order in orders(self.blocks) for mask in along(order)}
-        self._ask(self._pairs({mask: last_of(self.blocks, mask) for mask in chains}), np.inf)
+        pairs = self._pairs({mask: last_of(self.blocks, mask) for mask in chains})
+        self._ask(pairs, np.inf, lambda: False)
 
     def _settle(self, found: dict[int, int]) -> None:
         """The optimum over all down-sets, by limits that grow from the bound to the best known."""
@@ -142,10 +147,10 @@ class _Search:
             limit_s = max(self.ruled_out_s, 1e-300) * (1 + slack)
             if limit_s >= self._below_best():
                 break
-            if self._ask(pairs, limit_s):
+            if self._ask(pairs, limit_s, self.late):
                 return
             self.ruled_out_s, slack = limit_s, slack * 1.5
-        self._ask(pairs, self._below_best())
+        self._ask(pairs, self._below_best(), self.late)
 
     def _wander(self) -> None:
         """Looks around the cuts of the best split, wider each time nothing better is there."""
@@ -158,7 +163,7 @@ class _Search:
                 near |= inner
                 near |= set(self._grown(inner, most, steps))
             masks = {mask: last_of(self.blocks, mask) for mask in near}
-            if not self._ask(self._pairs(masks), self._below_best()):
+            if not self._ask(self._pairs(masks), self._below_best(), self.late):
                 steps, most = steps + 1, most * 2
 
     def _grown(self, starts: set[int], most: int, steps: int) -> dict[int, int]:

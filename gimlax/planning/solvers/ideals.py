@@ -72,7 +72,9 @@ def grow(
     while layer and steps:
         steps -= 1
         following: dict[int, int] = {}
-        for mask, ready in layer.items():
+        for number, (mask, ready) in enumerate(layer.items()):
+            if len(found) > most or (number % 1024 == 0 and late()):
+                return None
             last, rest = found[mask], ready
             while rest:
                 bit = rest & -rest
@@ -87,10 +89,8 @@ def grow(
                     if before[other] & child == before[other]:
                         opened |= 1 << other
                 following[child] = opened
-        if len(found) > most or late():
-            return None
         layer = following
-    return found
+    return found if len(found) <= most else None
 
 
 def shrink(blocks: Blocks, start: int, most: int, steps: int) -> set[int]:
