@@ -50,6 +50,7 @@ class _Relaxation:
         on_dispatch: `added`, `loads` and `limited` of one dispatch. [mesh], [., mesh] twice
         hop: the same of the cheapest hop: objective, and limits. [], [limit]
         num_stages: that memory demands.
+        parking: `added`, `loads` and `limited` of a parked byte. [mesh], [., mesh] twice
     """
 
     weight: float
@@ -63,6 +64,7 @@ class _Relaxation:
     on_dispatch: tuple[Array, Array, Array]
     hop: tuple[float, Array]
     num_stages: int
+    parking: tuple[Array, Array, Array]
 
     @classmethod
     def of(cls, costs: Costs, objective: Objective) -> "_Relaxation":
@@ -76,7 +78,7 @@ class _Relaxation:
         own[np.arange(num_meshes), np.arange(num_meshes)] = seconds
         bytes_ = _needed_bytes(costs)
         pools, pool_of = np.unique(problem.pool, return_inverse=True)
-        num_stages, hop_s = _needed_hops(problem, bytes_)
+        num_stages, hop_s = _needed_hops(problem, bytes_, costs.host_bytes)
         rates = [_per_second(problem, row) for row in (weights, *limiting)]
         return cls(
             weight=weights[1],
@@ -96,6 +98,18 @@ class _Relaxation:
             ),
             hop=(weights[0] * hop_s, np.array([row[0] * hop_s for row in limiting])),
             num_stages=num_stages,
+            parking=(
+                np.where(costs.host_bytes > 0, rates[0] * costs.host_s_per_byte, np.inf),
+                np.concatenate(
+                    [
+                        np.eye(num_meshes) * costs.host_s_per_byte,
+                        np.zeros((len(costs.shared_segment_s), num_meshes)),
+                    ]
+                ),
+                np.array([rate * costs.host_s_per_byte for rate in rates[1:]]).reshape(
+                    -1, num_meshes
+                ),
+            ),
         )
 
     def value(self, y: Array, z: Array, u: Array) -> float:
@@ -103,6 +117,10 @@ class _Relaxation:
         over = float(y.sum()) - self.weight  # paid for by the limit of the period
         if over > 0 and math.isinf(self.longest_s):
             y = y * (self.weight / y.sum())
+        # No byte is worth more than what it takes to park it.
+        added, loads, limited = self.parking
+        parked = added + y @ loads + u @ limited  # [mesh]
+        z = np.array([min(z[p], parked[self.pool_of == p].min()) for p in range(z.size)])
         held = z[self.pool_of][:, None] * self.bytes_  # [mesh, segment]
         charged = self.added + np.tensordot(y, self.loads, 1) + np.tensordot(u, self.limited, 1)
         added, loads, limited = self.on_dispatch
@@ -139,9 +157,9 @@ def _needed_bytes(costs: Costs) -> Array:
     return result
 
 
-def _needed_hops(problem: Problem, bytes_: Array) -> tuple[int, float]:
+def _needed_hops(problem: Problem, bytes_: Array, host_bytes: Array) -> tuple[int, float]:
     """How many stages memory demands at least, and the seconds of the cheapest hop."""
-    held = np.cumsum(np.sort(problem.capacity_bytes)[::-1])
+    held = np.cumsum(np.sort(problem.capacity_bytes + host_bytes)[::-1])
     num_meshes = 1 + int((held < bytes_.sum()).sum())
     between = ~np.eye(problem.num_meshes, dtype=bool)
     hops = problem.transfer_s[between][:, 1:-1]

@@ -44,6 +44,8 @@ class Costs:
         dispatch_s: per request, what a stage takes beyond its segments. [mesh]
         shared_segment_s, shared_dispatch_s: per request, for which a segment and a dispatch occupy
             what meshes share. [shared, mesh, segment] and [shared, mesh]
+        host_bytes: host memory in which a mesh may park. [mesh]
+        host_s_per_byte: per request, what a parked byte takes. [mesh]
         pieces: the memory of resident and carried arguments.
         sharded: how everything lies on meshes of several devices, by name.
         problem: the same as a search reads it, per request.
@@ -62,6 +64,8 @@ class Costs:
     dispatch_s: Array
     shared_segment_s: Array
     shared_dispatch_s: Array
+    host_bytes: Array
+    host_s_per_byte: Array
     pieces: tuple[Piece, ...]
     sharded: Mapping[str, Sharded]
     problem: Problem
@@ -166,6 +170,8 @@ def costs(
         dispatch_s=dispatch_s,
         shared_segment_s=shared_segment_s,
         shared_dispatch_s=shared_dispatch_s,
+        host_bytes=np.zeros(len(kinds)),
+        host_s_per_byte=np.zeros(len(kinds)),
         pieces=found,
         sharded={m.name: of for m, of in zip(cluster.meshes, sharded, strict=True) if of},
         problem=Problem(

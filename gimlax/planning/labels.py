@@ -8,7 +8,7 @@ dominated label can never win. Exact, and exponential only in the worst case: cu
 layers give equal sums, which merge.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,10 @@ import numpy as np
 from gimlax.planning.orders import State
 from gimlax.planning.paths import Path
 from gimlax.planning.problem import Array, Problem
+
+
+class OutOfTime(Exception):
+    """A search was stopped before it had proved anything; it never reaches a caller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,6 +81,7 @@ def cheapest_label(
     dimensions: Sequence[Dimension],
     bounds: Sequence[tuple[Array, Array]],
     most: int | None = None,
+    is_late: Callable[[], bool] | None = None,
 ) -> Path | None:
     """The path of least first dimension within all limits, or None.
 
@@ -87,12 +92,18 @@ def cheapest_label(
         bounds: pairs of weights of the dimensions that are sums, summing to 1, and what the
             cheapest completion costs with these weights, in shares of the limits. [state, boundary]
         most: how many labels are kept per state and boundary, the best by weight; None proves.
+        is_late: asked before each state.
+
+    Raises:
+        OutOfTime: it is late.
     """
     rules = _Rules.of(dimensions, bounds)
     runs = np.isfinite(problem.stage_s)
     reaches = np.isfinite(problem.transfer_s)
     after: list[_Labels] = []
     for state in states:
+        if is_late is not None and is_late():
+            raise OutOfTime
         entry = _entries(state, states, after, rules, reaches)
         after.append(_run(entry, len(after), state.mesh, rules, runs[state.mesh], most))
     best: tuple[float, int, int] | None = None

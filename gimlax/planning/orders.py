@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gimlax.errors import PlanError
 from gimlax.planning.problem import Problem
 
 # States times segments squared is the work of a search: this many take about 3 s for 160 segments.
@@ -36,14 +35,18 @@ def fixed_order(meshes: Sequence[int]) -> tuple[State, ...]:
     )
 
 
-def free_orders(problem: Problem, num_stages: int | None) -> tuple[State, ...]:
+def free_orders(
+    problem: Problem, num_stages: int | None, beam: int | None = None
+) -> tuple[State, ...] | None:
     """States of every order in which each mesh holds at most one stage.
 
     Args:
         num_stages: how many stages there must be, or None for any number.
+        beam: how many states of each number of stages are kept, the fastest and the largest sets
+            of meshes; all of them by default.
 
-    Raises:
-        PlanError: if there are too many different meshes for an exact search.
+    Returns:
+        None if there are too many different meshes for an exact search.
     """
     twin_before = _twins(problem)
     reaches = np.any(np.isfinite(problem.transfer_s), axis=2)  # [source, target]
@@ -64,17 +67,36 @@ def free_orders(problem: Problem, num_stages: int | None) -> tuple[State, ...]:
                 if not used >> mesh & 1 and twin_used and reaches[last, mesh]:
                     before.setdefault((used | 1 << mesh, mesh), []).append(state)
         level = {}
+        if beam is not None:
+            before = _promising(problem, before, beam)
         for (used, mesh), earlier in before.items():
             level[used, mesh] = len(states)
             may_end = num_stages is None or size == num_stages
             states.append(State(mesh=mesh, before=tuple(earlier), may_end=may_end))
-        if len(states) > MAX_STATES:
-            raise PlanError(
-                f"cluster has {problem.num_meshes} meshes of so many kinds that an exact search "
-                f"would visit more than {MAX_STATES} orders of them; name the meshes to use, in "
-                "order, with meshes=(...), or leave some out of the cluster"
-            )
+        if beam is None and len(states) > MAX_STATES:
+            return None
     return tuple(states)
+
+
+def _promising(
+    problem: Problem, before: dict[tuple[int, int], list[int]], beam: int
+) -> dict[tuple[int, int], list[int]]:
+    """Half of them by the speed, half by the memory of the meshes that they have used."""
+    runs = np.isfinite(problem.stage_s)
+    length = np.maximum(
+        np.arange(problem.num_segments + 1) - np.arange(problem.num_segments + 1)[:, None], 1
+    )
+    each_s = np.where(runs, problem.stage_s, 0.0) / length
+    speed = 1 / np.maximum(each_s.max(axis=(1, 2)), 1e-30)
+    kept: dict[tuple[int, int], list[int]] = {}
+    for worth in (speed, np.minimum(problem.capacity_bytes, problem.stage_bytes().max())):
+
+        def total(key: tuple[int, int], worth: np.ndarray = worth) -> float:
+            return float(sum(worth[m] for m in range(problem.num_meshes) if key[0] >> m & 1))
+
+        for key in sorted(before, key=total, reverse=True)[: beam // 2]:
+            kept[key] = before[key]
+    return kept
 
 
 def _twins(problem: Problem) -> list[int | None]:

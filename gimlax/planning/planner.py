@@ -5,7 +5,8 @@ plan.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,8 +22,10 @@ from gimlax.planning.cost import Costs, costs
 from gimlax.planning.explanation import Comparison, compare
 from gimlax.planning.fronts import front
 from gimlax.planning.infeasible import why_not
+from gimlax.planning.labels import OutOfTime
 from gimlax.planning.layout import OUTSIDE, Layout
 from gimlax.planning.objective import TERMS, Objective
+from gimlax.planning.parking import on_tiers
 from gimlax.planning.plans import Plan, Source
 from gimlax.planning.predictions import (
     MeshPrediction,
@@ -47,6 +50,8 @@ def plan(
     meshes: Sequence[str] | None = None,
     calibration: Calibration | str | Path | None = None,
     shardings: Mapping[str, PartitionSpec] | None = None,
+    tiers: Mapping[str, str] | None = None,
+    time_limit_s: float | None = None,
 ) -> Plan:
     """Chooses cuts and meshes together: the layout of least value among all that are possible.
 
@@ -61,6 +66,10 @@ def plan(
             of the cluster. The plan says of each mesh and transfer what its seconds rest on.
         shardings: specs to be kept on meshes of several devices, by the path of an argument, such
             as `{"params['up']": PartitionSpec(None, "model")}`; the others are searched for.
+        tiers: by mesh, the lowest memory that its stages may use: 'on_chip', 'device' or 'host'. By
+            default what is too large for a device is parked in the host memory that the cluster
+            sets aside for it, if any, and streamed at each call.
+        time_limit_s: how long the search may take; the best plan by then has its gap like any.
 
     Returns:
         The plan. Its bound holds for every choice of cuts and meshes, so the gap of a plan whose
@@ -72,11 +81,20 @@ def plan(
             argument is of another kind than it should be, or the calibration belongs to another
             JAX, machine or cluster, or a sharding does not fit its argument or the meshes.
     """
-    setting = Setting.of(workload, cluster, cuts, meshes, calibration, shardings)
+    if time_limit_s is not None and not time_limit_s > 0:
+        raise SpecError(f"time_limit_s is {time_limit_s}; give a positive number, or leave it out")
+    ends_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
+    setting = Setting.of(workload, cluster, cuts, meshes, calibration, shardings, tiers)
     objective = objective or Objective()
     _check_kind(objective, Objective)
     check_known(cluster, objective)
-    found = setting.search(objective)
+    try:
+        found = setting.search(objective, lambda: time.monotonic() > ends_s)
+    except OutOfTime:
+        raise PlanError(
+            f"time_limit_s is {time_limit_s}, and no plan was found in it; give more, or name the "
+            "meshes to use, in order, with meshes=(...)"
+        ) from None
     if found is None:
         raise why_not(setting.chain, cluster, setting.figures.problem, setting.request, objective)
     return setting.plan(objective, found)
@@ -139,6 +157,7 @@ class Setting:
         meshes: Sequence[str] | None,
         calibration: Calibration | str | Path | None,
         shardings: Mapping[str, PartitionSpec] | None = None,
+        tiers: Mapping[str, str] | None = None,
     ) -> Self:
         """The figures of all segments on all meshes, and the caller's wishes."""
         _check_kind(cluster, Cluster)
@@ -146,18 +165,27 @@ class Setting:
         request = checked(chain, cluster, cuts, meshes)
         if isinstance(calibration, str | Path):
             calibration = Calibration.load(calibration)
+        figures = costs(chain, cluster, calibration, shardings)
         return cls(
             chain=chain,
             cluster=cluster,
             calibration=calibration,
             request=request,
-            figures=costs(chain, cluster, calibration, shardings),
+            figures=on_tiers(figures, cluster, request, tiers or {}),
         )
 
-    def search(self, objective: Objective) -> Found | None:
+    def search(
+        self, objective: Objective, is_late: Callable[[], bool] | None = None
+    ) -> Found | None:
         """The best layout, or None if none is possible."""
         request = self.request
-        return search(self.figures.problem, objective, cuts=request.cuts, meshes=request.meshes)
+        return search(
+            self.figures.problem,
+            objective,
+            cuts=request.cuts,
+            meshes=request.meshes,
+            is_late=is_late,
+        )
 
     def plan(self, objective: Objective, found: Found) -> Plan:
         """The record of a layout that was found."""
@@ -284,6 +312,7 @@ def _stage(
         "compute": float(figures.seconds[run].sum()) - memory_bound_s,
         "bandwidth": memory_bound_s,
         "overhead": overhead_s,
+        "host": _parked_s(figures, mesh, first, stop) / float(figures.calls.sum()),
     }
     return StagePrediction(
         holding=holding,
@@ -291,10 +320,19 @@ def _stage(
         compute_s=float(figures.compute_s[run].sum()),
         memory_s=float(figures.memory_s[run].sum()),
         overhead_s=overhead_s,
+        parked_s=shares["host"],
         flops=float(figures.flops[phase, first:stop].sum()),
         bytes_accessed=float(figures.bytes_accessed[phase, first:stop].sum()),
         binds=max(shares, key=lambda what: shares[what]),
     )
+
+
+def _parked_s(figures: Costs, mesh: int, first: int, stop: int) -> float:
+    """Seconds per request for which a stage streams what is parked in host memory."""
+    if not figures.problem.parked_bytes[mesh, first, stop]:
+        return 0.0
+    streamed_s = figures.problem.stage_s[mesh, first, stop] - figures.dispatch_s[mesh]
+    return max(float(streamed_s - figures.segment_s[mesh, first:stop].sum()), 0.0)
 
 
 def _meshes(
@@ -313,6 +351,7 @@ def _meshes(
                 carried_bytes=figures.carried_bytes(own),
                 temp_bytes=temp,
                 received_bytes=received,
+                parked_bytes=sum(int(figures.problem.parked_bytes[mesh, *run]) for run in own),
                 capacity_bytes=int(figures.problem.capacity_bytes[mesh]),
                 load_s=float(load_s[mesh]),
                 basis=figures.rates[mesh].source,

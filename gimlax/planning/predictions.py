@@ -8,14 +8,15 @@ bytes, FLOPs.
 
 from dataclasses import dataclass
 
-BINDS = ("compute", "bandwidth", "overhead")
+BINDS = ("compute", "bandwidth", "overhead", "host")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePrediction:
     """One call of a holding's stage: `seconds` is the sum of its operations and the dispatch;
     `compute_s` and `memory_s` what the card would allow if only that mattered; `binds` says on
-    which of 'compute', 'bandwidth', 'overhead' most of the seconds are spent."""
+    which of 'compute', 'bandwidth', 'overhead', 'host' (`parked_s`: streaming what is parked in
+    host memory) most of the seconds are spent."""
 
     holding: int
     seconds: float
@@ -25,6 +26,7 @@ class StagePrediction:
     flops: float
     bytes_accessed: float
     binds: str
+    parked_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +71,11 @@ class MeshPrediction:
     received_bytes: int
     capacity_bytes: int
     load_s: float
+    parked_bytes: int = 0
     basis: str = "card"
 
     @property
     def needed_bytes(self) -> int:
-        """All of it."""
-        return self.resident_bytes + self.carried_bytes + self.temp_bytes + self.received_bytes
+        """All of it but what is parked in host memory."""
+        held = self.resident_bytes + self.carried_bytes + self.temp_bytes + self.received_bytes
+        return held - self.parked_bytes

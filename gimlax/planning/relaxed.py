@@ -6,7 +6,7 @@ often keeps them (a Lagrangian relaxation; weights follow the loads of the last 
 happens, labels decide, and the weights tell which labels cannot be completed within the limits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,7 @@ def path_within(
     states: tuple[State, ...],
     dimensions: Sequence[Dimension],
     start: Array | None = None,
+    is_late: Callable[[], bool] | None = None,
 ) -> Answer:
     """A path that keeps all limits.
 
@@ -42,6 +43,10 @@ def path_within(
         states: in which order meshes may follow each other.
         dimensions: what is limited.
         start: weights of an earlier, similar question.
+        is_late: whether to stop.
+
+    Raises:
+        OutOfTime: it is late.
     """
     sums = [d for d in dimensions if not d.largest]
     shares = [
@@ -74,9 +79,9 @@ def path_within(
         weights = weights * step / (weights * step).sum()
         weights = np.maximum(weights, 1e-9) / np.maximum(weights, 1e-9).sum()
     bounds = [(w, cost_to_go(states, _mixed(shares, w))) for w in (best, latest)]
-    path = cheapest_label(problem, states, dimensions, bounds, most=_FEW)
+    path = cheapest_label(problem, states, dimensions, bounds, most=_FEW, is_late=is_late)
     if path is None:
-        path = cheapest_label(problem, states, dimensions, bounds)
+        path = cheapest_label(problem, states, dimensions, bounds, is_late=is_late)
     return Answer(path=path, weights=best)
 
 

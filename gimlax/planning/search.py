@@ -14,10 +14,10 @@ promising first, until none can hold a better one (to a part in 10^9).
 
 import heapq
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from gimlax.planning.labels import Dimension
+from gimlax.planning.labels import Dimension, OutOfTime
 from gimlax.planning.limits import (
     as_dimension,
     below,
@@ -32,11 +32,14 @@ from gimlax.planning.orders import State, fixed_order, free_orders
 from gimlax.planning.paths import Cost, Path, cheapest_path
 from gimlax.planning.problem import Array, Problem, Terms, terms_of
 from gimlax.planning.relaxed import keeps_limits, path_within
+from gimlax.planning.solvers.local import improve
 
 # Two layouts whose values differ by less than this share are equally good.
 TOLERANCE = 1e-9
 _NARROW = 1e-3
 _TINY = 1e-200
+_BEAM = 120  # states per number of stages, where not all orders can be tried
+_TRIES = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,8 @@ class Found:
     """Cuts and the mesh of each stage (by index), with the objective's value and all terms.
 
     Attributes:
-        method: 'exact' if nothing better exists, 'stopped' if time ran out before that was known.
+        method: 'exact' if nothing better exists, 'stopped' if time ran out before that was known,
+            'local' if there were too many orders of meshes to try all.
     """
 
     cuts: tuple[int, ...]
@@ -60,6 +64,7 @@ def search(
     *,
     cuts: int | Sequence[int] | None = None,
     meshes: Sequence[int] | None = None,
+    is_late: Callable[[], bool] | None = None,
 ) -> Found | None:
     """Finds the layout with the least value, or None if none is possible.
 
@@ -68,9 +73,10 @@ def search(
         objective: what is minimised, and the limits.
         cuts: the boundaries, or how many stages there are, or None for a free choice.
         meshes: the mesh of each stage; may repeat. None lets each mesh hold at most one stage.
+        is_late: asked now and then; once it is late the best layout so far is the answer.
 
     Raises:
-        PlanError: if there are too many different meshes to search all orders.
+        OutOfTime: it was late before any layout was found.
     """
     if cuts is not None and not isinstance(cuts, int):
         problem = only_these_stages(problem, cuts)
@@ -79,7 +85,42 @@ def search(
         num_stages = cuts
     problem = that_fit(problem)
     states = free_orders(problem, num_stages) if meshes is None else fixed_order(meshes)
-    return _Search(problem, objective, states, meshes).best()
+    if states is None:
+        return _near(problem, objective, num_stages, is_late)
+    return _Search(problem, objective, states, meshes, is_late).best()
+
+
+def _near(
+    problem: Problem,
+    objective: Objective,
+    num_stages: int | None,
+    is_late: Callable[[], bool] | None,
+) -> Found | None:
+    """A good layout: the best of some orders of meshes, then of those near it."""
+    states = free_orders(problem, num_stages, beam=_BEAM)
+    assert states is not None
+    start = _Search(problem, objective, states, None, is_late).best()
+    if start is None:
+        return None
+    seen = {start.meshes: start}
+
+    def solve(order: tuple[int, ...]) -> float | None:
+        if is_late is not None and is_late():
+            return None
+        found = _Search(problem, objective, fixed_order(order), order, is_late).best()
+        if found is not None:
+            seen[order] = found
+        return found and found.value
+
+    best = improve(
+        start.meshes,
+        start.value,
+        solve,
+        problem.num_meshes,
+        keep_length=num_stages is not None,
+        most_tries=_TRIES,
+    )
+    return replace(seen[best], method="local")
 
 
 class _Search:
@@ -91,7 +132,9 @@ class _Search:
         objective: Objective,
         states: tuple[State, ...],
         meshes: Sequence[int] | None,
+        is_late: Callable[[], bool] | None,
     ) -> None:
+        self._is_late = is_late
         self._problem = problem
         self._objective = objective
         self._states = states
@@ -111,7 +154,11 @@ class _Search:
         self._periodic = any(periodic) or any(math.isfinite(limits[term]) for term in (2, 3))
 
     def best(self) -> Found | None:
-        """The layout of least value."""
+        """The layout of least value.
+
+        Raises:
+            OutOfTime: it was late before any layout was found.
+        """
         best: Found | None = None
         # (least value, period from, to, whether its end lies just below the best)
         opened = [(0.0, 0.0, self._longest_s, False)]
@@ -120,7 +167,12 @@ class _Search:
             if best and least >= best.value * (1 - TOLERANCE):
                 break
             most = best.value * (1 - TOLERANCE / 2) if best else math.inf
-            answer = self._least(from_s, to_s, least, most)
+            try:
+                answer = self._least(from_s, to_s, least, most)
+            except OutOfTime:
+                if best is None:
+                    raise
+                return replace(best, method="stopped")
             if answer is None:
                 continue
             path, least = answer
@@ -152,6 +204,8 @@ class _Search:
             least: no layout in it lies below.
             most: layouts above are of no interest.
         """
+        if self._is_late is not None and self._is_late():
+            raise OutOfTime
         allowed = below(self._problem, to_s) if math.isfinite(to_s) else self._problem
         weights = self._objective.term_weights
         cost = cost_at(allowed, weights, from_s, self._meshes)
@@ -210,7 +264,7 @@ class _Search:
         return path, max(least, impossible)
 
     def _within(self, allowed: Problem, dimensions: list[Dimension]) -> Path | None:
-        answer = path_within(allowed, self._states, dimensions, self._weights)
+        answer = path_within(allowed, self._states, dimensions, self._weights, self._is_late)
         self._weights = answer.weights
         return answer.path
 

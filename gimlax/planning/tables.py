@@ -13,6 +13,7 @@ _MEANS = {
     "compute": "arithmetic binds",
     "bandwidth": "memory bandwidth binds",
     "overhead": "the dispatch binds",
+    "host": "the link to host memory binds",
 }
 
 
