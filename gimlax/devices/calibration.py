@@ -19,6 +19,7 @@ from gimlax.devices.calibration_file import (
 from gimlax.devices.cluster import Cluster
 from gimlax.devices.mesh import MeshSpec
 from gimlax.devices.processor import processor_name
+from gimlax.devices.report import show_measured
 from gimlax.devices.samples import MeasuredLink, MeshCalibration, Slowdown
 from gimlax.errors import SpecError
 
@@ -126,6 +127,10 @@ class Calibration:
         the other, where none was."""
         found = [s.factor for s in self.slowdowns if set(s.meshes) <= set(meshes)]
         return max(found, default=2.0)
+
+    def __str__(self) -> str:
+        tables = show_measured(self.meshes, self.links, self.slowdowns)
+        return f"calibration of {self.title}\n\n{tables}"
 
     def to_json(self) -> str:
         """JSON that `from_json` reads back to an equal calibration."""

@@ -6,9 +6,19 @@ from gimlax.devices.backends import Backend
 from gimlax.devices.groups import Group
 from gimlax.devices.kinds import DeviceKind, find_kind
 from gimlax.devices.mesh import Link, MeshSpec
+from gimlax.devices.samples import MeasuredLink, MeshCalibration, Slowdown
 from gimlax.units import show_bytes, show_bytes_per_s, show_flops, show_seconds
 
-__all__ = ["show_backends", "show_groups", "show_kinds", "show_links", "show_meshes"]
+__all__ = [
+    "show_backends",
+    "show_groups",
+    "show_kinds",
+    "show_links",
+    "show_measured",
+    "show_meshes",
+]
+
+_BEYOND_CACHES = 2**27  # bytes
 
 
 def show_meshes(meshes: Iterable[MeshSpec], kinds: Sequence[DeviceKind]) -> str:
@@ -104,6 +114,48 @@ def show_kinds(kinds: Iterable[DeviceKind]) -> str:
             )
         )
     return _columns(rows)
+
+
+def show_measured(
+    meshes: Iterable[MeshCalibration], links: Iterable[MeasuredLink], slowdowns: Iterable[Slowdown]
+) -> str:
+    """What a calibration found: best rates of meshes, links and whether they copy, slowdowns."""
+    rows = [("mesh", "device", "samples", "call", "float32", "bfloat16", "memory")]
+    for mesh in meshes:
+        single, half = (
+            max((s.flops / s.seconds for s in mesh.samples if s.dtype == dtype), default=0.0)
+            for dtype in ("float32", "bfloat16")
+        )
+        rates = [s.num_bytes / s.seconds for s in mesh.samples if s.num_bytes >= _BEYOND_CACHES]
+        rows.append(
+            (
+                mesh.mesh,
+                f"{mesh.num_devices} x {mesh.device_kind}",
+                str(len(mesh.samples)),
+                show_seconds(mesh.dispatch_s),
+                show_flops(single) + "/s",
+                show_flops(half) + "/s",
+                show_bytes_per_s(max(rates)) if rates else "-",
+            )
+        )
+    tables = [_columns(rows)]
+    lines = [("link", "latency", "bandwidth", "moves by")]
+    lines += [
+        (
+            f"{link.source} -> {link.target}",
+            show_seconds(link.latency_s),
+            show_bytes_per_s(link.bandwidth_bytes_per_s),
+            "sharing memory; a forced copy was timed" if link.aliases else "copying",
+        )
+        for link in links
+    ]
+    if len(lines) > 1:
+        tables.append(_columns(lines))
+    tables += [
+        f"{pair.meshes[0]} beside {pair.meshes[1]}: {pair.factor:.2f} times as long"
+        for pair in slowdowns
+    ]
+    return "\n\n".join(tables)
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

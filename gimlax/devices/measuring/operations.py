@@ -3,11 +3,14 @@
 Units: seconds.
 """
 
+import time
+from collections.abc import Callable
+
 import numpy as np
 
 from gimlax import _jax
 from gimlax.devices.measuring.programs import Microbenchmark, matmul
-from gimlax.devices.measuring.timing import Probe, compiled, repeated, time_calls
+from gimlax.devices.measuring.timing import Clock, Probe, compiled, repeated, time_calls
 from gimlax.devices.samples import Sample
 
 __all__ = ["dispatch_s", "measure"]
@@ -16,10 +19,10 @@ __all__ = ["dispatch_s", "measure"]
 # among its like and a large one is not timed for nothing.
 _PROGRAM_S = 0.4e-3
 _MOST_REPEATS = 8
-_LEAST_VISITS, _MOST_VISITS = 2, 4
+_ENOUGH, _MOST_VISITS = 2, 4
 
 
-def dispatch_s(device: _jax.Device) -> float:
+def dispatch_s(device: _jax.Device, *, clock: Clock = time.perf_counter) -> float:
     """What a call takes beyond its operations: the host's part, and waking the device's threads.
 
     Small products are done once and eight times in one program; what is left of the first when one
@@ -33,18 +36,30 @@ def dispatch_s(device: _jax.Device) -> float:
             compiled(repeated(benchmark.function, times, 0), args, device)
             for times in (1, _MOST_REPEATS)
         ]
-        visits = [[time_calls(call, budget_s=0.05).seconds for call in calls] for _ in range(3)]
+        visits = [
+            [time_calls(call, budget_s=0.05, clock=clock).seconds for call in calls]
+            for _ in range(3)
+        ]
         once, often = np.min(visits, axis=0)
         found.append(max(once - (often - once) / (_MOST_REPEATS - 1), 0.05 * once))
     return float(np.median(found))
 
 
-def measure(benchmark: Microbenchmark, device: _jax.Device, probe: Probe, call_s: float) -> Sample:
+def measure(
+    benchmark: Microbenchmark,
+    device: _jax.Device,
+    probe: Probe,
+    call_s: float,
+    *,
+    in_time: Callable[[], bool],
+    clock: Clock = time.perf_counter,
+) -> Sample:
     """Times an operation, the dispatch taken off, at the best speed that the probe has seen.
 
-    It is visited until it was twice undisturbed, or four times; the fastest undisturbed visit
-    counts, since threads of a pool may share a core for a while and nothing can be faster than it
-    is. Without one, the visit that was disturbed least counts, at the speed of its probes.
+    As long as there is time it is visited until it was twice undisturbed, or four times; the
+    fastest undisturbed visit counts, since threads of a pool may share a core for a while and
+    nothing can be faster than it is. Without one, the visit that was disturbed least counts, at the
+    speed of its probes.
     """
     args = benchmark.arguments()
     guess_s = benchmark.flops / 2e11 + benchmark.num_bytes / 3e10 + 5e-6
@@ -52,11 +67,13 @@ def measure(benchmark: Microbenchmark, device: _jax.Device, probe: Probe, call_s
     smallest = min(range(len(args)), key=lambda i: args[i].nbytes)
     call = compiled(repeated(benchmark.function, times, smallest), args, device)
     visits = []
-    while len(visits) < _LEAST_VISITS or (
-        len(visits) < _MOST_VISITS and sum(probe.undisturbed(v[1]) for v in visits) < _LEAST_VISITS
+    while not visits or (
+        len(visits) < _MOST_VISITS
+        and sum(probe.undisturbed(v[1]) for v in visits) < _ENOUGH
+        and in_time()
     ):
         before_s = probe.last_s
-        timing = time_calls(call)
+        timing = time_calls(call, clock=clock)
         visits.append((timing, max(before_s, probe.seconds())))
     quiet = [(timing, s) for timing, s in visits if probe.undisturbed(s)]
     timing, paced_s = (

@@ -17,9 +17,11 @@ __all__ = [
     "attention",
     "chain",
     "convolution",
+    "joined",
     "look_up",
     "matmul",
     "reduction",
+    "sort",
     "sweep",
 ]
 
@@ -186,6 +188,38 @@ def chain(name: str, size: int, dtype: str) -> Microbenchmark:
     )
 
 
+def joined(size: int) -> Microbenchmark:
+    """Two halves of each row of 64 turned against each other and joined, as in rotary positions."""
+
+    def function(x: jax.Array, y: jax.Array) -> jax.Array:
+        first, second = jnp.split(x, 2, axis=-1)
+        return jnp.concatenate([first * y - second, second * y + first], axis=-1)
+
+    rows = size // 64
+    return Microbenchmark(
+        function=function,
+        shapes=(((rows, 64), "float32"), ((rows, 32), "float32")),
+        kind="other",
+        dims=(size,),
+        dtype="float32",
+        flops=2.0 * size,
+        num_bytes=10.0 * size,
+    )
+
+
+def sort(rows: int, length: int) -> Microbenchmark:
+    """Each row in order."""
+    return Microbenchmark(
+        function=lambda x: jnp.sort(jnp.sin(x), axis=-1),
+        shapes=(((rows, length), "float32"),),
+        kind="sort",
+        dims=(rows, length),
+        dtype="float32",
+        flops=float(rows * length),
+        num_bytes=8.0 * rows * length,
+    )
+
+
 def reduction(rows: int, length: int, *, special: bool = False) -> Microbenchmark:
     """The sum of each row's squares, or of its exponentials, in float32."""
     return Microbenchmark(
@@ -216,8 +250,8 @@ def look_up(rows: int, row: int, table_rows: int, dtype: str) -> Microbenchmark:
 
 
 def sweep(num_bytes: int) -> Microbenchmark:
-    """One row times several matrices of 4 MiB in turn: what weights cost that no cache holds."""
-    side, count = 1024, num_bytes // 2**22
+    """One row times several matrices of 1 MiB in turn: what weights cost that no cache holds."""
+    side, count = 512, num_bytes // 2**20
     shapes = (((1, side), "float32"), *((((side, side), "float32"),) * count))
 
     def function(x: jax.Array, *weights: jax.Array) -> jax.Array:

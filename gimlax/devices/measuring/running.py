@@ -5,7 +5,8 @@ Meshes of equal devices of one backend are measured once. Units: seconds.
 
 import datetime
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -16,8 +17,9 @@ from gimlax.devices.live import bind
 from gimlax.devices.measuring.grids import microbenchmarks
 from gimlax.devices.measuring.links import measure_link
 from gimlax.devices.measuring.operations import dispatch_s, measure
+from gimlax.devices.measuring.programs import Microbenchmark
 from gimlax.devices.measuring.sharing import measure_slowdown
-from gimlax.devices.measuring.timing import Probe
+from gimlax.devices.measuring.timing import Clock, Probe
 from gimlax.devices.mesh import MeshSpec
 from gimlax.devices.processor import processor_name
 from gimlax.devices.samples import MeasuredLink, MeshCalibration, Slowdown
@@ -27,15 +29,23 @@ __all__ = ["calibrate"]
 
 Progress = Callable[[float, float, str], None]
 
+_BUDGET_S = 140.0  # repeated visits stop beyond it; what is left is half a minute at most
+
 
 def calibrate(
-    cluster: Cluster, *, progress: Progress = lambda done, total, what: None
+    cluster: Cluster,
+    *,
+    progress: Progress = lambda done, total, what: None,
+    benchmarks: Sequence[Microbenchmark] | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Calibration:
     """Measures what is live of a cluster.
 
     Args:
         cluster: for example of `gimlax.discover()`.
         progress: told (done, total, what is being measured).
+        benchmarks: the operations, by default those that a cost model needs.
+        clock: seconds.
 
     Raises:
         SpecError: no mesh of it is live.
@@ -60,16 +70,18 @@ def calibrate(
         if b.name in cluster.sharing(a.name, "compute") + cluster.sharing(a.name, "memory")
     ]
     first = {_alike(mesh): mesh.name for mesh in reversed(live)}
-    work = _Work(progress, len(first) * len(microbenchmarks()) + 10 * len(pairs + sharers))
-    measured = {name: _mesh(name, devices[name], work) for name in first.values()}
+    chosen = microbenchmarks() if benchmarks is None else benchmarks
+    work = _Work(progress, clock, len(first) * len(chosen) + 10 * len(pairs + sharers))
+    measured = {name: _mesh(name, devices[name], chosen, work) for name in first.values()}
     links: list[MeasuredLink] = []
     for source, target in pairs:
         work.step(f"link {source} -> {target}", 10)
-        links.append(measure_link(source, devices[source], target, devices[target]))
+        ends = (source, devices[source], target, devices[target])
+        links.append(measure_link(*ends, clock=clock))
     slowdowns: list[Slowdown] = []
     for a, b in sharers:
         work.step(f"{a} beside {b}", 10)
-        factor = measure_slowdown(devices[a], devices[b])
+        factor = measure_slowdown(devices[a], devices[b], clock=clock)
         slowdowns.append(Slowdown(meshes=(a, b), factor=factor))
     return Calibration(
         jax_version=jax.__version__,
@@ -82,10 +94,15 @@ def calibrate(
 
 
 class _Work:
-    """Counts what is done."""
+    """Counts what is done, and says whether it goes fast enough."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
+    def __init__(self, progress: Progress, clock: Clock, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
+        self.clock, self._start_s = clock, clock()
+
+    def in_time(self) -> bool:
+        """Whether at this pace all of it will fit the budget."""
+        return self.clock() - self._start_s < _BUDGET_S * self._done / self._total
 
     def step(self, what: str, size: int = 1) -> None:
         self._progress(self._done, self._total, what)
@@ -96,13 +113,17 @@ def _alike(mesh: MeshSpec) -> tuple[str, str]:
     return mesh.backend, mesh.device_kind
 
 
-def _mesh(name: str, device: _jax.Device, work: _Work) -> MeshCalibration:
-    probe = Probe(device)
-    call_s = dispatch_s(device)
+def _mesh(
+    name: str, device: _jax.Device, benchmarks: Sequence[Microbenchmark], work: _Work
+) -> MeshCalibration:
+    probe = Probe(device, work.clock)
+    call_s = dispatch_s(device, clock=work.clock)
     samples = []
-    for benchmark in microbenchmarks():
+    for benchmark in benchmarks:
         work.step(f"{name}: {benchmark.kind}")
-        samples.append(measure(benchmark, device, probe, call_s))
+        samples.append(
+            measure(benchmark, device, probe, call_s, in_time=work.in_time, clock=work.clock)
+        )
     return MeshCalibration(
         mesh=name,
         device_kind=device.device_kind,

@@ -4,18 +4,21 @@ Units: seconds.
 """
 
 import threading
+import time
 from collections.abc import Callable
 
 from gimlax import _jax
 from gimlax.devices.measuring.programs import chain, matmul
-from gimlax.devices.measuring.timing import compiled, repeated, time_calls
+from gimlax.devices.measuring.timing import Clock, compiled, repeated, time_calls
 
 __all__ = ["measure_slowdown"]
 
 _BUDGET_S = 0.25
 
 
-def measure_slowdown(first: _jax.Device, second: _jax.Device) -> float:
+def measure_slowdown(
+    first: _jax.Device, second: _jax.Device, *, clock: Clock = time.perf_counter
+) -> float:
     """Seconds of the same work with the other device at work over seconds without, the larger of a
     product and of a chain that waits for memory; at least 1."""
     factors = []
@@ -25,7 +28,7 @@ def measure_slowdown(first: _jax.Device, second: _jax.Device) -> float:
     ):
         program = repeated(benchmark.function, times, 0)
         calls = [compiled(program, benchmark.arguments(), device) for device in (first, second)]
-        alone_s = time_calls(calls[0], budget_s=_BUDGET_S).seconds
+        alone_s = time_calls(calls[0], budget_s=_BUDGET_S, clock=clock).seconds
         done = threading.Event()
 
         def disturb(call: Callable[[], object] = calls[1], done: threading.Event = done) -> None:
@@ -35,7 +38,7 @@ def measure_slowdown(first: _jax.Device, second: _jax.Device) -> float:
         other = threading.Thread(target=disturb)
         other.start()
         try:
-            beside_s = time_calls(calls[0], budget_s=_BUDGET_S).seconds
+            beside_s = time_calls(calls[0], budget_s=_BUDGET_S, clock=clock).seconds
         finally:
             done.set()
             other.join()
