@@ -6,6 +6,8 @@ Units: seconds, bytes per device.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import jax
+
 from gimlax import _jax
 from gimlax.graph import Role
 from gimlax.graph.operations import Operation
@@ -16,6 +18,7 @@ from gimlax.partition import (
     Source,
     Spec,
     Split,
+    shard_shape,
 )
 from gimlax.planning.rates.collectives import Joined, collective_s
 from gimlax.planning.sharding.pricing import Pricer, local_operations
@@ -63,6 +66,7 @@ class Sharded:
         edges: of each value that crosses, by [phase][boundary], in the order of crossing; boundary
             b lies before segment b.
         results: of each output leaf that is not carried, by [phase] and path.
+        resident_bytes, carried_bytes: on each device, of the whole chain.
         splits: by axis, of each group of equations, by [phase][segment][group].
     """
 
@@ -72,6 +76,8 @@ class Sharded:
     streamed: tuple[Mapping[str, Spec], ...]
     edges: tuple[tuple[tuple[Spec, ...], ...], ...]
     results: tuple[Mapping[str, Spec], ...]
+    resident_bytes: int
+    carried_bytes: int
     splits: Mapping[str, Sequence[Sequence[Sequence[Split]]]]
 
     def seconds(self, phase: int) -> float:
@@ -128,7 +134,18 @@ class _Description:
             streamed=tuple(dict(self._arguments(phase, (Role.STREAMED,))) for phase in phases),
             edges=tuple(self._edges(phase) for phase in phases),
             results=tuple(dict(self._results(phase)) for phase in phases),
+            resident_bytes=self._held_bytes(Role.RESIDENT),
+            carried_bytes=self._held_bytes(Role.CARRIED),
             splits={layout.axis: layout.splits for layout in self.layouts},
+        )
+
+    def _held_bytes(self, role: Role) -> int:
+        traced = self.pieces.chain.phases[0].traced
+        avals = {traced.arguments[i].path: traced.arguments[i].aval for i in traced.leaves(role)}
+        return sum(
+            _jax.nbytes(jax.ShapeDtypeStruct(shard_shape(aval.shape, spec, self.axes), aval.dtype))
+            for path, spec in self._arguments(0, (role,))
+            for aval in (avals[path],)
         )
 
     def _edges(self, phase: int) -> tuple[tuple[Spec, ...], ...]:

@@ -62,6 +62,8 @@ def test_local_operations_do_a_share_of_the_work():
     traced = trace_llama(llama_config(width=256, head_size=32, mlp_width=1024))
     alone = sharded(traced, {"data": 1, "model": 1})
     found = sharded(traced, {"data": 1, "model": 4})
+    assert found.carried_bytes * 4 == alone.carried_bytes
+    assert found.resident_bytes < 0.3 * alone.resident_bytes
     for whole, part in zip(alone.segments[0][1:], found.segments[0][1:], strict=True):
         products = [
             sum(o.count * o.flops for o in s.operations if o.kind in ("matmul", "attention"))
