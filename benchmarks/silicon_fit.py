@@ -71,7 +71,6 @@ LAWS = {
             "wide": (0.3, DTYPE),
             "softmax": (200.0, DTYPE),
             "bandwidth": (0.5, ARCHITECTURE),
-            "sequence_s": (0.3e-6, ALL),
             "wave_s": (1e-6, ARCHITECTURE),
         },
     ),
@@ -86,7 +85,7 @@ LAWS = {
             "cache": (0.3, ARCHITECTURE),
             "cached": (4.0, ALL),
             "merge_s": (2e-6, ALL),
-            "alone": (0.5, ARCHITECTURE),
+            "alone": (0.5, ALL),
             "crowd": (0.5, ALL),
             "sharpness": (2.0, ALL),
         },
@@ -172,12 +171,10 @@ def _keys(rows: Rows, coefficient: str, level: str) -> np.ndarray:
     if level == ARCHITECTURE:
         return rows.architecture
     if level == APART:
-        short = np.char.add(rows.architecture, "/float4")
-        return np.where(rows.dtype == "float4", short, rows.architecture)
+        return np.where(rows.dtype == "float4", rows.group, rows.architecture)
     if coefficient == "quantise":  # only where operands are brought to a shorter format
-        short = np.char.add(np.char.add(rows.architecture, "/"), rows.dtype)
-        return np.where(rows.dtype == "bfloat16", NONE, short)
-    return np.char.add(np.char.add(rows.architecture, "/"), rows.dtype)
+        return np.where(rows.dtype == "bfloat16", NONE, rows.group)
+    return rows.group
 
 
 def _value(known: Mapping[str, float], key: str) -> float:
@@ -201,7 +198,11 @@ def _value(known: Mapping[str, float], key: str) -> float:
 
 def _card(architecture: str) -> np.ndarray:
     """Figures of the cards of an architecture, as logarithms."""
-    cards = [each for each in accelerators().values() if each.architecture == architecture]
+    cards = [
+        each
+        for each in accelerators().values()
+        if architecture in (each.architecture, each.four_bit_architecture)
+    ]
     figures = [
         (c.peak_flops_per_s["bfloat16"], c.memory_bytes_per_s, c.link_bytes_per_s) for c in cards
     ]

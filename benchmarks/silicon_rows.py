@@ -49,6 +49,7 @@ class Rows:
         work: sizes, as the law of the class takes them.
         device: figures of the accelerator's card, as laws take them.
         accelerator, architecture, dtype: of each row.
+        group: of its coefficients that depend on the dtype, such as 'hopper/float8'.
         kind_of: what is held out as one, such as '4096x512'.
         held: whether it is.
         seconds: measured.
@@ -59,6 +60,7 @@ class Rows:
     accelerator: np.ndarray
     architecture: np.ndarray
     dtype: np.ndarray
+    group: np.ndarray
     kind_of: np.ndarray
     held: np.ndarray
     seconds: np.ndarray
@@ -74,6 +76,7 @@ class Rows:
             accelerator=self.accelerator[index],
             architecture=self.architecture[index],
             dtype=self.dtype[index],
+            group=self.group[index],
             kind_of=self.kind_of[index],
             held=self.held[index],
             seconds=self.seconds[index],
@@ -131,6 +134,7 @@ def read(name: str) -> Rows:
         accelerator=names,
         architecture=np.array([by_name[a].architecture for a in names]),
         dtype=dtype,
+        group=np.array([by_name[a].groups(d)[0] for a, d in zip(names, dtype)]),
         kind_of=kind_of,
         held=np.array([held_out(kind) for kind in kind_of]) | model_held,
         seconds=table["latency"].to_numpy() * 1e-3,

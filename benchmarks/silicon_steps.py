@@ -94,7 +94,7 @@ class Laws:
 
     def _choose(self, name: str, dtype: str) -> dict[str, float]:
         law = self.coefficients[name]
-        return choose_coefficients(law, self.accelerator.architecture, dtype)
+        return choose_coefficients(law, self.accelerator.groups(dtype))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

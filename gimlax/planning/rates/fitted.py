@@ -46,6 +46,7 @@ class Accelerator:
         name: as in the catalogue of device kinds, where it is listed there.
         system: what the package with the measurements calls it.
         architecture: whose coefficients it shares.
+        four_bit_architecture: whose coefficients of 4-bit formats, where its units for them differ.
         peak_flops_per_s: dense, by dtype.
         memory_bytes_per_s: peak.
         link_bytes_per_s: to its neighbours, one way.
@@ -61,6 +62,12 @@ class Accelerator:
     link_bytes_per_s: float
     processors: int
     cache_bytes: float
+    four_bit_architecture: str | None = None
+
+    def groups(self, dtype: str) -> tuple[str, str, str]:
+        """Groups of coefficients that concern it, the narrowest first."""
+        own = self.four_bit_architecture if dtype == "float4" else None
+        return f"{own or self.architecture}/{dtype}", self.architecture, "all"
 
 
 @functools.cache
@@ -81,19 +88,18 @@ def coefficients() -> dict[str, Any]:
 
 
 @functools.cache
-def find_coefficients(law: str, architecture: str, dtype: str) -> dict[str, float]:
+def find_coefficients(law: str, groups: tuple[str, ...]) -> dict[str, float]:
     """The coefficients of a law for one architecture and dtype."""
-    return choose_coefficients(coefficients()[law], architecture, dtype)
+    return choose_coefficients(coefficients()[law], groups)
 
 
 def choose_coefficients(
-    law: Mapping[str, Mapping[str, float]], architecture: str, dtype: str
+    law: Mapping[str, Mapping[str, float]], groups: tuple[str, ...]
 ) -> dict[str, float]:
-    """By name, those of the narrowest group there is; 0 where one concerns other dtypes only."""
-    keys = (f"{architecture}/{dtype}", architecture, "all")
+    """By name, those of the first group there is; 0 where one concerns other dtypes only."""
     return {
-        name: next((groups[key] for key in keys if key in groups), 0.0)
-        for name, groups in law.items()
+        name: next((known[group] for group in groups if group in known), 0.0)
+        for name, known in law.items()
     }
 
 
@@ -132,7 +138,7 @@ class Fitted:
         if dtype and operation.kind == ATTENTION:
             return self._attention_s(operation, dtype)
         card = Roofline(self.kind)
-        c = find_coefficients("matmul", self.accelerator.architecture, "bfloat16")
+        c = find_coefficients("matmul", self.accelerator.groups("bfloat16"))
         memory_s = card.memory_s(operation) * (1 / c["bandwidth"] + 1 / c["cached"])
         return c["launch_s"] + max(card.compute_s(operation), memory_s)
 
@@ -153,7 +159,7 @@ class Fitted:
             "itemsize": _ITEMSIZES[dtype],
             "warm": 0.0 if operation.resident_bytes else 1.0,
         }
-        c = find_coefficients("matmul", self.accelerator.architecture, dtype)
+        c = find_coefficients("matmul", self.accelerator.groups(dtype))
         return float(np.min(kernels.matmul_s(np, c, self._device(dtype), work, _TILES)))
 
     def _attention_s(self, operation: Operation, dtype: str) -> float:
@@ -171,11 +177,11 @@ class Fitted:
             "warm": 0.0,  # every layer has a cache of its own
         }
         dtype = "float8" if dtype == "float4" else dtype
-        device, architecture = self._device(dtype), self.accelerator.architecture
+        device, groups = self._device(dtype), self.accelerator.groups(dtype)
         if queries == 1:
-            c = find_coefficients("decode_attention", architecture, dtype)
+            c = find_coefficients("decode_attention", groups)
             return float(np.min(kernels.decode_attention_s(np, c, device, work, _PARTS)))
-        c = find_coefficients("context_attention", architecture, dtype)
+        c = find_coefficients("context_attention", groups)
         return float(np.min(kernels.context_attention_s(np, c, device, work, _ROWS)))
 
     def _device(self, dtype: str) -> dict[str, float]:

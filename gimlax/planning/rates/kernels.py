@@ -111,7 +111,7 @@ def context_attention_s(
 
     Args:
         xp: NumPy or JAX's.
-        c: launch_s, sequence_s, efficiency, wide (what heads of 256 lose of it), softmax (FLOPs
+        c: launch_s, efficiency, wide (what heads of 256 lose of it), softmax (FLOPs
             that take as long as an exponential), bandwidth, wave_s.
         device: peak_flops_per_s, memory_bytes_per_s, processors.
         w: batch, heads, key_heads, queries, size (of a head), window (keys that a query sees, 0
@@ -140,7 +140,7 @@ def context_attention_s(
     )
     num_bytes = batch * queries * size * (4 * heads + 6 * w["key_heads"]) * 2
     memory_s = num_bytes / (device["memory_bytes_per_s"] * c["bandwidth"])
-    return c["launch_s"] + batch * c["sequence_s"] + core_s + memory_s
+    return c["launch_s"] + core_s + memory_s
 
 
 def decode_attention_s(
