@@ -6,11 +6,14 @@ The machine is calibrated first, unless a calibration is given. Then the stages 
 timed in rounds, a probe before and after each. A round of a stage counts if both probes ran near
 their best: other work on the machine then stood still. What is left of the drift is divided out by
 the probe. A prediction is the cost model's: operations by the rates of the calibration, and one
-dispatch; the plain roofline of the card stands beside it.
+dispatch; the plain roofline of the card, which is that of two cores, stands beside it. On one core
+times repeat within some percent; on several, threads of a pool may wake on the same one, and times
+of the same program differ by half.
 """
 
 import dataclasses
 import json
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -30,6 +33,7 @@ from gimlax.planning.rates import Roofline, rates_for
 from gimlax.planning.rates.pricing import price
 
 CALIBRATION = flags.DEFINE_string("calibration", None, "file; by default the mesh is calibrated")
+CORES = flags.DEFINE_integer("cores", None, "use so many; by default all", lower_bound=1)
 ROUNDS = flags.DEFINE_integer("rounds", 12, "at most so many rounds", lower_bound=2)
 FAMILIES = flags.DEFINE_list("families", None, "only these models")
 JSON = flags.DEFINE_string("json", None, "write the result here")
@@ -60,6 +64,8 @@ class Score:
 
 def main(argv: list[str]) -> None:
     del argv
+    if CORES.value:  # before JAX starts its threads
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-CORES.value :])
     cluster = gx.discover()
     cluster = Cluster(meshes=cluster.meshes[:1])
     mesh = cluster.meshes[0]
