@@ -18,7 +18,9 @@ MODELS = {"smollm2-135m": models.SMOLLM2_135M, "llama3-70b": models.LLAMA3_70B}
 
 MODEL = flags.DEFINE_enum("model", "smollm2-135m", sorted(MODELS), "what to plan")
 CLUSTER = flags.DEFINE_string("cluster", None, "TOML file with meshes and links", required=True)
-OBJECTIVE = flags.DEFINE_enum("objective", "latency", ["latency", "throughput"], "what to plan for")
+OBJECTIVE = flags.DEFINE_enum(
+    "objective", "latency", ["latency", "throughput", "usd", "joules"], "what to plan for"
+)
 PROMPT_TOKENS = flags.DEFINE_integer("prompt_tokens", 512, "length of a prompt", lower_bound=1)
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 64, "decoded tokens a request", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch", 1, "sequences in one pass", lower_bound=1)
@@ -29,6 +31,7 @@ STAGES = flags.DEFINE_integer(
 )
 CUTS = flags.DEFINE_list("cuts", None, "segments before which to cut, as in 20,41")
 MESHES = flags.DEFINE_list("meshes", None, "mesh of each stage; by default the planner chooses")
+CALIBRATION = flags.DEFINE_string("calibration", None, "file of scripts/calibrate.py to rest on")
 JSON = flags.DEFINE_string("json", None, "write the plan here")
 flags.register_validator(
     "cuts",
@@ -49,6 +52,7 @@ def main(argv: list[str]) -> None:
         objective=gx.Objective(goal=OBJECTIVE.value),
         cuts=cuts if STAGES.value is None else STAGES.value,
         meshes=MESHES.value,
+        calibration=CALIBRATION.value,
     )
     print(chosen)
     print()
