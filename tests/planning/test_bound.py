@@ -14,7 +14,8 @@ from gimlax.planning.bound import lower_bound
 from gimlax.planning.cost import costs
 from gimlax.planning.objective import Objective
 from tests.planning.cases import cluster_of, kind, two_phases
-from tests.reference import best_layout_value
+from tests.planning.test_objectives import least, objectives
+from tests.reference import best_layout_value, layout_terms, layouts
 
 CHAIN = chain(two_phases(prompt_tokens=4))  # little memory beside weights and state
 TOTAL_BYTES = costs(CHAIN, cluster_of([kind("a")])).problem.stage_bytes()[0, -1]
@@ -57,6 +58,37 @@ def test_no_layout_lies_below_the_bound(cluster, goal):
     best = best_layout_value(figures.problem, goal)
     if best is not None:
         assert 0 < lower_bound(figures, Objective(goal=goal)) <= best * (1 + 1e-9)
+
+
+def priced(cluster, rng):
+    kinds = tuple(
+        replace(k, tdp_watts=float(rng.integers(100, 900)), idle_watts=float(rng.integers(1, 90)))
+        for k in cluster.kinds
+    )
+    meshes = tuple(replace(m, usd_per_hour=float(rng.integers(1, 9))) for m in cluster.meshes)
+    return replace(cluster, kinds=kinds, meshes=meshes)
+
+
+@settings(max_examples=150)
+@given(cluster=clusters(), seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_no_layout_lies_below_the_bound_of_any_goal_under_limits(cluster, seed, data):
+    rng = np.random.default_rng(seed)
+    problem = (figures := costs(CHAIN, priced(cluster, rng))).problem
+    tried = layouts(problem.num_segments, problem.num_meshes)
+    table = [terms for layout in tried if (terms := layout_terms(problem, *layout)) is not None]
+    for _ in range(4):
+        objective = data.draw(objectives(table))
+        best = least(objective, table)
+        if best is not None:
+            assert 0 < lower_bound(figures, objective) <= best * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("goal", ["usd", "joules"])
+def test_a_mesh_without_waiting_leaves_no_gap_in_dollars_and_joules(goal):
+    cluster = priced(cluster_of([kind("a"), kind("b")]), np.random.default_rng(0))
+    figures = costs(CHAIN, cluster)
+    best = best_layout_value(figures.problem, goal)
+    assert lower_bound(figures, Objective(goal=goal)) == pytest.approx(best, rel=1e-9)
 
 
 @pytest.mark.parametrize("goal", ["latency", "throughput"])
