@@ -23,18 +23,11 @@ from gimlax.planning.explanation import Comparison, compare
 from gimlax.planning.fronts import front
 from gimlax.planning.infeasible import why_not
 from gimlax.planning.labels import OutOfTime
-from gimlax.planning.layout import OUTSIDE, Layout
+from gimlax.planning.layout import Layout
 from gimlax.planning.objective import TERMS, Objective
 from gimlax.planning.parking import on_tiers
 from gimlax.planning.plans import Plan, Source
-from gimlax.planning.predictions import (
-    MeshPrediction,
-    PhasePrediction,
-    StagePrediction,
-    TransferPrediction,
-)
-from gimlax.planning.problem import loads_s, spans
-from gimlax.planning.rates import DECLARED, MEASURED
+from gimlax.planning.predicting import predict_meshes, predict_phase
 from gimlax.planning.request import Request, checked
 from gimlax.planning.search import Found, search
 from gimlax.planning.shardings import MeshSharding
@@ -197,10 +190,10 @@ class Setting:
             objective=objective,
             layout=layout,
             phases=tuple(
-                _phase(chain, cluster, calibration, figures, layout, found.meshes, index)
+                predict_phase(chain, cluster, calibration, figures, layout, found.meshes, index)
                 for index in range(len(chain.phases))
             ),
-            meshes=_meshes(cluster, figures, found.cuts, found.meshes),
+            meshes=predict_meshes(cluster, figures, found.cuts, found.meshes),
             value=found.value,
             bound=min(lower_bound(figures, objective), found.value),
             latency_s=found.terms.latency_s,
@@ -257,107 +250,6 @@ def _sources(cluster: Cluster, names: Sequence[str]) -> tuple[Source, ...]:
         for kind in kinds.values()
         for figure, source in kind.sources
     )
-
-
-def _phase(
-    chain: Chain,
-    cluster: Cluster,
-    calibration: Calibration | None,
-    figures: Costs,
-    layout: Layout,
-    meshes: Sequence[int],
-    index: int,
-) -> PhasePrediction:
-    phase = chain.phases[index]
-    transfers: list[TransferPrediction] = []
-    for hop_index, hop in enumerate(layout.hops):
-        if OUTSIDE in (hop.source, hop.target):
-            continue
-        source, target = (layout.holdings[end].mesh for end in (hop.source, hop.target))
-        boundary = layout.holdings[hop.target].first_segment
-        measured = calibration.link(source, target) if calibration else None
-        link = (calibration.onto(cluster) if calibration else cluster).link(source, target)
-        assert link is not None
-        num_bytes = 0 if source == target else int(figures.boundary_bytes[index, boundary])
-        transfers.append(
-            TransferPrediction(
-                hop=hop_index,
-                source=source,
-                target=target,
-                num_bytes=num_bytes,
-                seconds=link.transfer_s(num_bytes) if num_bytes else 0.0,
-                basis=MEASURED if measured else DECLARED,
-            )
-        )
-    return PhasePrediction(
-        name=phase.name,
-        calls=float(phase.calls),
-        stages=tuple(
-            _stage(figures, index, mesh, holding_index, holding.first_segment, holding.stop)
-            for holding_index, (holding, mesh) in enumerate(
-                zip(layout.holdings, meshes, strict=True)
-            )
-        ),
-        transfers=tuple(transfers),
-    )
-
-
-def _stage(
-    figures: Costs, phase: int, mesh: int, holding: int, first: int, stop: int
-) -> StagePrediction:
-    run = (phase, mesh, slice(first, stop))
-    memory_bound_s = float(figures.memory_bound_s[run].sum())
-    overhead_s = float(figures.dispatch_s[mesh] / figures.calls.sum())
-    shares = {
-        "compute": float(figures.seconds[run].sum()) - memory_bound_s,
-        "bandwidth": memory_bound_s,
-        "overhead": overhead_s,
-        "host": _parked_s(figures, mesh, first, stop) / float(figures.calls.sum()),
-    }
-    return StagePrediction(
-        holding=holding,
-        seconds=sum(shares.values()),
-        compute_s=float(figures.compute_s[run].sum()),
-        memory_s=float(figures.memory_s[run].sum()),
-        overhead_s=overhead_s,
-        parked_s=shares["host"],
-        flops=float(figures.flops[phase, first:stop].sum()),
-        bytes_accessed=float(figures.bytes_accessed[phase, first:stop].sum()),
-        binds=max(shares, key=lambda what: shares[what]),
-    )
-
-
-def _parked_s(figures: Costs, mesh: int, first: int, stop: int) -> float:
-    """Seconds per request for which a stage streams what is parked in host memory."""
-    if not figures.problem.parked_bytes[mesh, first, stop]:
-        return 0.0
-    streamed_s = figures.problem.stage_s[mesh, first, stop] - figures.dispatch_s[mesh]
-    return max(float(streamed_s - figures.segment_s[mesh, first:stop].sum()), 0.0)
-
-
-def _meshes(
-    cluster: Cluster, figures: Costs, cuts: Sequence[int], meshes: Sequence[int]
-) -> tuple[MeshPrediction, ...]:
-    runs = spans(cuts, figures.problem.num_segments)
-    load_s = loads_s(figures.problem, cuts, meshes)
-    result: list[MeshPrediction] = []
-    for mesh in dict.fromkeys(meshes):
-        own = [run for run, m in zip(runs, meshes, strict=True) if m == mesh]
-        temp, received = max((figures.passing_bytes(*run) for run in own), key=sum)
-        result.append(
-            MeshPrediction(
-                mesh=cluster.meshes[mesh].name,
-                resident_bytes=figures.resident_bytes(own),
-                carried_bytes=figures.carried_bytes(own),
-                temp_bytes=temp,
-                received_bytes=received,
-                parked_bytes=sum(int(figures.problem.parked_bytes[mesh, *run]) for run in own),
-                capacity_bytes=int(figures.problem.capacity_bytes[mesh]),
-                load_s=float(load_s[mesh]),
-                basis=figures.rates[mesh].source,
-            )
-        )
-    return tuple(result)
 
 
 def check_plan(plan: Plan, chain: Chain, cluster: Cluster | None = None) -> None:
