@@ -1,11 +1,14 @@
 """Costs and plans on measured figures: they go before cards, and a plan says so."""
 
+import math
+
 import numpy as np
 import pytest
 
 import gimlax as gx
 from gimlax.errors import SpecError
 from gimlax.graph import chain
+from gimlax.graph.operations import Operation
 from gimlax.planning.cost import costs
 from gimlax.planning.rates import CARD, DECLARED, MEASURED, rates_for
 from tests.planning.calibrations import DISPATCH_S, calibration_of, law
@@ -93,10 +96,45 @@ def _fields(record):
     return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
-def test_measured_rates_carry_the_law_to_other_sizes():
+def operation(kind, dims, layout, flops, num_bytes):
+    return Operation(
+        kind=kind,
+        dims=dims,
+        dtype="float32",
+        flops=flops,
+        bytes_read=num_bytes - 4.0 * math.prod(dims[:3]),
+        bytes_written=4.0 * math.prod(dims[:3]),
+        layout=layout,
+    )
+
+
+def product(m, n, k):
+    return operation("matmul", (1, m, n, k), "mk,kn", 2.0 * m * n * k, 4.0 * (m * n + (m + n) * k))
+
+
+def test_measured_rates_pass_through_their_samples():
+    measured = calibration_of(CLUSTER).meshes[0]
     rates = rates_for(CLUSTER, CLUSTER.meshes[0].name, calibration_of(CLUSTER))
-    for segment in CHAIN.phases[0].segments:
-        for operation in segment.operations:
-            if operation.kind == "matmul" and operation.dims[0] == 1:
-                expected_s = law(operation.flops, operation.num_bytes)
-                assert rates.seconds(operation) == pytest.approx(expected_s, rel=0.2)
+    products = [s for s in measured.samples if s.kind == "matmul" and s.dtype == "float32"]
+    assert len(products) > 100
+    for s in products:
+        seconds = rates.seconds(operation(s.kind, s.dims, s.layout, s.flops, s.num_bytes))
+        assert seconds == pytest.approx(s.seconds, rel=1e-6)
+
+
+def test_more_work_never_takes_less():
+    rates = rates_for(CLUSTER, CLUSTER.meshes[0].name, calibration_of(CLUSTER))
+    for dim in range(3):
+        sizes = [[100, 200, 300] for _ in range(8)]
+        for step, size in enumerate(sizes):
+            size[dim] *= 2**step
+        seconds = [rates.seconds(product(*size)) for size in sizes]
+        assert seconds == sorted(seconds)
+
+
+def test_a_law_is_carried_beyond_the_samples():
+    rates = rates_for(CLUSTER, CLUSTER.meshes[0].name, calibration_of(CLUSTER))
+    for size in ((3, 70, 90), (1, 10**4, 10**4), (10**4, 10**4, 10**4)):
+        tested = product(*size)
+        expected_s = law(tested.flops, tested.num_bytes)
+        assert rates.seconds(tested) == pytest.approx(expected_s, rel=1e-6)

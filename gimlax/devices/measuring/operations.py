@@ -10,7 +10,7 @@ import numpy as np
 
 from gimlax import _jax
 from gimlax.devices.measuring.programs import Microbenchmark, matmul
-from gimlax.devices.measuring.timing import Clock, Probe, compiled, repeated, time_calls
+from gimlax.devices.measuring.timing import Clock, Probe, Timing, compiled, repeated, time_calls
 from gimlax.devices.samples import Sample
 
 __all__ = ["dispatch_s", "measure"]
@@ -66,20 +66,19 @@ def measure(
     times = 1 if benchmark.alone else round(min(max(_PROGRAM_S / guess_s, 1), _MOST_REPEATS))
     smallest = min(range(len(args)), key=lambda i: args[i].nbytes)
     call = compiled(repeated(benchmark.function, times, smallest), args, device)
-    visits = []
-    while not visits or (
-        len(visits) < _MOST_VISITS
-        and sum(probe.undisturbed(v[1]) for v in visits) < _ENOUGH
-        and in_time()
-    ):
+    visits: list[tuple[Timing, float, float]] = []  # seconds of the probe before and after
+    quiet: list[tuple[Timing, float, float]] = []
+    while not visits or (len(visits) < _MOST_VISITS and len(quiet) < _ENOUGH and in_time()):
         before_s = probe.last_s
-        timing = time_calls(call, clock=clock)
-        visits.append((timing, max(before_s, probe.seconds())))
-    quiet = [(timing, s) for timing, s in visits if probe.undisturbed(s)]
-    timing, paced_s = (
-        min(quiet, key=lambda v: v[0].seconds) if quiet else min(visits, key=lambda v: v[1])
+        visits.append((time_calls(call, clock=clock), before_s, probe.seconds()))
+        quiet = [visit for visit in visits if probe.undisturbed(max(visit[1:]))]
+    # The probes of a disturbed visit may have suffered more than it did: their mean is less wrong.
+    timing, *probes_s = (
+        min(quiet, key=lambda visit: visit[0].seconds)
+        if quiet
+        else min(visits, key=lambda visit: sum(visit[1:]))
     )
-    took_s = timing.seconds * probe.best_s / paced_s
+    took_s = timing.seconds * probe.best_s / (sum(probes_s) / len(probes_s))
     return Sample(
         kind=benchmark.kind,
         dims=benchmark.dims,
