@@ -19,7 +19,7 @@ from gimlax.errors import SpecError
 from gimlax.graph import Chain, Role
 from gimlax.planning.pieces import Piece, added_bytes, pieces, shared_bytes, used_bytes
 from gimlax.planning.problem import Array, Problem
-from gimlax.planning.rates import Rates, rates_for
+from gimlax.planning.rates import MEASURED, Rates, rates_for
 from gimlax.planning.rates.pricing import price
 from gimlax.planning.sharding import Sharded, shard
 from gimlax.planning.tariffs import tariffs
@@ -196,13 +196,19 @@ def _sharded(
     rates: Sequence[Rates],
     given: Mapping[str, PartitionSpec] | None,
 ) -> list[Sharded | None]:
-    """How a chain is split over each mesh of several devices that something joins."""
+    """How a chain is split over each mesh of several devices that something joins.
+
+    Equal meshes are split alike, so each sort is searched once.
+    """
+    known: dict[tuple[object, ...], Sharded] = {}
     found: list[Sharded | None] = []
     for mesh, rate in zip(cluster.meshes, rates, strict=True):
         kind = cluster.kind(mesh.name)
         joined = mesh.num_devices > 1 and kind.interconnect is not None
-        axes = dict(mesh.axes)
-        found.append(shard(chain, kind, axes, rate, given=given) if joined else None)
+        key = (kind.name, mesh.axes, id(rate) if rate.source == MEASURED else rate.source)
+        if joined and key not in known:
+            known[key] = shard(chain, kind, dict(mesh.axes), rate, given=given)
+        found.append(known[key] if joined else None)
     if given and not any(found):
         raise SpecError(
             f"shardings are given for {', '.join(given)}, but no mesh of the cluster has several"

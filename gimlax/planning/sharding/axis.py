@@ -14,7 +14,7 @@ from gimlax.errors import PlanError
 from gimlax.partition import Split
 from gimlax.planning.sharding.elimination import Factor, Reduced, eliminate
 from gimlax.planning.sharding.factors import Axis, SegmentFactors, build_factors
-from gimlax.planning.sharding.states import AxisLayout, Name, Pieces
+from gimlax.planning.sharding.states import AxisLayout, Name, Pieces, state_after
 
 __all__ = ["lay_out"]
 
@@ -68,7 +68,19 @@ def lay_out(pieces: Pieces, axis: Axis) -> AxisLayout:
                 splits[int(phase)][index][int(group)] = factors.splits[variable][setting]
             else:
                 states[name] = factors.states[variable][setting]
-    return AxisLayout(axis=axis.name, num_devices=axis.num_devices, splits=splits, states=states)
+    return AxisLayout(
+        axis=axis.name,
+        num_devices=axis.num_devices,
+        splits=splits,
+        states=states,
+        made={
+            (phase, segment, value): state_after(group, split, value)
+            for phase, row in enumerate(pieces.groups)
+            for segment, groups in enumerate(row)
+            for group, split in zip(groups, splits[phase][segment], strict=True)
+            for value in group.writes
+        },
+    )
 
 
 def _settle(factors: SegmentFactors, settled: dict[Name, int]) -> None:

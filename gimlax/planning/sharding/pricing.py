@@ -29,6 +29,7 @@ class Pricer:
         self._rates = rates
         self._known: dict[Operation, float] = {}
         self._alone: dict[tuple, float] = {}
+        self._flops: dict[Step, float] = {}
 
     def operation_s(self, operation: Operation) -> float:
         """Seconds of an operation, as often as it is done."""
@@ -62,6 +63,11 @@ class Pricer:
             self._alone[key] = sum(map(self.operation_s, found))
         return self._alone[key]
 
+    def _flops_of(self, step: Step) -> float:
+        if step not in self._flops:
+            self._flops[step] = sum(count(step.eqn).flops.values())
+        return self._flops[step]
+
     def _chain_s(self, run: Run, group: Group, shape: Callable[[int], tuple[int, ...]]) -> float:
         """A chain streams its inputs and results through memory once."""
 
@@ -77,7 +83,7 @@ class Pricer:
             step = run.flat.steps[index]
             whole = math.prod(run.flat.avals[step.outputs[0]].shape)
             share = math.prod(shape(step.outputs[0])) / max(whole, 1)
-            flops += share * sum(count(step.eqn).flops.values())
+            flops += share * self._flops_of(step)
         if not flops and num_bytes(group.reads) == num_bytes(writes):
             return 0.0  # only names of memory
         operation = Operation(

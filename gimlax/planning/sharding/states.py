@@ -63,13 +63,15 @@ class AxisLayout:
     """How everything lies along one axis.
 
     `splits` has the way to split each group, by [phase][segment][group]; `states` how named arrays
-    lie: sources, what crosses, and values with several readers (once they are brought there).
+    lie: sources, what crosses, and values with several readers (once they are brought there);
+    `made` how a group leaves a value, by (phase, segment, value).
     """
 
     axis: str
     num_devices: int
     splits: Sequence[Sequence[Sequence[Split]]]
     states: Mapping[Name, int]
+    made: Mapping[tuple[int, int, int], int]
 
     def state(self, pieces: Pieces, phase: int, segment: int, value: int) -> int:
         """How a value of a run lies for its readers."""
@@ -77,11 +79,7 @@ class AxisLayout:
         name = name_of(run, phase, segment, value)
         if name in self.states:
             return self.states[name]
-        groups = pieces.groups[phase][segment]
-        for group, split in zip(groups, self.splits[phase][segment], strict=True):
-            if value in group.writes:
-                return state_after(group, split, value)
-        return WHOLE
+        return self.made.get((phase, segment, value), WHOLE)
 
 
 def take_apart(chain: Chain) -> Pieces:
