@@ -64,7 +64,7 @@ def check(problem, objective, table, **fixed):
     assert found.method == "exact"
 
 
-@settings(max_examples=1200)
+@settings(max_examples=900)
 @given(problem=problems(most_segments=6, most_meshes=3), data=st.data())
 def test_every_goal_within_limits_is_met_as_well_as_by_brute_force(problem, data):
     table = terms_of_all(problem)
