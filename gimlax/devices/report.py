@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 _BEYOND_CACHES = 2**27  # bytes
+_LONG_S = 1e-3  # rates of shorter operations are mostly noise
 
 
 def show_meshes(meshes: Iterable[MeshSpec], kinds: Sequence[DeviceKind]) -> str:
@@ -122,8 +123,9 @@ def show_measured(
     """What a calibration found: best rates of meshes, links and whether they copy, slowdowns."""
     rows = [("mesh", "device", "samples", "call", "float32", "bfloat16", "memory")]
     for mesh in meshes:
+        long = [s for s in mesh.samples if s.seconds >= _LONG_S]
         single, half = (
-            max((s.flops / s.seconds for s in mesh.samples if s.dtype == dtype), default=0.0)
+            max((s.flops / s.seconds for s in long if s.dtype == dtype), default=0.0)
             for dtype in ("float32", "bfloat16")
         )
         rates = [s.num_bytes / s.seconds for s in mesh.samples if s.num_bytes >= _BEYOND_CACHES]
