@@ -35,28 +35,9 @@ class Instance:
     published: dict[str, Any] | None
 
 
-def find(data_dir: str | Path) -> list[Instance]:
-    """Every instance of this format below a folder, by name.
-
-    Raises:
-        SpecError: files of this format that are not right; all of them, with key and reason.
-    """
-    instances, wrong = [], []
-    for path in sorted(Path(data_dir).rglob("*.json")):
-        try:
-            data = json.loads(path.read_text())
-        except (ValueError, OSError) as error:
-            wrong.append(f"{path}: is no JSON ({error}); repair or remove it")
-            continue
-        if not isinstance(data, dict) or not {"maxFPGAs", "maxSizePerFPGA"} & set(data):
-            continue
-        try:
-            instances.append(read(path, data))
-        except SpecError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise SpecError("\n".join(wrong))
-    return sorted(instances, key=lambda instance: instance.name)
+def recognises(data: Any) -> bool:
+    """Whether the content of a file is of this format."""
+    return isinstance(data, dict) and bool({"maxFPGAs", "maxSizePerFPGA"} & set(data))
 
 
 def solve(instance: Instance, time_limit_s: float) -> dict[str, Any]:

@@ -1,0 +1,130 @@
+"""How good are placements for published problems, how far from the best can they be, and how long
+does it take?
+
+    python benchmarks/placement.py --data_dir=../shared/data --json=placement.json
+
+Runs every instance of a known format below a folder: layers over mixed machines (Helix, ASPLOS
+2025; its serving tables too) and graphs over accelerators (Tarnawski et al., NeurIPS 2020). Files
+of other formats are left alone; those that are wrong are named, and the rest runs. One thread.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_threads] = "1"
+
+from absl import app, flags  # noqa: E402
+from instances import helix, helix_serving, tarnawski  # noqa: E402
+from report import environment  # noqa: E402
+
+from gimlax.errors import SpecError  # noqa: E402
+
+DATA_DIR = flags.DEFINE_string("data_dir", "../shared/data", "folder with instances, any depth")
+JSON = flags.DEFINE_string("json", None, "write the records here")
+TIME_LIMIT_S = flags.DEFINE_float(
+    "time_limit_s", 20.0, "for each graph; layers over machines get a second", lower_bound=0.1
+)
+REPEATS = flags.DEFINE_integer("repeats", 3, "how often each is solved", lower_bound=1)
+
+FORMATS = (helix_serving, helix, tarnawski)
+MOST_BYTES = 256 * 2**20
+_COVER_LIMIT_S = 1.0
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    folder = Path(DATA_DIR.value)
+    if not folder.is_dir():
+        raise app.UsageError(
+            f"--data_dir={DATA_DIR.value} is no folder; give one with instances of Helix "
+            "(Thesys-lab/Helix-ASPLOS25) or Tarnawski et al. (msr-fiddle/dnn-partitioning)"
+        )
+    found: list[tuple[Any, Any]] = []
+    refused: list[str] = []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            found += _read(path)
+        except SpecError as error:
+            refused.append(str(error))
+    records = [_solved(module, instance) for module, instance in found]
+    print("\n".join(f"{key}: {value}" for key, value in environment().items()))
+    print(_table(records))
+    for record in records:
+        for line in record.get("remarks", ()):
+            print(f"{record['instance']}: {line}")
+    for reason in refused:
+        print(f"left out: {reason}")
+    if not records:
+        print(f"no instance of a known format below {folder}")
+    if JSON.value:
+        result = {
+            "benchmark": "placement",
+            "environment": environment(),
+            "repeats": REPEATS.value,
+            "records": records,
+            "left_out": refused,
+        }
+        Path(JSON.value).write_text(json.dumps(result, indent=1) + "\n")
+        print(f"written to {JSON.value}")
+
+
+def _read(path: Path) -> list[tuple[Any, Any]]:
+    if path.stat().st_size > MOST_BYTES:
+        raise SpecError(f"{path}: is larger than {MOST_BYTES} bytes; no instance is")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SpecError(f"{path}: cannot be read as JSON ({error}); repair or remove it") from None
+    for module in FORMATS:
+        if module.recognises(data):
+            return [(module, module.read(path, data))]
+    return []
+
+
+def _solved(module: Any, instance: Any) -> dict[str, Any]:
+    """The record of an instance, with the seconds of all repeats."""
+    limit_s = TIME_LIMIT_S.value if module is tarnawski else _COVER_LIMIT_S
+    print(f"{instance.name} ...", end=" ", flush=True)
+    # The search for a layout that serves takes its time, and its seconds are no claim.
+    repeats = 1 if module is helix_serving else REPEATS.value
+    runs = [module.solve(instance, limit_s) for _ in range(repeats)]
+    print("done")
+    record = runs[0]
+    seconds = sorted(run["seconds"] for run in runs if "seconds" in run)
+    if seconds:
+        record["seconds"] = seconds[len(seconds) // 2]
+        record["seconds_of_repeats"] = seconds
+    return record
+
+
+def _table(records: list[dict[str, Any]]) -> str:
+    rows = [["instance", "objective", "bound", "gap", "seconds", "published", "their seconds"]]
+    for record in records:
+        published = record.get("published") or {}
+        if "error" in record:
+            rows.append([record["instance"], record["error"], "", "", "", "", ""])
+            continue
+        theirs = published.get("objective", published.get("optimum"))
+        rows.append(
+            [
+                record["instance"],
+                f"{record['objective']:.6g}",
+                "-" if record["bound"] is None else f"{record['bound']:.6g}",
+                "-" if record["gap"] is None else f"{record['gap']:.2%}",
+                f"{record['seconds']:.3f}",
+                "-" if theirs is None else f"{theirs:.6g}",
+                str(published.get("seconds", "-")),
+            ]
+        )
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

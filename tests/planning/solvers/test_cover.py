@@ -1,0 +1,116 @@
+"""Intervals over machines: against every layout, and a bound that holds for each of them."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gimlax.errors import PlanError, SpecError
+from gimlax.planning.solvers.cover import (
+    CoverProblem,
+    Interval,
+    flow_tokens_per_s,
+    solve_cover,
+)
+from gimlax.planning.solvers.cover_bound import most_tokens_per_s
+
+
+def random_cover(seed):
+    """At most four machines of two kinds over at most five layers."""
+    rng = np.random.default_rng(seed)
+    num_layers = int(rng.integers(1, 6))
+    kinds = "ab"[: rng.integers(1, 3)]
+    rates = {}
+    for kind in kinds:
+        most = int(rng.integers(1, 4))
+        per_layer = rng.integers(1, 13) * rng.uniform(0.5, 1.2, most)  # not always falling
+        rates[kind] = np.round(per_layer / np.arange(1, most + 1), 2)
+    counts = {kind: int(rng.integers(0, 3)) for kind in kinds}
+    return CoverProblem(num_layers=num_layers, counts=counts, rates=rates)
+
+
+def most_by_trying(problem):
+    """The largest least cover over all multisets of intervals, by plain loops."""
+    options = []
+    for kind, count in problem.counts.items():
+        lengths = range(1, min(len(problem.rates[kind]), problem.num_layers) + 1)
+        own = [
+            (first, first + k, float(problem.rates[kind][k - 1]))
+            for k in lengths
+            for first in range(problem.num_layers - k + 1)
+        ]
+        options.append(list(itertools.combinations_with_replacement([None, *own], count)))
+    best = 0.0
+    for chosen in itertools.product(*options):
+        cover = [0.0] * problem.num_layers
+        for held in itertools.chain.from_iterable(chosen):
+            if held:
+                for layer in range(held[0], held[1]):
+                    cover[layer] += held[2]
+        best = max(best, min(cover))
+    return best
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_layouts_and_bounds_against_every_layout(block):
+    for seed in range(200 * block, 200 * (block + 1)):
+        problem = random_cover(seed)
+        best = most_by_trying(problem)
+        bound = most_tokens_per_s(problem.num_layers, problem.counts, problem.rates)
+        assert bound >= best * (1 - 1e-9)
+        if best == 0:
+            with pytest.raises(PlanError):
+                solve_cover(problem, time_limit_s=5)
+            continue
+        found = solve_cover(problem, time_limit_s=5)
+        assert found.value == pytest.approx(best, rel=1e-6)
+        assert found.value == pytest.approx(flow_tokens_per_s(problem, found.layout), rel=1e-12)
+        assert found.bound >= best * (1 - 1e-9)
+        for kind, count in problem.counts.items():
+            assert sum(held.machine == kind for held in found.layout) <= count
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_least_cover_is_the_maximum_flow_where_no_link_binds(seed):
+    rng = np.random.default_rng(seed)
+    rates = {"a": rng.uniform(1, 9, 3), "b": rng.uniform(1, 9, 4)}
+    layout = []
+    for _ in range(8):
+        kind = "ab"[rng.integers(2)]
+        k = int(rng.integers(1, len(rates[kind]) + 1))
+        layout.append(Interval(first_layer=int(rng.integers(0, 6 - k)), num_layers=k, machine=kind))
+    figures = {"num_layers": 5, "counts": {"a": 8, "b": 8}, "rates": rates}
+    free = flow_tokens_per_s(CoverProblem(**figures), layout)
+    # Just below the largest rate the maximum flow is computed, and no link binds more than that.
+    wide = flow_tokens_per_s(CoverProblem(**figures, link_tokens_per_s=8.99), layout)
+    assert wide == pytest.approx(free, rel=1e-6) or max(r.max() for r in rates.values()) > 8.99
+
+
+def test_a_narrow_link_limits_a_chain_and_not_a_pair():
+    rates = {"a": np.array([10.0])}
+    chain = [Interval(first_layer=k, num_layers=1, machine="a") for k in range(2)]
+    problem = CoverProblem(num_layers=2, counts={"a": 4}, rates=rates, link_tokens_per_s=4.0)
+    assert flow_tokens_per_s(problem, chain) == pytest.approx(4.0)
+    found = solve_cover(problem, time_limit_s=5)
+    assert found.value <= found.bound and found.value >= 8.0 - 1e-9  # two pairs side by side
+
+
+def test_a_published_kind_of_instance_is_solved_with_proof():
+    """Machines that just cover the layers at one rate, where any larger rate needs more of them."""
+    rates = {"a": np.array([9.0, 5.0, 3.0]), "b": np.array([3.0, 1.0])}
+    found = solve_cover(CoverProblem(num_layers=8, counts={"a": 2, "b": 2}, rates=rates))
+    assert found.value == 3.0 and found.gap < 1e-6
+
+
+def test_what_is_wrong_is_said():
+    with pytest.raises(SpecError, match="counts are of"):
+        CoverProblem(num_layers=1, counts={"a": 1}, rates={"b": np.ones(1)})
+    with pytest.raises(SpecError, match="num_layers is 0"):
+        CoverProblem(num_layers=0, counts={"a": 1}, rates={"a": np.ones(1)})
+    with pytest.raises(SpecError, match="rates of kind 'a'"):
+        CoverProblem(num_layers=1, counts={"a": 1}, rates={"a": np.array([np.nan])})
+    with pytest.raises(SpecError, match="link_tokens_per_s"):
+        CoverProblem(num_layers=1, counts={"a": 1}, rates={"a": np.ones(1)}, link_tokens_per_s=0.0)
+    few = CoverProblem(num_layers=9, counts={"a": 2}, rates={"a": np.ones(3)})
+    with pytest.raises(PlanError, match="3 layers have no room"):
+        solve_cover(few)
