@@ -11,7 +11,7 @@ DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 SILICON_FLAGS ?= --json=benchmarks/results/silicon.json
 
-.PHONY: help demo test lint parity test-floor test-py312 bench-quick bench-silicon clean
+.PHONY: help demo test lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-silicon clean
 
 help:
 	@echo "make demo         run a language model cut across two backends"
@@ -21,6 +21,8 @@ help:
 	@echo "make test-floor   run the tests on the oldest JAX that is supported"
 	@echo "make test-py312   run the tests on Python 3.12 and the newest JAX"
 	@echo "make bench-quick  run each benchmark briefly"
+	@echo "make bench-cost   compare predicted with measured times of stages, on one core"
+	@echo "make bench-placement  solve published placement problems (PLACEMENT_FLAGS=--data_dir=DIR)"
 	@echo "make bench-silicon  score fitted coefficients on measured kernels of real accelerators"
 	@echo "make clean        remove the environments and caches"
 
@@ -53,6 +55,14 @@ bench-quick:
 	@tools/environment.sh $(VENV) text
 	$(VENV)/bin/python benchmarks/overhead.py --quick
 	$(VENV)/bin/python benchmarks/generate.py --quick
+
+bench-cost:
+	@tools/environment.sh $(VENV) text
+	$(VENV)/bin/python benchmarks/cost_model.py --cores=1 $(COST_FLAGS)
+
+bench-placement:
+	@tools/environment.sh $(VENV) text
+	$(VENV)/bin/python benchmarks/placement.py $(PLACEMENT_FLAGS)
 
 bench-silicon:
 	@tools/environment.sh .venv-silicon silicon requirements/silicon.txt

@@ -75,6 +75,19 @@ class Costs:
         """Seconds per request of each segment, dispatch left out. [mesh, segment]"""
         return np.tensordot(self.calls, self.seconds, 1)
 
+    @property
+    def segment_usd(self) -> Array:
+        """Dollars per request of each segment while its mesh is at work, NaN without a price.
+
+        A plan is paid for whole periods, in which meshes also wait. [mesh, segment]
+        """
+        return self.problem.usd_per_s[:, None] * self.segment_s
+
+    @property
+    def segment_joules(self) -> Array:
+        """Joules per request of each segment at full power, NaN if not known. [mesh, segment]"""
+        return self.problem.busy_watts[:, None] * self.segment_s
+
     def resident_bytes(self, runs: list[tuple[int, int]]) -> int:
         """Parameters that these runs of segments use, each once."""
         return used_bytes(self.pieces, Role.RESIDENT, runs)

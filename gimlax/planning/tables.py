@@ -126,10 +126,18 @@ def _verdict(plan: "Plan") -> str:
         said = f"throughput {rate}: the busiest part takes {value} per request ({calls})"
     else:
         said = f"{goal} {value} per request ({calls})"
+    said += _terms(plan)
     if plan.bound <= 0:
         return f"{said}; no bound"
     least = show(plan, plan.bound)
     return f"{said}; at most {plan.gap:.1%} above the best possible, {least}"
+
+
+def _terms(plan: "Plan") -> str:
+    """Dollars and joules of a request in the full pipeline, where they are known."""
+    known = [(plan.usd, "usd"), (plan.joules, "J")]
+    shown = [f"{value:.3g} {unit}" for value, unit in known if value is not None]
+    return f"; {' and '.join(shown)} per request when full" if shown else ""
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

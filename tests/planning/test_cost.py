@@ -1,5 +1,7 @@
 """What stages cost: rooflines by hand, memory against the chain's own account of its parts."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -106,3 +108,13 @@ def test_specs_that_no_mesh_could_use_are_refused():
     found = chain_of("plain")
     with pytest.raises(SpecError, match="no mesh of the cluster has several devices"):
         costs(found, cluster_of([kind("a")]), shardings={"params['table']": P("model")})
+
+
+def test_dollars_and_joules_of_a_segment_are_its_seconds_at_what_the_mesh_costs_and_draws():
+    kinds = [replace(kind("a"), tdp_watts=200.0), replace(kind("b"), tdp_watts=None)]
+    cluster = cluster_of(kinds)
+    meshes = (replace(cluster.meshes[0], usd_per_hour=3.6), cluster.meshes[1])
+    figures = costs(chain(two_phases()), replace(cluster, meshes=meshes))
+    np.testing.assert_allclose(figures.segment_usd[0], 0.001 * figures.segment_s[0])
+    np.testing.assert_allclose(figures.segment_joules[0], 200 * figures.segment_s[0])
+    assert np.isnan(figures.segment_usd[1]).all() and np.isnan(figures.segment_joules[1]).all()
