@@ -24,7 +24,7 @@ def _lines(before: "Plan", after: "Plan") -> Iterator[str]:
     if before.calibration != after.calibration:
         yield f"calibration: {before.calibration or 'none'} -> {after.calibration or 'none'}"
     if before.objective != after.objective:
-        yield f"objective: {before.objective} -> {after.objective}"
+        yield f"objective: {_asked(before)} -> {_asked(after)}"
     yield from _segments(before, after)
     if before.objective.goal == after.objective.goal and before.value != after.value:
         yield (
@@ -46,6 +46,14 @@ def _lines(before: "Plan", after: "Plan") -> Iterator[str]:
         if a != b:
             said = ["not used" if v is None else f"{v} bytes" for v in (a, b)]
             yield f"memory of {mesh!r}: {said[0]} -> {said[1]}"
+
+
+def _asked(plan: "Plan") -> str:
+    """A goal with its weights and limits."""
+    objective = plan.objective
+    weights = [f"{weight:g} x {term}" for term, weight in objective.weights]
+    limits = [f"{name} {limit:g}" for name, limit in objective.limits]
+    return ", ".join([objective.goal, *weights, *limits])
 
 
 def _segments(before: "Plan", after: "Plan") -> Iterator[str]:

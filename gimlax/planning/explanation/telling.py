@@ -116,6 +116,8 @@ def _layout(plan: "Plan", rival: Rival) -> str:
 def _more(value: float, best: float) -> str:
     if math.isclose(value, best, rel_tol=1e-6):
         return ", as good"
+    if value > 3 * best > 0:
+        return f" ({value / best:.3g} times as much)"
     return f" ({value / best - 1:.2%} more)" if best else ""
 
 

@@ -199,4 +199,7 @@ def test_diff_names_segments_that_moved_and_figures_that_changed():
     assert f"{first.segments[3]} .. {first.segments[4]}: b -> a" in text
     assert "latency: " in text and "memory of 'a'" in text
     assert first.diff(first) == "no difference"
+    limited = Objective(goal="throughput", max_latency_s=1.0)
+    third = gx.plan(two_phases(), cluster, objective=limited)
+    assert "objective: latency -> throughput, max_latency_s 1" in first.diff(third)
     assert spans(first.cuts, len(first.segments)) != spans(second.cuts, len(first.segments))
