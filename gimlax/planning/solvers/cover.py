@@ -11,8 +11,8 @@ no network is needed to solve it. It is solved for blocks, intervals that all th
 given a rate T, an item is a smallest group of machines that together reach T with k layers each,
 and a knapsack over the machines says how many layers items can cover. T is bisected.
 
-If that leaves a gap, intervals that overlap at will are tried (`cover_greedy.py`), and an integer
-programme over all intervals gets what is left of the time.
+If that leaves a gap, the rest of the time goes to intervals that overlap at will
+(`cover_greedy.py`), or where there are few to an exact integer programme over all of them.
 """
 
 import itertools
@@ -33,6 +33,7 @@ from gimlax.planning.solvers.cover_problem import CoverProblem, Interval
 __all__ = ["CoverProblem", "CoverSolution", "Interval", "flow_tokens_per_s", "solve_cover"]
 
 _MOST_STATES = 30_000
+_FEW = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,13 +114,15 @@ def solve_cover(problem: CoverProblem, *, time_limit_s: float = 1.0) -> CoverSol
     capped = _capped(problem)
     figures = (problem.num_layers, problem.counts, problem.rates)
     most = sum(n * float(np.max(problem.rates[kind])) for kind, n in problem.counts.items())
-    best = _blocks(capped, most)
+    best = _blocks(capped, most, start + time_limit_s / 4)
     value = flow_tokens_per_s(problem, best)
     bound = most_tokens_per_s(*figures, reached=value)
-    for method in (overlapping, _all_intervals):
+    few = math.prod(n + 1 for n in problem.counts.values()) * problem.num_layers <= _FEW
+    for method in (_all_intervals,) if few else (overlapping, _all_intervals):
         if bound > value * (1 + 1e-6):
             left_s = time_limit_s - (time.perf_counter() - start)
-            other = method(capped, value, bound, left_s)
+            share_s = left_s if method is _all_intervals else left_s * 0.9
+            other = method(capped, best, value, share_s)
             if other and flow_tokens_per_s(problem, other) > value:
                 best, value = other, flow_tokens_per_s(problem, other)
     if not best or value <= 0:
@@ -153,11 +156,14 @@ def _capped(problem: CoverProblem) -> CoverProblem:
     )
 
 
-def _blocks(problem: CoverProblem, most: float) -> list[Interval]:
-    """The best layout in blocks: T is bisected, and raised to what the layout found reaches."""
+def _blocks(problem: CoverProblem, most: float, end: float) -> list[Interval]:
+    """The best layout in blocks: T is bisected, and raised to what the layout found reaches.
+
+    At `end` (of the clock) what was found so far has to do.
+    """
     best = _cover_blocks(problem, 1e-12)
     low, high = (flow_tokens_per_s(problem, best), most) if best else (0.0, 0.0)
-    while high > low * (1 + 1e-9):
+    while high > low * (1 + 1e-9) and time.perf_counter() < end:
         middle = (low + high) / 2
         found = _cover_blocks(problem, middle)
         if found:
@@ -270,7 +276,7 @@ def _by_programme(
         -gains,
         constraints=_at_most(groups, counts),
         integrality=np.ones(len(items)),
-        options={"time_limit": 0.2, "mip_rel_gap": 0.0},
+        options={"time_limit": 0.05, "mip_rel_gap": 0.0},
     )
     if solved.x is None:
         return []
@@ -286,10 +292,10 @@ def _at_most(rows: Array, limits: Array) -> optimize.LinearConstraint:
 
 
 def _all_intervals(
-    problem: CoverProblem, reached: float, bound: float, time_limit_s: float
+    problem: CoverProblem, start: Sequence[Interval], reached: float, time_limit_s: float
 ) -> list[Interval]:
     """All intervals of all kinds as an integer programme; the best found in time."""
-    del reached, bound
+    del start, reached
     n = problem.num_layers
     columns = [
         Interval(first_layer=first, num_layers=k, machine=kind)

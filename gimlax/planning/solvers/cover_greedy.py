@@ -1,11 +1,13 @@
-"""Intervals that overlap at will, one machine after another, for a rate that they are to reach.
+"""Intervals that overlap at will, improved by taking some machines out and placing them anew.
 
-For a rate T the machine is taken that covers most of what layers still lack for its worth, always
-at the first layer that lacks something; the worth of a kind is what it could cover at best. Worths
-are varied at random (with a fixed seed), and T is raised whenever a layout reaches it.
+For a rate T a layout lacks something at some layers. Machines around a random layer are taken out;
+then, again and again, at the first layer that lacks something, the machine is placed that covers
+most of what is lacking for its worth. Worths are varied at random with a fixed seed. What lacks no
+more than before is kept; when nothing is lacking, T is raised.
 """
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,33 +15,38 @@ from gimlax.planning.solvers.cover_problem import CoverProblem, Interval
 
 __all__ = ["overlapping"]
 
-_TRIES = 24
+_STEP = 1.003  # by how much T is raised at a time
+_Placed = list[tuple[int, int]]  # (column, first layer)
 
 
 def overlapping(
-    problem: CoverProblem, reached: float, bound: float, time_limit_s: float
+    problem: CoverProblem, start: Sequence[Interval], reached: float, time_limit_s: float
 ) -> list[Interval]:
-    """The best layout that a number of tries finds above `reached`, empty if none."""
-    end = time.perf_counter() + time_limit_s / 2
+    """The best layout that is found in time with more than `reached`, empty if none."""
+    end = time.perf_counter() + time_limit_s
     random = np.random.default_rng(0)
     columns = _Columns(problem)
-    best: list[Interval] = []
-    low, high = reached, bound
-    while high > low * (1 + 1e-4) and time.perf_counter() < end:
-        middle = (low + high) / 2
-        found: list[Interval] = []
-        for attempt in range(_TRIES):
-            worth = columns.worth(middle)
-            if attempt:
-                worth = worth * random.uniform(0.7, 1.4, len(worth))
-            found = columns.layout(middle, worth)
-            if found or time.perf_counter() > end:
-                break
-        if found:
-            best, low = found, middle
-        else:
-            high = middle
-    return best
+    placed = columns.placed(start)
+    best: _Placed = []
+    rate = reached * _STEP
+    lacking = columns.lacking(placed, rate)
+    while time.perf_counter() < end:
+        worth = columns.worth(rate) * random.uniform(0.7, 1.4, len(problem.rates))
+        middle, reach = random.integers(problem.num_layers), random.integers(2, 16)
+        kept = [
+            (column, first)
+            for column, first in placed
+            if first + columns.length[column] <= middle - reach or first >= middle + reach
+        ]
+        tried = columns.filled(kept, rate, worth)
+        left = columns.lacking(tried, rate)
+        if left <= lacking:
+            placed, lacking = tried, left
+        if lacking <= rate * 1e-9:
+            best = placed
+            rate = columns.least(placed) * _STEP
+            lacking = columns.lacking(placed, rate)
+    return [columns.interval(column, first) for column, first in best]
 
 
 class _Columns:
@@ -51,43 +58,73 @@ class _Columns:
         self._counts = np.array([problem.counts[kind] for kind in self._kinds])
         own = [np.asarray(problem.rates[kind], float)[: self._n] for kind in self._kinds]
         self._rate = np.concatenate(own)
-        self._length = np.concatenate([np.arange(1, len(r) + 1) for r in own])
+        self.length = np.concatenate([np.arange(1, len(r) + 1) for r in own])
         self._kind = np.concatenate([np.full(len(r), k) for k, r in enumerate(own)])
+
+    def placed(self, layout: Sequence[Interval]) -> _Placed:
+        """A layout by columns."""
+        at = {
+            (self._kinds[kind], int(length)): column
+            for column, (kind, length) in enumerate(zip(self._kind, self.length, strict=True))
+        }
+        return [(at[i.machine, i.num_layers], i.first_layer) for i in layout]
+
+    def interval(self, column: int, first: int) -> Interval:
+        """A column at a place as a record."""
+        return Interval(
+            first_layer=int(first),
+            num_layers=int(self.length[column]),
+            machine=self._kinds[self._kind[column]],
+        )
 
     def worth(self, rate: float) -> np.ndarray:
         """What a machine of each kind can cover at best. [kind]"""
         best = np.zeros(len(self._kinds))
-        np.maximum.at(best, self._kind, self._length * np.minimum(self._rate, rate))
+        np.maximum.at(best, self._kind, self.length * np.minimum(self._rate, rate))
         return np.maximum(best, 1e-30)
 
-    def layout(self, rate: float, worth: np.ndarray) -> list[Interval]:
-        """Intervals that reach `rate` at every layer, empty if machines run out."""
+    def lacking(self, placed: _Placed, rate: float) -> float:
+        """What all layers together lack of `rate`."""
+        return float(np.maximum(rate - self._cover(placed), 0.0).sum())
+
+    def least(self, placed: _Placed) -> float:
+        """The largest flow."""
+        return float(self._cover(placed).min())
+
+    def _cover(self, placed: _Placed) -> np.ndarray:
+        ends = np.zeros(self._n + 1)
+        for column, first in placed:
+            ends[first] += self._rate[column]
+            ends[first + self.length[column]] -= self._rate[column]
+        return ends.cumsum()[:-1]
+
+    def filled(self, kept: _Placed, rate: float, worth: np.ndarray) -> _Placed:
+        """These and further machines, until nothing is lacking or none helps."""
         left = self._counts.copy()
-        lacking = np.full(self._n, rate)
-        layout: list[Interval] = []
+        lacking = rate - self._cover(kept)
+        for column, _ in kept:
+            left[self._kind[column]] -= 1
+        placed = list(kept)
+        span = np.arange(self.length.max())
         first = 0
         while True:
             open_ = np.flatnonzero(lacking[first:] > rate * 1e-12)
             if not open_.size:
-                return layout
+                return placed
             first += int(open_[0])
-            starts = np.minimum(first, self._n - self._length)
-            # What each column would add, by sums over the layers that it spans.
-            window = np.minimum(first + np.arange(self._length.max()), self._n - 1)
-            inside = np.arange(window.size) < (starts + self._length - first)[:, None]
-            gain = np.where(inside, np.minimum(self._rate[:, None], lacking[window]), 0.0).sum(1)
+            starts = np.minimum(first, self._n - self.length)
+            # What each column would add, over the layers from the first that lacks something.
+            here = np.maximum(lacking[np.minimum(first + span, self._n - 1)], 0.0)
+            inside = span < (starts + self.length - first)[:, None]
+            gain = np.where(inside, np.minimum(self._rate[:, None], here), 0.0).sum(axis=1)
             gain = np.where(left[self._kind] > 0, gain / worth[self._kind], 0.0)
             chosen = int(gain.argmax())
             if gain[chosen] <= 0:
-                return []
-            kind, start = self._kind[chosen], int(starts[chosen])
-            stop = start + int(self._length[chosen])
-            left[kind] -= 1
-            lacking[start:stop] = np.maximum(lacking[start:stop] - self._rate[chosen], 0.0)
-            layout.append(
-                Interval(
-                    first_layer=start,
-                    num_layers=stop - start,
-                    machine=self._kinds[kind],
-                )
-            )
+                first += 1  # nothing is left that reaches this layer
+                if first >= self._n:
+                    return placed
+                continue
+            start = int(starts[chosen])
+            left[self._kind[chosen]] -= 1
+            lacking[start : start + int(self.length[chosen])] -= self._rate[chosen]
+            placed.append((chosen, start))
