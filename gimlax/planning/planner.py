@@ -28,6 +28,7 @@ from gimlax.planning.objective import TERMS, Objective
 from gimlax.planning.parking import on_tiers
 from gimlax.planning.plans import Plan, Source
 from gimlax.planning.predicting import predict_meshes, predict_phase
+from gimlax.planning.problem import Problem
 from gimlax.planning.request import Request, checked
 from gimlax.planning.search import Found, search
 from gimlax.planning.shardings import MeshSharding
@@ -62,7 +63,8 @@ def plan(
         tiers: by mesh, the lowest memory that its stages may use: 'on_chip', 'device' or 'host'. By
             default what is too large for a device is parked in the host memory that the cluster
             sets aside for it, if any, and streamed at each call.
-        time_limit_s: how long the search may take; the best plan by then has its gap like any.
+        time_limit_s: how long the search may take; the best plan by then has its gap like any. What
+            it is compared with may take as long again, else there is no comparison.
 
     Returns:
         The plan. Its bound holds for every choice of cuts and meshes, so the gap of a plan whose
@@ -90,7 +92,7 @@ def plan(
         ) from None
     if found is None:
         raise why_not(setting.chain, cluster, setting.figures.problem, setting.request, objective)
-    return setting.plan(objective, found)
+    return setting.plan(objective, found, time_limit_s)
 
 
 def pareto(
@@ -180,7 +182,9 @@ class Setting:
             is_late=is_late,
         )
 
-    def plan(self, objective: Objective, found: Found) -> Plan:
+    def plan(
+        self, objective: Objective, found: Found, time_limit_s: float | None = None
+    ) -> Plan:
         """The record of a layout that was found."""
         chain, cluster, calibration = self.chain, self.cluster, self.calibration
         figures = self.figures
@@ -207,7 +211,7 @@ class Setting:
             segments=chain.names,
             calibration=calibration.title if calibration else "",
             sources=_sources(cluster, names),
-            comparison=self._comparison(objective, found),
+            comparison=self._comparison(objective, found, time_limit_s),
             shardings=tuple(
                 MeshSharding.of(name, figures.sharded[name], chain)
                 for name in dict.fromkeys(names)
@@ -215,19 +219,37 @@ class Setting:
             ),
         )
 
-    def _comparison(self, objective: Objective, found: Found) -> Comparison:
+    def _comparison(
+        self, objective: Objective, found: Found, time_limit_s: float | None
+    ) -> Comparison | None:
+        """The plan beside its rivals; None if time runs out."""
         request = self.request
-        return compare(
-            self.figures.problem,
-            objective,
-            self.cluster,
-            found,
-            free=lambda problem: search(problem, objective),
-            given=lambda problem: search(
-                problem, objective, cuts=request.cuts, meshes=request.meshes
-            ),
-            is_free=request.cuts is None and request.meshes is None,
-        )
+        ends_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
+
+        def best(problem: Problem, request: Request | None) -> Found | None:
+            result = search(
+                problem,
+                objective,
+                cuts=request.cuts if request else None,
+                meshes=request.meshes if request else None,
+                is_late=lambda: time.monotonic() > ends_s,
+            )
+            if result is not None and result.method == "stopped":
+                raise OutOfTime
+            return result
+
+        try:
+            return compare(
+                self.figures.problem,
+                objective,
+                self.cluster,
+                found,
+                free=lambda problem: best(problem, None),
+                given=lambda problem: best(problem, request),
+                is_free=request.cuts is None and request.meshes is None,
+            )
+        except OutOfTime:
+            return None
 
 
 def _check_kind(value: object, kind: type) -> None:

@@ -52,7 +52,7 @@ class Plan:
         segments: names of all segments.
         calibration: what measured figures were taken with and when; empty where none were used.
         sources: of the figures of the kinds that it uses.
-        comparison: what it was compared with.
+        comparison: what it was compared with, None where time ran out before that was known.
         shardings: of the meshes that have several devices; on others everything is whole.
     """
 

@@ -40,7 +40,11 @@ def table(plan: "Plan") -> str:
         blank = ["", "", "transfers", *map(show_seconds, moving), "", "", ""]
         rows.append(blank)
     total = ["", "", "total", *(show_seconds(p.seconds) for p in plan.phases), "", "", ""]
-    rivals = beside(plan, plan.comparison) if plan.comparison else []
+    rivals = (
+        beside(plan, plan.comparison)
+        if plan.comparison
+        else ["not compared with other plans: the time limit was over"]
+    )
     return "\n".join([*_columns([*rows, total]), _verdict(plan), *rivals])
 
 

@@ -11,6 +11,7 @@ import gimlax as gx
 from gimlax.planning import Plan, plan
 from gimlax.planning.explanation import compare
 from gimlax.planning.explanation.variants import cheaper, forbidding, on_meshes, with_links
+from gimlax.planning.labels import OutOfTime
 from gimlax.planning.objective import Objective
 from gimlax.planning.problem import spans
 from gimlax.planning.search import search
@@ -203,3 +204,14 @@ def test_diff_names_segments_that_moved_and_figures_that_changed():
     third = gx.plan(two_phases(), cluster, objective=limited)
     assert "objective: latency -> throughput, max_latency_s 1" in first.diff(third)
     assert spans(first.cuts, len(first.segments)) != spans(second.cuts, len(first.segments))
+
+
+def test_a_comparison_that_takes_too_long_is_left_out_and_the_text_says_so(monkeypatch):
+    def too_long(*_, **__):
+        raise OutOfTime
+
+    monkeypatch.setattr("gimlax.planning.planner.compare", too_long)
+    chosen = plan(two_phases(), cluster_of([kind("a"), kind("b")]), time_limit_s=60)
+    assert chosen.comparison is None
+    assert "not compared with other plans" in str(chosen)
+    assert Plan.from_json(chosen.to_json()) == chosen
