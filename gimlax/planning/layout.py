@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 from gimlax.errors import PlanError
 
 OUTSIDE = -1  # where requests come from and go to
+_ROUNDING = 1e-11  # shares below it are what sums of shares are off by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,44 @@ class Layout:
         hops = tuple(Hop(source=a, target=b) for a, b in zip(order[:-1], order[1:], strict=True))
         return cls(holdings=holdings, hops=hops)
 
+    @classmethod
+    def shared(cls, holdings: Sequence[Holding], shares: Sequence[float]) -> Self:
+        """The layout in which each holding serves this share of all requests.
+
+        At each boundary those that end there hand over to those that begin there, in their order,
+        with as few hops as that takes.
+
+        Args:
+            holdings: in any order.
+            shares: of each; at each boundary as much ends as begins.
+        """
+        last = max(holding.stop for holding in holdings)
+        hops: list[Hop] = []
+        for boundary in range(last + 1):
+            ending = [(k, shares[k]) for k, h in enumerate(holdings) if h.stop == boundary]
+            starting = [
+                (k, shares[k]) for k, h in enumerate(holdings) if h.first_segment == boundary
+            ]
+            if boundary == 0:
+                ending = [(OUTSIDE, share) for _, share in starting]
+            if boundary == last:
+                starting = [(OUTSIDE, share) for _, share in ending]
+            hops += _matched(ending, starting)
+        return cls(holdings=tuple(holdings), hops=tuple(hops))
+
+    @property
+    def branches(self) -> bool:
+        """Whether requests take several routes."""
+        return len({hop.source for hop in self.hops}) != len(self.hops)
+
+    def shares(self) -> tuple[float, ...]:
+        """The share of all requests that each holding serves."""
+        result = [0.0] * len(self.holdings)
+        for hop in self.hops:
+            if hop.target != OUTSIDE:
+                result[hop.target] += hop.share
+        return tuple(result)
+
     def route(self) -> Route:
         """The cuts and meshes of the only route.
 
@@ -79,7 +118,7 @@ class Layout:
             PlanError: if requests take more than one.
         """
         after = {hop.source: hop.target for hop in self.hops}
-        if len(after) != len(self.hops):
+        if self.branches:
             raise PlanError(
                 f"layout: {len(self.hops)} hops lead along several routes, and this "
                 "needs a layout with one; plan without replicas"
@@ -93,6 +132,24 @@ class Layout:
             cuts=tuple(stage.first_segment for stage in stages[1:]),
             meshes=tuple(stage.mesh for stage in stages),
         )
+
+
+def _matched(
+    ending: Sequence[tuple[int, float]], starting: Sequence[tuple[int, float]]
+) -> list[Hop]:
+    """Hops from the first of one side to the first of the other, until both are used up."""
+    hops: list[Hop] = []
+    left, right = [list(pair) for pair in ending], [list(pair) for pair in starting]
+    a = b = 0
+    while a < len(left) and b < len(right):
+        share = min(left[a][1], right[b][1])
+        if share > _ROUNDING:
+            hops.append(Hop(source=int(left[a][0]), target=int(right[b][0]), share=min(share, 1.0)))
+        left[a][1] -= share
+        right[b][1] -= share
+        # Of two that end together both are used up, whatever rounding says.
+        a, b = a + (left[a][1] <= _ROUNDING), b + (right[b][1] <= _ROUNDING)
+    return hops
 
 
 def _mistakes(layout: Layout) -> list[str]:

@@ -21,6 +21,7 @@ from gimlax.planning.bound import lower_bound
 from gimlax.planning.cost import Costs, costs
 from gimlax.planning.explanation import Comparison, compare
 from gimlax.planning.fronts import front
+from gimlax.planning.groups import plan_groups
 from gimlax.planning.infeasible import why_not
 from gimlax.planning.labels import OutOfTime
 from gimlax.planning.layout import Layout
@@ -51,8 +52,9 @@ def plan(
 
     Args:
         workload: what runs; one cut and one placement serve all its phases.
-        cluster: where it may run.
-        objective: what is minimised, the latency of a request by default.
+        cluster: where it may run. Has it groups and no meshes, then meshes are made from them, and
+            stages may have replicas.
+        objective: what is minimised, the latency of a request by default; on groups throughput.
         cuts: boundaries (cut b lies before segment b) or a number of stages; free by default.
         meshes: a mesh name per stage, where a mesh may come back. By default the planner chooses,
             and each mesh holds at most one stage.
@@ -78,6 +80,9 @@ def plan(
     """
     if time_limit_s is not None and not time_limit_s > 0:
         raise SpecError(f"time_limit_s is {time_limit_s}; give a positive number, or leave it out")
+    if isinstance(cluster, Cluster) and cluster.groups and not cluster.meshes:
+        fixed = {"cuts": cuts, "meshes": meshes, "shardings": shardings, "tiers": tiers}
+        return _on_groups(workload, cluster, objective, fixed, calibration, time_limit_s)
     ends_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
     setting = Setting.of(workload, cluster, cuts, meshes, calibration, shardings, tiers)
     objective = objective or Objective()
@@ -93,6 +98,31 @@ def plan(
     if found is None:
         raise why_not(setting.chain, cluster, setting.figures.problem, setting.request, objective)
     return setting.plan(objective, found, time_limit_s)
+
+
+def _on_groups(
+    workload: Traced | Workload | Chain,
+    cluster: Cluster,
+    objective: Objective | None,
+    fixed: Mapping[str, object],
+    calibration: Calibration | str | Path | None,
+    time_limit_s: float | None,
+) -> Plan:
+    """A plan that makes its meshes from groups of devices."""
+    given = [name for name, value in fixed.items() if value is not None]
+    if given:
+        raise PlanError(
+            f"{', '.join(given)} cannot be given for groups of devices, from which the planner"
+            " makes the meshes; leave them out, or carve meshes with cluster.carve(...)"
+        )
+    objective = objective or Objective(goal="throughput")
+    _check_kind(objective, Objective)
+    chain = workload if isinstance(workload, Chain) else build_chain(workload)
+    if isinstance(calibration, str | Path):
+        calibration = Calibration.load(calibration)
+    return plan_groups(
+        chain, cluster, objective, calibration=calibration, time_limit_s=time_limit_s
+    )
 
 
 def pareto(
@@ -182,9 +212,7 @@ class Setting:
             is_late=is_late,
         )
 
-    def plan(
-        self, objective: Objective, found: Found, time_limit_s: float | None = None
-    ) -> Plan:
+    def plan(self, objective: Objective, found: Found, time_limit_s: float | None = None) -> Plan:
         """The record of a layout that was found."""
         chain, cluster, calibration = self.chain, self.cluster, self.calibration
         figures = self.figures

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gimlax.planning.explanation.telling import beside, reasons, show
+from gimlax.planning.replicas import alike, called, replica_rows
 from gimlax.units import show_bytes, show_flops, show_seconds
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ _MEANS = {
 
 
 def table(plan: "Plan") -> str:
-    """stage | mesh | segments | seconds per phase | bytes | sent bytes | what binds; total; gap."""
+    """stage | mesh | segments | seconds per phase | bytes | sent bytes | what binds; total; gap.
+
+    Replicas that are alike share a line.
+    """
+    if plan.layout.branches:
+        return "\n".join([*_columns(replica_rows(plan)), _verdict(plan)])
     phases = [phase.name for phase in plan.phases]
     head = ["stage", "mesh", "segments", *phases, "memory", "sent on", "binds"]
     rows = [head]
@@ -51,8 +57,10 @@ def table(plan: "Plan") -> str:
 def explained(plan: "Plan") -> str:
     """One line per stage, then what the plan was compared with and what it rests on."""
     lines = []
-    for index, holding in enumerate(plan.layout.holdings):
+    for same in alike(plan):
+        index, holding = same[0], plan.layout.holdings[same[0]]
         mesh = next(m for m in plan.meshes if m.mesh == holding.mesh)
+        where = repr(holding.mesh) if len(same) == 1 else called(plan, same)
         parts = []
         for phase in plan.phases:
             stage = next(s for s in phase.stages if s.holding == index)
@@ -68,7 +76,7 @@ def explained(plan: "Plan") -> str:
             if plan.layout.hops[t.hop].source == index and t.num_bytes
         ]
         lines.append(
-            f"stage {index} on {holding.mesh!r} ({segment_range(plan, index)}): "
+            f"stage {index} on {where} ({segment_range(plan, index)}): "
             f"{'; '.join([*parts, *sent])}; the mesh needs {show_bytes(mesh.needed_bytes)} of "
             f"{show_bytes(mesh.capacity_bytes)}{_full(plan, index)}"
         )

@@ -1,0 +1,168 @@
+"""Plans for groups of devices: replicas, shares, memory, words, JSON, and what is refused."""
+
+import numpy as np
+import pytest
+
+import gimlax as gx
+from gimlax.devices import Cluster, DeviceKind, Group, Interconnect, Link
+from gimlax.errors import PlanError
+from gimlax.planning.groups import price_groups
+from gimlax.planning.layout import OUTSIDE, Holding, Layout
+from gimlax.planning.replicas import alike
+from tests.planning.cases import two_phases
+
+
+def kind(name, flops_per_s, *, memory_bytes=10**9):
+    return DeviceKind(
+        name=name,
+        vendor="test",
+        memory_bytes=memory_bytes,
+        memory_bytes_per_s=flops_per_s / 10,
+        peak_flops_per_s=(("float32", flops_per_s),),
+        interconnect=Interconnect(name="test", bytes_per_s=1e10, num_devices=4),
+    )
+
+
+def cluster(counts, *, memory_bytes=10**9, links=None, bytes_per_s=1e10):
+    """One group per count; the second has devices of half the speed."""
+    names = ["fast", "slow"][: len(counts)]
+    kinds = [kind(name, 1e12 / (k + 1), memory_bytes=memory_bytes) for k, name in enumerate(names)]
+    pairs = [(a, b) for a in names for b in names] if links is None else links
+    return Cluster(
+        meshes=(),
+        groups=tuple(
+            Group(name=name, device_kind=name, num_devices=count, devices_per_host=4)
+            for name, count in zip(names, counts, strict=True)
+        ),
+        links=tuple(
+            Link(source=a, target=b, latency_s=1e-6, bandwidth_bytes_per_s=bytes_per_s)
+            for a, b in pairs
+        ),
+        kinds=tuple(kinds),
+    )
+
+
+THROUGHPUT = gx.Objective(goal="throughput")
+
+
+@pytest.fixture(scope="module")
+def workload():
+    return two_phases()
+
+
+def test_as_many_devices_serve_as_many_requests(workload):
+    rates = [
+        1 / gx.plan(workload, cluster([count]), objective=THROUGHPUT, time_limit_s=2.0).value
+        for count in (1, 2, 8)
+    ]
+    assert rates[1] >= 1.99 * rates[0]
+    assert rates[2] >= 7.9 * rates[0]
+
+
+def test_a_plan_is_a_flow_over_meshes_of_the_groups_within_its_bound(workload):
+    there = cluster([4, 8])
+    plan = gx.plan(workload, there, objective=THROUGHPUT, time_limit_s=2.0)
+    used = {
+        name: sum(s.num_devices for s in plan.specs if s.name.startswith(name))
+        for name in ("fast", "slow")
+    }
+    assert used["fast"] <= 4
+    assert used["slow"] <= 8
+    assert 0 <= plan.gap < 0.15
+    shares = plan.layout.shares()
+    assert all(
+        mesh.load_s <= plan.period_s * (1 + 1e-6) and mesh.needed_bytes <= mesh.capacity_bytes
+        for mesh in plan.meshes
+    )
+    for same in alike(plan):
+        assert np.ptp([shares[k] for k in same]) < 1e-9
+    assert sum(h.share for h in plan.layout.hops if h.source == OUTSIDE) == pytest.approx(1)
+    assert gx.Plan.from_json(plan.to_json()) == plan
+
+
+def test_without_an_objective_it_is_throughput(workload):
+    assert gx.plan(workload, cluster([2]), time_limit_s=1.0).objective == THROUGHPUT
+
+
+def test_replicas_are_one_line(workload):
+    plan = gx.plan(workload, cluster([16]), objective=THROUGHPUT, time_limit_s=2.0)
+    most = max(map(len, alike(plan)))
+    assert most > 1
+    assert f"{most} x fast" in str(plan)
+    assert f"{most} x fast" in plan.explain()
+    assert "16 devices" in str(plan)
+
+
+def test_several_routes_are_not_compiled(workload):
+    plan = gx.plan(workload, cluster([8]), objective=THROUGHPUT, time_limit_s=1.0)
+    assert plan.layout.branches
+    with pytest.raises(PlanError, match="several routes"):
+        _ = plan.cuts
+
+
+def test_what_a_mesh_of_several_devices_holds_is_split(workload):
+    figures = price_groups(gx.graph.chain(workload), cluster([4]))
+    assert [shape.num_devices for shape in figures.shapes] == [1, 2, 4]
+    whole = figures.resident_bytes.sum(axis=1)
+    assert (np.diff(whole) <= 0).all()
+
+
+def test_memory_is_kept_and_its_lack_told(workload):
+    figures = price_groups(gx.graph.chain(workload), cluster([8]))
+    need = int(figures.stage_bytes[0, 0, -1])
+    plan = gx.plan(
+        workload, cluster([8], memory_bytes=need * 3 // 4), objective=THROUGHPUT, time_limit_s=2.0
+    )
+    assert all(mesh.needed_bytes <= mesh.capacity_bytes for mesh in plan.meshes)
+    with pytest.raises(PlanError, match=r"the model fits nowhere: .* needs .* 'fast'"):
+        gx.plan(workload, cluster([2], memory_bytes=1000), objective=THROUGHPUT)
+
+
+def test_a_slow_link_costs_no_more_than_not_using_it(workload):
+    alone = gx.plan(workload, cluster([4]), objective=THROUGHPUT, time_limit_s=2.0)
+    slow = gx.plan(workload, cluster([4], bytes_per_s=1.0), objective=THROUGHPUT, time_limit_s=2.0)
+    assert slow.value >= alone.value * (1 - 1e-6)
+    assert all(h.num_segments == len(slow.segments) for h in slow.layout.holdings)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"objective": gx.Objective(goal="latency")}, "throughput, not for goal 'latency'"),
+        (
+            {"objective": gx.Objective(goal="throughput", max_latency_s=1.0)},
+            "goal 'throughput', max_latency_s",
+        ),
+        (
+            {"objective": gx.Objective(goal="throughput", min_requests_per_s=1e12)},
+            r"min_requests_per_s is 1e\+12, but the best plan",
+        ),
+        ({"cuts": 2}, "cuts cannot be given for groups"),
+        ({"meshes": ("fast/0",)}, "meshes cannot be given for groups"),
+    ],
+)
+def test_what_groups_cannot_do_is_refused(workload, wishes, message):
+    with pytest.raises(PlanError, match=message):
+        gx.plan(workload, cluster([2]), time_limit_s=1.0, **wishes)
+
+
+def test_groups_that_no_link_joins_are_named(workload):
+    links = [("fast", "fast"), ("slow", "slow"), ("fast", "slow")]
+    with pytest.raises(PlanError, match="no link 'slow' -> 'fast'; add it"):
+        gx.plan(workload, cluster([2, 2], links=links), objective=THROUGHPUT)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_shares_become_hops_that_balance(seed):
+    rng = np.random.default_rng(seed)
+    holdings, shares = [], []
+    for first, stop in ((0, 2), (2, 3), (3, 7)):
+        part = rng.dirichlet(np.ones(int(rng.integers(1, 9))))
+        holdings += [
+            Holding(mesh=f"g/{len(holdings) + k}", first_segment=first, num_segments=stop - first)
+            for k in range(len(part))
+        ]
+        shares += part.tolist()
+    layout = Layout.shared(holdings, shares)
+    assert layout.shares() == pytest.approx(shares, abs=1e-9)
+    assert len(layout.hops) <= 2 * len(holdings) + 2
