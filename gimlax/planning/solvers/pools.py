@@ -80,7 +80,9 @@ def solve(problem: PoolsProblem, *, time_limit_s: float = 20.0) -> Solution | No
             return _solution(best, bound, "exact")
     else:
         best, proved = [], False
-    holders = dict.fromkeys([*everything, *bound.holders, *counted(problem, bound)])
+    # Few and good: holders of the fractional optimum as well would only slow the programme down.
+    whole = counted(problem, bound)
+    holders = dict.fromkeys([*everything, *whole])
     rounds, stopped = 0, False
     while True:
         left_s = ends_s - time.monotonic()
@@ -99,7 +101,8 @@ def solve(problem: PoolsProblem, *, time_limit_s: float = 20.0) -> Solution | No
         ):
             break
         used = [Holder(h.option, h.first, h.stop) for h in best]
-        holders = dict.fromkeys([*used, *holders, *near(problem, bound, used, seed=rounds)])
+        others = near(problem, bound, seed=rounds) if used else bound.holders
+        holders = dict.fromkeys([*used, *whole, *others])
     return _solution(best, bound, "stopped" if stopped else "local")
 
 

@@ -8,12 +8,13 @@ around the best ones, are the candidates.
 
 import numpy as np
 
-from gimlax.planning.solvers.pools_bound import Bound, Holder, price_of
+from gimlax.planning.solvers.pools_bound import Bound, Holder
 from gimlax.planning.solvers.pools_problem import Array, PoolsProblem, cheapest
 
 __all__ = ["counted", "near"]
 
 _NUM_RATES = 24
+_NUM_NEAR = 12
 _LEAST_SHARE = 1 / 64  # the slowest pipeline that is looked at, as a share of the bound
 
 
@@ -30,24 +31,14 @@ def counted(problem: PoolsProblem, bound: Bound) -> list[Holder]:
     return found
 
 
-def near(problem: PoolsProblem, bound: Bound, used: list[Holder], *, seed: int) -> list[Holder]:
-    """Holders near a plan: of ways at other prices, and on its boundaries with other shapes."""
+def near(problem: PoolsProblem, bound: Bound, *, seed: int) -> list[Holder]:
+    """Holders of the cheapest pipelines of random rates, at prices around the best."""
     rng = np.random.default_rng(seed)
     found: list[Holder] = []
-    work = problem.device_s()
-    for _ in range(8):
+    for _ in range(_NUM_NEAR):
         prices = _positive(bound.prices) * np.exp(rng.normal(0, 0.1, problem.num_groups))
-        _, runs, _ = price_of(work, prices)
         rate = bound.requests_per_s * float(rng.uniform(_LEAST_SHARE, 1.0))
         found += pipeline(problem, prices, rate)
-    ends = sorted({end for holder in used for end in (holder.first, holder.stop)})
-    possible = problem.possible()
-    runs = {(h.first, h.stop) for h in used} | set(zip(ends[:-1], ends[1:], strict=True))
-    found += [
-        Holder(int(option), first, stop)
-        for first, stop in sorted(runs)
-        for option in np.flatnonzero(possible[:, first, stop])
-    ]
     return found
 
 
