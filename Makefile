@@ -11,7 +11,7 @@ DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 SILICON_FLAGS ?= --json=benchmarks/results/silicon.json
 
-.PHONY: help demo test lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-silicon clean
+.PHONY: help demo test lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-silicon clean
 
 help:
 	@echo "make demo         run a language model cut across two backends"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-quick  run each benchmark briefly"
 	@echo "make bench-cost   compare predicted with measured times of stages, on one core"
 	@echo "make bench-placement  solve published placement problems (PLACEMENT_FLAGS=--data_dir=DIR)"
+	@echo "make bench-scale  plan Llama-3-70B for 64, 256 and 1,024 devices of four kinds"
 	@echo "make bench-silicon  score fitted coefficients on measured kernels of real accelerators"
 	@echo "make clean        remove the environments and caches"
 
@@ -63,6 +64,10 @@ bench-cost:
 bench-placement:
 	@tools/environment.sh $(VENV) text
 	$(VENV)/bin/python benchmarks/placement.py $(PLACEMENT_FLAGS)
+
+bench-scale:
+	@tools/environment.sh $(VENV) text
+	$(VENV)/bin/python benchmarks/scale.py $(SCALE_FLAGS)
 
 bench-silicon:
 	@tools/environment.sh .venv-silicon silicon requirements/silicon.txt
