@@ -9,6 +9,8 @@ VENV := .venv
 DEMO_CUT ?= --cuts=31
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
+# The suite in one process a core; empty for one process.
+WORKERS ?= -n logical
 SILICON_FLAGS ?= --json=benchmarks/results/silicon.json
 
 .PHONY: help demo test lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-silicon clean
@@ -33,7 +35,7 @@ demo:
 
 test:
 	@tools/environment.sh $(VENV) text,test
-	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+	$(VENV)/bin/python -m pytest $(WORKERS) $(PYTEST_FLAGS)
 
 lint:
 	@tools/environment.sh $(VENV) text,test,lint
@@ -46,11 +48,11 @@ parity:
 
 test-floor:
 	@tools/environment.sh .venv-floor text,test requirements/floor.txt
-	.venv-floor/bin/python -m pytest $(PYTEST_FLAGS)
+	.venv-floor/bin/python -m pytest $(WORKERS) $(PYTEST_FLAGS)
 
 test-py312:
 	@WANTED_PYTHON=3.12 tools/environment.sh .venv-py312 text,test
-	.venv-py312/bin/python -m pytest $(PYTEST_FLAGS)
+	.venv-py312/bin/python -m pytest $(WORKERS) $(PYTEST_FLAGS)
 
 bench-quick:
 	@tools/environment.sh $(VENV) text
