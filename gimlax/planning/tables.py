@@ -49,7 +49,7 @@ def table(plan: "Plan") -> str:
     rivals = (
         beside(plan, plan.comparison)
         if plan.comparison
-        else ["not compared with other plans: the time limit was over"]
+        else ["not compared with other plans: time ran out, or the cluster is one of groups"]
     )
     return "\n".join([*_columns([*rows, total]), _verdict(plan), *rivals])
 
