@@ -7,8 +7,8 @@ an array may stay and what must never travel. Units: bytes.
 """
 
 import enum
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -65,10 +65,16 @@ class Traced:
     positions: tuple[Role, ...]
     carried: tuple[tuple[int, int], ...]
     config: tuple[tuple[str, Any], ...]
+    _leaves: Mapping[Role, tuple[int, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        roles = [argument.role for argument in self.arguments]
+        leaves = {role: tuple(i for i, r in enumerate(roles) if r is role) for role in Role}
+        object.__setattr__(self, "_leaves", leaves)
 
     def leaves(self, role: Role) -> tuple[int, ...]:
         """Indices of the argument leaves that have this role."""
-        return tuple(i for i, a in enumerate(self.arguments) if a.role is role)
+        return self._leaves[role]
 
 
 @dataclass(frozen=True, slots=True, order=True)

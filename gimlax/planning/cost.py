@@ -21,7 +21,7 @@ from gimlax.planning.pieces import Piece, added_bytes, pieces, shared_bytes, use
 from gimlax.planning.problem import Array, Problem
 from gimlax.planning.rates import MEASURED, Rates, rates_for
 from gimlax.planning.rates.pricing import price
-from gimlax.planning.sharding import Sharded, shard
+from gimlax.planning.sharding import Pieces, Sharded, shard, take_apart
 from gimlax.planning.tariffs import tariffs
 
 # Host time to start one compiled stage: a call of a jitted function takes 4 to 8 us on JAX's CPU
@@ -214,13 +214,15 @@ def _sharded(
     Equal meshes are split alike, so each sort is searched once.
     """
     known: dict[tuple[object, ...], Sharded] = {}
+    pieces: Pieces | None = None
     found: list[Sharded | None] = []
     for mesh, rate in zip(cluster.meshes, rates, strict=True):
         kind = cluster.kind(mesh.name)
         joined = mesh.num_devices > 1 and kind.interconnect is not None
         key = (kind.name, mesh.axes, id(rate) if rate.source == MEASURED else rate.source)
         if joined and key not in known:
-            known[key] = shard(chain, kind, dict(mesh.axes), rate, given=given)
+            pieces = pieces or take_apart(chain)
+            known[key] = shard(pieces, kind, dict(mesh.axes), rate, given=given)
         found.append(known[key] if joined else None)
     if given and not any(found):
         raise SpecError(

@@ -20,7 +20,7 @@ from gimlax.devices import DeviceKind, Interconnect, Link, MeshSpec
 from gimlax.graph import chain
 from gimlax.models import LlamaConfig, init_cache, init_params, llama_apply
 from gimlax.planning.rates import Roofline
-from gimlax.planning.sharding import shard
+from gimlax.planning.sharding import shard, take_apart
 
 KINDS = {"all-reduce": "all_reduce", "all-gather": "all_gather", "all-to-all": "all_to_all"}
 SIZES = {"f32": 4, "s32": 4, "pred": 1, "u32": 4, "s8": 1}
@@ -86,7 +86,7 @@ def check(fn, args, spots, *, carried=None, **settings):
     plan = gx.Plan.from_json(plan.to_json())
     spot = spots.meshes[0]
     kind = spots.kind(spot.name)
-    found = shard(chain(traced), kind, dict(spot.axes), Roofline(kind))
+    found = shard(take_apart(chain(traced)), kind, dict(spot.axes), Roofline(kind))
     reference = jax.jit(fn)(*jax.device_put(args, jax.devices()[0]))
     with gx.compile(plan, traced) as step:
         stages = step._deployment.phases[0].stages

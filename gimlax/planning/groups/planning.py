@@ -31,7 +31,6 @@ def plan_groups(
     objective: Objective,
     *,
     calibration: Calibration | None = None,
-    figures: GroupCosts | None = None,
     time_limit_s: float | None = None,
 ) -> Plan:
     """The plan of most requests per second that was found for groups of devices.
@@ -41,14 +40,13 @@ def plan_groups(
         cluster: has groups and no meshes.
         objective: throughput, with no limit but one on it.
         calibration: measured figures.
-        figures: what `price_groups` said of these groups, with any number of devices.
         time_limit_s: for the search, figures left out; 20 s by default.
 
     Raises:
         PlanError: another goal or limit, groups that are not joined, or nothing fits.
     """
     _check(objective)
-    figures = figures or price_groups(chain, cluster, calibration)
+    figures = price_groups(chain, cluster, calibration)
     problem = figures.problem(cluster)
     found = solve(problem, time_limit_s=time_limit_s or _TIME_LIMIT_S)
     if found is None:

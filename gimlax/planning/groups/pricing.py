@@ -5,13 +5,14 @@ Splits of the batch are left to replicas, which do as many requests with the sam
 no collective. Seconds are per request, bytes are of one device.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gimlax.devices import Calibration, Cluster, Group, MeshSpec
 from gimlax.errors import PlanError
-from gimlax.graph import Chain, Part, Role
+from gimlax.graph import Chain, Role
 from gimlax.planning.cost import Costs, costs
 from gimlax.planning.problem import Array
 from gimlax.planning.sharding import Sharded
@@ -84,8 +85,7 @@ def price_groups(
     figures = costs(chain, priced, calibration)
     sharded = [figures.sharded.get(mesh.name) for mesh in priced.meshes]
     resident, carried = (
-        np.stack([_held_bytes(chain, of, role) for of in sharded])
-        for role in (Role.RESIDENT, Role.CARRIED)
+        _held_bytes(chain, sharded, role) for role in (Role.RESIDENT, Role.CARRIED)
     )
     for num_bytes, users in chain.constants():
         resident[:, list(users)] += num_bytes
@@ -133,14 +133,19 @@ def _check_links(cluster: Cluster) -> None:
         )
 
 
-def _held_bytes(chain: Chain, sharded: Sharded | None, role: Role) -> Array:
-    """Bytes on one device of the arguments that each segment uses; shared ones count in each."""
+def _held_bytes(chain: Chain, sharded: Sequence[Sharded | None], role: Role) -> Array:
+    """Bytes on one device of the arguments that each segment uses; shared ones count in each.
+
+    Returns:
+        [option, segment]
+    """
     traced = chain.phases[0].traced
-    leaves = traced.leaves(role)
+    paths = [traced.arguments[leaf].path for leaf in traced.leaves(role)]
+    parts = [[of.parts(path) if of else 1 for path in paths] for of in sharded]
     parts_of = chain.resident_parts if role is Role.RESIDENT else chain.carried_parts
-
-    def held(part: Part) -> float:
-        path = traced.arguments[leaves[part.leaf]].path
-        return chain.part_bytes(role, part) / (sharded.parts(path) if sharded else 1)
-
-    return np.array([sum(map(held, parts_of(s, s + 1))) for s in range(chain.num_segments)], float)
+    result = np.zeros((len(sharded), chain.num_segments))
+    for segment in range(chain.num_segments):
+        for part in parts_of(segment, segment + 1):
+            num_bytes = chain.part_bytes(role, part)
+            result[:, segment] += [num_bytes / of[part.leaf] for of in parts]
+    return result

@@ -2,5 +2,6 @@
 
 from gimlax.planning.sharding.choosing import shard
 from gimlax.planning.sharding.sharded import Sharded, ShardedSegment
+from gimlax.planning.sharding.states import Pieces, take_apart
 
-__all__ = ["Sharded", "ShardedSegment", "shard"]
+__all__ = ["Pieces", "Sharded", "ShardedSegment", "shard", "take_apart"]

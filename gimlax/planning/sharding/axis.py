@@ -13,7 +13,7 @@ import numpy as np
 from gimlax.errors import PlanError
 from gimlax.partition import Split
 from gimlax.planning.sharding.elimination import Factor, Reduced, eliminate
-from gimlax.planning.sharding.factors import Axis, SegmentFactors, build_factors
+from gimlax.planning.sharding.factors import Axis, SegmentFactors, build_all
 from gimlax.planning.sharding.states import AxisLayout, Name, Pieces, state_after
 
 __all__ = ["lay_out"]
@@ -40,10 +40,9 @@ def lay_out(pieces: Pieces, axis: Axis) -> AxisLayout:
     """
     known: dict[tuple[object, ...], Reduced] = {}
     settled: dict[Name, int] = {}
-    segments: list[SegmentFactors] = []
+    segments = build_all(pieces, axis)
     tables: list[Reduced] = []
-    for index in range(pieces.chain.num_segments):
-        factors = build_factors(pieces, axis, index)
+    for index, factors in enumerate(segments):
         _settle(factors, settled)
         key = factors.key()
         if key not in known:
@@ -53,7 +52,6 @@ def lay_out(pieces: Pieces, axis: Axis) -> AxisLayout:
                 f"segment {pieces.chain.names[index]!r} cannot be sharded along axis {axis.name!r}"
                 " as the given specs want it; give fewer of them"
             )
-        segments.append(factors)
         tables.append(known[key])
     whole = _join(segments, tables)
     chosen = eliminate(whole.sizes, whole.factors, ()).settings({})

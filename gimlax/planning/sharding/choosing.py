@@ -19,13 +19,13 @@ from gimlax.planning.sharding.axis import lay_out
 from gimlax.planning.sharding.factors import Axis
 from gimlax.planning.sharding.pricing import Pricer
 from gimlax.planning.sharding.sharded import Sharded, describe
-from gimlax.planning.sharding.states import WHOLE, AxisLayout, Name, Pieces, take_apart
+from gimlax.planning.sharding.states import WHOLE, AxisLayout, Name, Pieces
 
 __all__ = ["shard"]
 
 
 def shard(
-    chain: Chain,
+    pieces: Pieces,
     kind: DeviceKind,
     axes: Mapping[str, int],
     rates: Rates,
@@ -35,7 +35,8 @@ def shard(
     """Shards a chain over a mesh of equal devices.
 
     Args:
-        chain: what runs; all phases share the specs of parameters and state.
+        pieces: what runs, as `take_apart` gives it, once for all meshes; all phases share the specs
+            of parameters and state.
         kind: of the devices; its interconnect carries the collectives.
         axes: axis name -> size.
         rates: of one device.
@@ -53,7 +54,7 @@ def shard(
             f"device kind {kind.name!r} has no interconnect, so nothing says what it costs to shard"
             f" over {dict(axes)}; add an interconnect to its card or use one device"
         )
-    pieces = take_apart(chain)
+    chain = pieces.chain
     pricer = Pricer(rates)
     wanted = _given(chain, pieces, axes, given or {})
     if interconnect is None:

@@ -6,7 +6,7 @@ Arrays with one reader need no variable of their own. Units: seconds, bytes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,7 +30,7 @@ from gimlax.planning.sharding.states import (
     state_before,
 )
 
-__all__ = ["Axis", "SegmentFactors", "build_factors"]
+__all__ = ["Axis", "SegmentFactors", "build_all"]
 
 # A tie goes to what takes less memory: this is far below any time.
 _HOLD_S_PER_BYTE = 1e-22
@@ -77,15 +77,55 @@ class SegmentFactors:
         pairs = zip(self.states, self.splits, strict=True)
         return tuple(len(states) or len(splits) for states, splits in pairs)
 
+    def renamed(self, names: Mapping[Name, Name]) -> "SegmentFactors":
+        """The same for another segment; names that are not given stay."""
+        return SegmentFactors(
+            [names.get(name, name) for name in self.names],
+            [*self.states],
+            self.splits,
+            [*self.factors],
+            self.kept,
+        )
+
     def key(self) -> tuple[object, ...]:
         """Equal for equal problems, whatever their variables stand for."""
         tables = tuple((f.scope, f.table.tobytes()) for f in self.factors)
         return (self.sizes, tuple(self.kept), tables)
 
 
-def build_factors(pieces: Pieces, axis: Axis, segment: int) -> SegmentFactors:
-    """Variables and tables of one segment, over all phases."""
-    return _Builder(pieces, axis, segment).build()
+def build_all(pieces: Pieces, axis: Axis) -> list[SegmentFactors]:
+    """Variables and tables of each segment, over all phases; equal segments share tables."""
+    first: dict[Hashable, tuple[list[Name], SegmentFactors]] = {}
+    result: list[SegmentFactors] = []
+    for segment in range(pieces.chain.num_segments):
+        names = pieces.names(segment)
+        key = _problem(pieces, axis, segment, names)
+        if key not in first:
+            first[key] = (names, _Builder(pieces, axis, segment).build())
+        known, factors = first[key]
+        result.append(factors.renamed(dict(zip(known, names, strict=True))))
+    return result
+
+
+def _problem(pieces: Pieces, axis: Axis, segment: int, names: Sequence[Name]) -> Hashable:
+    """Equal for segments whose factors differ in names alone."""
+    numbers: dict[Name, int] = {}
+    order = tuple(numbers.setdefault(name, len(numbers)) for name in names)
+    phases = range(len(pieces.chain.phases))
+    return (
+        tuple(pieces.alike[phase][segment] for phase in phases),
+        order,
+        tuple(
+            (
+                pieces.shared(name),
+                (name[0], name[-1]) in pieces.whole,
+                axis.fixed.get(name),
+                tuple(other.states.get(name) for other in axis.others),
+            )
+            for name in numbers
+        ),
+        tuple(tuple(other.splits[phase][segment]) for other in axis.others for phase in phases),
+    )
 
 
 class _Builder:
@@ -209,7 +249,6 @@ class _Builder:
         if name in self.numbers:
             return self.numbers[name]
         kind, index = str(name[0]), int(str(name[-1]))
-        first, last = self.pieces.users[kind, index]
         mine = kind in (Role.RESIDENT.value, Role.CARRIED.value)
         if name in self.axis.fixed:
             states: tuple[int, ...] = (self.axis.fixed[name],)
@@ -223,7 +262,7 @@ class _Builder:
         num_bytes = self._local_bytes(phase, run, value)
         held = [num_bytes / (self.axis.num_devices if s >= 0 else 1) for s in states]
         self.found.factors.append(Factor((number,), _HOLD_S_PER_BYTE * np.array(held)))
-        if first < last and len(states) > 1:
+        if self.pieces.shared(name) and len(states) > 1:
             self.found.kept.append(number)
         return number
 

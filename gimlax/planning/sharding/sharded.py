@@ -3,7 +3,7 @@
 Units: seconds, bytes per device.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -120,6 +120,7 @@ class _Description:
         self.layouts = sorted(layouts, key=lambda layout: list(axes).index(layout.axis))
         self.pricer = pricer
         self.interconnect = interconnect
+        self.known: dict[Hashable, ShardedSegment] = {}
 
     def build(self) -> Sharded:
         chain = self.pieces.chain
@@ -198,6 +199,23 @@ class _Description:
         )
 
     def _segment(self, phase: int, index: int) -> ShardedSegment:
+        """Segments that are alike and lie alike are described once."""
+        run = self.pieces.runs[phase][index]
+        key = (
+            phase,
+            self.pieces.alike[phase][index],
+            tuple(
+                layout.states.get(name_of(run, phase, index, value))
+                for value in self.pieces.named[phase][index]
+                for layout in self.layouts
+            ),
+            tuple(tuple(layout.splits[phase][index]) for layout in self.layouts),
+        )
+        if key not in self.known:
+            self.known[key] = self._described(phase, index)
+        return self.known[key]
+
+    def _described(self, phase: int, index: int) -> ShardedSegment:
         collectives = [
             collective
             for axis in range(len(self.layouts))

@@ -5,7 +5,7 @@ Along one axis an array is split along one of its dims (a number from 0) or whol
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gimlax.graph import Chain
 from gimlax.graph.segments import crossing_values
@@ -20,6 +20,7 @@ from gimlax.partition import (
     find_groups,
     find_runs,
 )
+from gimlax.planning.sharding.alike import first_alike
 
 __all__ = [
     "WHOLE",
@@ -45,17 +46,34 @@ Name = tuple[object, ...]
 class Pieces:
     """A chain taken apart: runs and groups by [phase][segment].
 
-    `crossing` has the graph values that cross each boundary, by [phase][boundary]; `users` first
-    and last segment of each source; `whole` are sources that cannot be split, since they are used
-    both as a whole and by rows.
+    `alike` has the first segment of the phase that takes the same steps, by [phase][segment];
+    `named` the values of a run that have a name of their own, by [phase][segment]: its sources,
+    what crosses, and what several groups read; `crossing` the graph values that cross each
+    boundary, by [phase][boundary]; `users` first and last segment of each source; `whole` are
+    sources that cannot be split, since they are used both as a whole and by rows.
     """
 
     chain: Chain
     runs: Sequence[Sequence[Run]]
     groups: Sequence[Sequence[Sequence[Group]]]
+    alike: Sequence[Sequence[int]]
+    named: Sequence[Sequence[tuple[int, ...]]]
     crossing: Sequence[Sequence[tuple[int, ...]]]
     users: Mapping[tuple[str, int], tuple[int, int]]
     whole: frozenset[tuple[str, int]]
+
+    def shared(self, name: Name) -> bool:
+        """Whether this is a source of several segments."""
+        first, last = self.users.get((str(name[0]), int(str(name[-1]))), (0, 0))
+        return first < last
+
+    def names(self, segment: int) -> list[Name]:
+        """What the named values of a segment are called, over all phases."""
+        return [
+            name_of(row[segment], phase, segment, value)
+            for phase, row in enumerate(self.runs)
+            for value in self.named[phase][segment]
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,8 +101,20 @@ class AxisLayout:
 
 
 def take_apart(chain: Chain) -> Pieces:
-    """Runs and groups of every segment of every phase."""
-    runs = [find_runs(phase) for phase in chain.phases]
+    """Runs and groups of every segment of every phase; segments that are alike share them."""
+    found = [find_runs(phase) for phase in chain.phases]
+    alike = [first_alike(row) for row in found]
+    runs = [
+        [replace(run, flat=row[first].flat) for run, first in zip(row, of, strict=True)]
+        for row, of in zip(found, alike, strict=True)
+    ]
+    groups: list[list[list[Group]]] = []
+    named: list[list[tuple[int, ...]]] = []
+    for row, of in zip(runs, alike, strict=True):
+        mine = {i: find_groups(row[i].flat, row[i].escaping) for i in dict.fromkeys(of)}
+        groups.append([mine[first] for first in of])
+        values = {i: _named(row[i], mine[i]) for i in mine}
+        named.append([values[first] for first in of])
     users: dict[tuple[str, int], tuple[int, int]] = {}
     forms: dict[tuple[str, int], set[bool]] = {}
     for of_phase in runs:
@@ -102,11 +132,21 @@ def take_apart(chain: Chain) -> Pieces:
     return Pieces(
         chain=chain,
         runs=runs,
-        groups=[[find_groups(run.flat, run.escaping) for run in row] for row in runs],
+        groups=groups,
+        alike=alike,
+        named=named,
         crossing=crossing,
         users=users,
         whole=frozenset(key for key, rows in forms.items() if len(rows) > 1),
     )
+
+
+def _named(run: Run, groups: Sequence[Group]) -> tuple[int, ...]:
+    readers = [value for group in groups for value in group.reads]
+    readers += [value for _, value in run.updates for _ in range(2)]
+    several = {value for value in readers if readers.count(value) > 1}
+    written = [value for group in groups for value in group.writes if value in several]
+    return tuple(dict.fromkeys([*run.sources, *run.leaving.values(), *written]))
 
 
 def source_name(phase: int, source: Source) -> Name:

@@ -7,7 +7,7 @@ from gimlax.devices import DeviceKind, Interconnect
 from gimlax.graph import Workload, chain, trace
 from gimlax.models import LlamaConfig, abstract_cache, abstract_params, llama_apply
 from gimlax.planning.rates import Roofline
-from gimlax.planning.sharding import shard
+from gimlax.planning.sharding import shard, take_apart
 
 # Proportioned so that even a layer of a test is worth being split: nothing but ratios matters.
 SLOW = 1e-3
@@ -85,7 +85,7 @@ def sharded(traced, axes, *, card=None, calls=None, **given):
     """The search's answer for one traced function, or several phases by name."""
     card = card or kind()
     workload = Workload(traced, calls=calls) if isinstance(traced, dict) else traced
-    return shard(chain(workload), card, axes, Roofline(card), **given)
+    return shard(take_apart(chain(workload)), card, axes, Roofline(card), **given)
 
 
 def kinds_of(found, phase=0):

@@ -1,0 +1,68 @@
+"""Which segments are the same: the layers of a model repeat, and what holds for one holds for all.
+
+Two runs are alike if they take the same steps over values that are numbered alike, whatever their
+arguments are called. A search then looks at one of them and renames.
+"""
+
+from collections.abc import Hashable, Sequence
+
+from gimlax import _jax
+from gimlax.partition import Run
+
+__all__ = ["first_alike"]
+
+
+def first_alike(runs: Sequence[Run]) -> list[int]:
+    """For each run the first one that is like it."""
+    first: dict[Hashable, int] = {}
+    equations: dict[int, Hashable] = {}
+    return [first.setdefault(_pattern(run, equations), index) for index, run in enumerate(runs)]
+
+
+def _pattern(run: Run, equations: dict[int, Hashable]) -> Hashable:
+    """Equal for runs that are alike; `equations` are those seen, by identity."""
+
+    def identity(eqn: _jax.JaxprEqn) -> Hashable:
+        if id(eqn) not in equations:
+            equations[id(eqn)] = _identity(eqn)
+        return equations[id(eqn)]
+
+    flat = run.flat
+    return (
+        tuple((identity(s.eqn), s.inputs, s.outputs, s.fused) for s in flat.steps),
+        tuple((_attributes(f.eqn), f.inputs, f.outputs) for f in flat.fused),
+        tuple((aval.shape, aval.dtype) for aval in flat.avals),
+        tuple(flat.consts),
+        tuple((value, source.kind, source.row) for value, source in run.sources.items()),
+        tuple(run.leaving.values()),
+        tuple((source.kind, source.row, value) for source, value in run.updates),
+        tuple(run.results.values()),
+        frozenset(run.whole),
+        frozenset(run.escaping),
+        frozenset(run.uncounted),
+    )
+
+
+def _identity(eqn: _jax.JaxprEqn) -> Hashable:
+    """What equal equations have in common; those with bodies are equal if these are one object."""
+    avals = [_jax.aval_of(atom) for atom in eqn.invars if isinstance(atom, _jax.Literal)]
+    literals = tuple((aval.shape, aval.dtype) for aval in avals)
+    params = tuple((key, _hashable(value)) for key, value in sorted(eqn.params.items()))
+    return eqn.primitive.name, literals, params
+
+
+def _attributes(eqn: _jax.JaxprEqn) -> Hashable:
+    """Of a composite, whose steps are compared one by one."""
+    return tuple(
+        (key, _hashable(value))
+        for key, value in sorted(eqn.params.items())
+        if not isinstance(value, _jax.ClosedJaxpr)
+    )
+
+
+def _hashable(value: object) -> Hashable:
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
