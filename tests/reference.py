@@ -42,10 +42,10 @@ def layout_terms(problem, cuts, meshes):
     pool_bytes = collections.Counter()
     for mesh in set(meshes):
         held = [(first, stop) for first, stop, m in stages if m == mesh]
-        used_bytes = sum(problem.added_bytes[first, stop] for first, stop in held)
+        used_bytes = sum(problem.added_bytes[mesh, first, stop] for first, stop in held)
         used_bytes -= sum(problem.parked_bytes[mesh, first, stop] for first, stop in held)
         for term in problem.largest_bytes:
-            used_bytes += max(term[first, stop] for first, stop in held)
+            used_bytes += max(term[mesh, first, stop] for first, stop in held)
         pool_bytes[problem.pool[mesh]] += used_bytes
         if used_bytes > problem.capacity_bytes[mesh]:
             return None

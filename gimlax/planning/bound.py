@@ -44,7 +44,7 @@ class _Relaxation:
         weight: of the period in the objective; longest_s: its limit.
         added: what a segment on a mesh adds to the objective. [mesh, segment]
         loads: seconds for which it occupies each resource. [resource, mesh, segment]
-        bytes_: that a mesh needs for a segment. [segment]
+        bytes_: that a mesh needs for a segment. [mesh, segment]
         capacity, pool_of: of each memory, and the memory of each mesh. [pool], [mesh]
         limited: what it adds to each limited term, in shares of the limit. [limit, mesh, segment]
         on_dispatch: `added`, `loads` and `limited` of one dispatch. [mesh], [., mesh] twice
@@ -121,7 +121,7 @@ class _Relaxation:
         added, loads, limited = self.parking
         parked = added + y @ loads + u @ limited  # [mesh]
         z = np.array([min(z[p], parked[self.pool_of == p].min()) for p in range(z.size)])
-        held = z[self.pool_of][:, None] * self.bytes_  # [mesh, segment]
+        held = z[self.pool_of][:, None] * self.bytes_
         charged = self.added + np.tensordot(y, self.loads, 1) + np.tensordot(u, self.limited, 1)
         added, loads, limited = self.on_dispatch
         dispatch = float((added + y @ loads + u @ limited).min())
@@ -147,20 +147,26 @@ def _per_second(problem: Problem, weights: tuple[float, ...] | list[float]) -> A
 
 
 def _needed_bytes(costs: Costs) -> Array:
-    """Bytes that a mesh needs for each segment that it holds, each piece once. [segment]
+    """Bytes that a mesh needs for each segment that it holds, each piece once. [mesh, segment]
 
     What several segments use is needed wherever the first of them is, so it is told there.
     """
-    result = np.zeros(costs.problem.num_segments)
-    for piece in costs.pieces:
-        result[piece.users[0]] += piece.num_bytes
+    result = np.zeros((costs.problem.num_meshes, costs.problem.num_segments))
+    for piece, each in zip(costs.pieces, costs.piece_bytes.T, strict=True):
+        result[:, piece.users[0]] += each
     return result
 
 
 def _needed_hops(problem: Problem, bytes_: Array, host_bytes: Array) -> tuple[int, float]:
-    """How many stages memory demands at least, and the seconds of the cheapest hop."""
-    held = np.cumsum(np.sort(problem.capacity_bytes + host_bytes)[::-1])
-    num_meshes = 1 + int((held < bytes_.sum()).sum())
+    """How many stages memory demands at least, and the seconds of the cheapest hop.
+
+    Bytes are counted as on the mesh that needs fewest for a segment. A mesh that needs more for all
+    of them has room for fewer such bytes.
+    """
+    fewest = bytes_.min(axis=0)
+    most = np.divide(fewest, bytes_, out=np.zeros_like(bytes_), where=bytes_ > 0).max(axis=1)
+    held = np.cumsum(np.sort((problem.capacity_bytes + host_bytes) * most)[::-1])
+    num_meshes = 1 + int((held < fewest.sum()).sum())
     between = ~np.eye(problem.num_meshes, dtype=bool)
     hops = problem.transfer_s[between][:, 1:-1]
     least_s = float(hops.min()) if hops.size else 0.0
@@ -173,18 +179,18 @@ def _prices(relaxed: _Relaxation) -> tuple[Array, Array, Array]:
     num_limits = len(relaxed.limited)
     y = np.full(num_resources, relaxed.weight / num_resources)
     z, u = np.zeros(relaxed.capacity.size), np.zeros(num_limits)
-    fits = relaxed.bytes_.sum() <= relaxed.capacity.min()
+    fits = relaxed.bytes_.max(axis=0).sum() <= relaxed.capacity.min()
     if fits and not relaxed.weight and not num_limits and math.isinf(relaxed.longest_s):
         return y, z, u
     # Variables: share of segment s on mesh m at m * n + s, then the period; in units near 1.
     columns = np.arange(num_meshes * n)
     unit_s = max(float(relaxed.loads.max()), 1e-30)
     unit = max(float(relaxed.added.max()), relaxed.weight * unit_s, 1e-30)
-    unit_bytes = max(float(relaxed.bytes_.sum()), 1.0)
+    unit_bytes = max(float(relaxed.bytes_.sum(axis=1).max()), 1.0)
     whole = sparse.coo_array((np.ones(columns.size), (columns % n, columns)), (n, columns.size + 1))
     held = sparse.coo_array(
         (
-            np.tile(relaxed.bytes_ / unit_bytes, num_meshes),
+            relaxed.bytes_.ravel() / unit_bytes,
             (relaxed.pool_of[columns // n], columns),
         ),
         (z.size, columns.size + 1),

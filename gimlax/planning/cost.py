@@ -4,8 +4,9 @@ A segment is the sum of its operations, each priced by the best rates there are 
 stage is the sum of its segments and one dispatch; a transfer is the latency of its link and its
 bytes over the bandwidth. What a calibration knows goes before what cards and cluster files say.
 Streamed inputs and outputs travel between host and mesh for free. Of a mesh of several devices that
-an interconnect joins, one device's share of a sharded segment and the collectives are charged;
-without an interconnect more devices add nothing.
+an interconnect joins, one device's share of a sharded segment and the collectives are charged, and
+its share of parameters and state; temporaries and received values are charged whole. Without an
+interconnect more devices add nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,14 @@ from jax.sharding import PartitionSpec
 from gimlax.devices import Calibration, Cluster
 from gimlax.errors import SpecError
 from gimlax.graph import Chain, Role
-from gimlax.planning.pieces import Piece, added_bytes, pieces, shared_bytes, used_bytes
+from gimlax.planning.pieces import (
+    Piece,
+    added_bytes,
+    device_bytes,
+    pieces,
+    shared_bytes,
+    used_bytes,
+)
 from gimlax.planning.problem import Array, Problem
 from gimlax.planning.rates import MEASURED, Rates, rates_for
 from gimlax.planning.rates.pricing import price
@@ -47,6 +55,7 @@ class Costs:
         host_bytes: host memory in which a mesh may park. [mesh]
         host_s_per_byte: per request, what a parked byte takes. [mesh]
         pieces: the memory of resident and carried arguments.
+        piece_bytes: of each on one device. [mesh, piece]
         sharded: how everything lies on meshes of several devices, by name.
         problem: the same as a search reads it, per request.
     """
@@ -67,6 +76,7 @@ class Costs:
     host_bytes: Array
     host_s_per_byte: Array
     pieces: tuple[Piece, ...]
+    piece_bytes: Array
     sharded: Mapping[str, Sharded]
     problem: Problem
 
@@ -88,13 +98,13 @@ class Costs:
         """Joules per request of each segment at full power, NaN if not known. [mesh, segment]"""
         return self.problem.busy_watts[:, None] * self.segment_s
 
-    def resident_bytes(self, runs: list[tuple[int, int]]) -> int:
-        """Parameters that these runs of segments use, each once."""
-        return used_bytes(self.pieces, Role.RESIDENT, runs)
+    def resident_bytes(self, mesh: int, runs: Sequence[tuple[int, int]]) -> int:
+        """Parameters that these runs of segments use, each once, on a device of a mesh."""
+        return used_bytes(self.pieces, self.piece_bytes[mesh], Role.RESIDENT, runs)
 
-    def carried_bytes(self, runs: list[tuple[int, int]]) -> int:
-        """State that these runs of segments use."""
-        return used_bytes(self.pieces, Role.CARRIED, runs)
+    def carried_bytes(self, mesh: int, runs: Sequence[tuple[int, int]]) -> int:
+        """State that these runs of segments use, on a device of a mesh."""
+        return used_bytes(self.pieces, self.piece_bytes[mesh], Role.CARRIED, runs)
 
     def passing_bytes(self, first: int, stop: int) -> tuple[int, int]:
         """Temporaries and received values of the phase in which a stage has most of both."""
@@ -140,6 +150,7 @@ def costs(
         for mesh in cluster.meshes
     )
     sharded = _sharded(chain, cluster, rates, shardings)
+    piece_bytes = device_bytes(found, sharded)
     priced = [
         price([s for row in (of.segments if of else segments) for s in row], [rate], [kind])[0]
         for of, rate, kind in zip(sharded, rates, kinds, strict=True)
@@ -186,14 +197,18 @@ def costs(
         host_bytes=np.zeros(len(kinds)),
         host_s_per_byte=np.zeros(len(kinds)),
         pieces=found,
+        piece_bytes=piece_bytes,
         sharded={m.name: of for m, of in zip(cluster.meshes, sharded, strict=True) if of},
         problem=Problem(
             stage_s=stage_s,
             transfer_s=_transfer_s(cluster, calls, boundary_bytes),
             shared_s=np.where(possible, shared_s, 0.0),
-            added_bytes=np.where(possible, _runs(added_bytes(found, n)[None])[0], 0.0),
+            added_bytes=np.where(possible, _runs(added_bytes(found, piece_bytes, n)), 0.0),
             largest_bytes=np.stack(
-                [_passing_bytes(temp_bytes, boundary_bytes), *shared_bytes(found, n)]
+                [
+                    np.broadcast_to(_passing_bytes(temp_bytes, boundary_bytes), stage_s.shape),
+                    *shared_bytes(found, piece_bytes, n),
+                ]
             ),
             parked_bytes=np.zeros_like(stage_s),
             capacity_bytes=np.array([cluster.memory_bytes(m.name) for m in cluster.meshes], float),

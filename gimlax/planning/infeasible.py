@@ -48,7 +48,7 @@ def why_not(
     runs = spans(least.cuts, problem.num_segments)
     needs = problem.stage_bytes()
     missing, stage = max(
-        (needs[first, stop] - problem.capacity_bytes[mesh], k)
+        (needs[mesh, first, stop] - problem.capacity_bytes[mesh], k)
         for k, ((first, stop), mesh) in enumerate(zip(runs, least.meshes, strict=True))
     )
     names = [mesh.name for mesh in cluster.meshes]
@@ -58,18 +58,19 @@ def why_not(
     mesh = least.meshes[stage]
     what = (
         f"stage {stage} (segments {chain.names[first]!r} .. {chain.names[stop - 1]!r}) needs "
-        f"{show_bytes(needs[first, stop])} on mesh {names[mesh]!r}, which has "
+        f"{show_bytes(needs[mesh, first, stop])} on mesh {names[mesh]!r}, which has "
         f"{show_bytes(problem.capacity_bytes[mesh])}: {show_bytes(missing)} are missing"
     )
     if request.meshes is not None and isinstance(request.cuts, tuple):
         return PlanError(f"{what}; move the cuts, or give it a larger mesh")
     largest = int(problem.capacity_bytes.argmax())
-    total = needs[0, -1]
+    num_devices = cluster.meshes[largest].num_devices
+    where = f"on each of {num_devices} devices" if num_devices > 1 else "in all"
     return PlanError(
-        f"the model fits nowhere: it needs {show_bytes(total)} in all, the largest mesh "
-        f"{names[largest]!r} has {show_bytes(problem.capacity_bytes[largest])}; in the layout that "
-        f"comes nearest, {what}; {_smallest(chain, cluster, problem)}, or lower batch, context or "
-        "precision"
+        f"the model fits nowhere: it needs {show_bytes(needs[largest, 0, -1])} {where}, the "
+        f"largest mesh {names[largest]!r} has {show_bytes(problem.capacity_bytes[largest])}; in "
+        f"the layout that comes nearest, {what}; {_smallest(chain, cluster, problem)}, or lower "
+        "batch, context or precision"
     )
 
 
@@ -80,7 +81,8 @@ def fewest_meshes(problem: Problem, mesh: int) -> int | None:
         None if no number of them does, because a run of segments that is never cut is too large.
     """
     runs = np.isfinite(problem.stage_s[mesh])
-    runs &= problem.stage_bytes() - problem.parked_bytes[mesh] <= problem.capacity_bytes[mesh]
+    held = problem.stage_bytes()[mesh] - problem.parked_bytes[mesh]
+    runs &= held <= problem.capacity_bytes[mesh]
     fewest = np.full(problem.num_segments + 1, np.inf)
     fewest[0] = 0
     for stop in range(1, problem.num_segments + 1):
@@ -90,9 +92,10 @@ def fewest_meshes(problem: Problem, mesh: int) -> int | None:
 
 def _smallest(chain: Chain, cluster: Cluster, problem: Problem) -> str:
     """The smallest cluster of these devices that would do; largest memories need the fewest."""
-    kinds: dict[tuple[str, int], int] = {}
+    kinds: dict[tuple[object, ...], int] = {}
     for index, mesh in enumerate(cluster.meshes):
-        kinds.setdefault((mesh.device_kind, int(problem.capacity_bytes[index])), index)
+        key = (mesh.device_kind, mesh.axes, problem.capacity_bytes[index])
+        kinds.setdefault(key, index)
     counts = {index: fewest_meshes(problem, index) for index in kinds.values()}
     enough = sorted((count, index) for index, count in counts.items() if count is not None)
     if not enough:

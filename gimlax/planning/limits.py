@@ -94,25 +94,27 @@ def memory_dimensions(problem: Problem, meshes: Sequence[int] | None) -> list[Di
     """What memory depends on where several stages draw on one and it could bind."""
     usable = range(problem.num_meshes) if meshes is None else meshes
     back = repeated(meshes or ())
-    most_largest = float(problem.largest_bytes.max(axis=(1, 2), initial=0.0).sum())
+    most_largest = float(problem.largest_bytes.max(axis=(1, 2, 3), initial=0.0).sum())
     no_hop = np.zeros_like(problem.transfer_s)
     dimensions: list[Dimension] = []
     for pool in np.unique(problem.pool):
         members = [m for m in np.flatnonzero(problem.pool == pool) if m in usable]
         limit = problem.capacity_bytes[problem.pool == pool].max()
-        most_bytes = problem.added_bytes[0, -1] + len(members) * most_largest
+        # What all stages add, wherever they are: once for each way that these meshes split them.
+        ways = np.unique(problem.added_bytes[members, 0], axis=0)
+        most_bytes = ways[:, -1].sum() + len(members) * most_largest
         single = len(members) <= 1 and not set(members) & set(back)
         if single or most_bytes <= limit:
             continue
         stages = [np.zeros_like(problem.stage_s)]
         for mesh in members:
-            stages[0][mesh] = problem.added_bytes
+            stages[0][mesh] = problem.added_bytes[mesh]
             if mesh not in back:
-                stages[0][mesh] += problem.largest_bytes.sum(axis=0)
+                stages[0][mesh] += problem.largest_bytes[:, mesh].sum(axis=0)
                 continue
             for term in problem.largest_bytes:
                 stages.append(np.zeros_like(problem.stage_s))
-                stages[-1][mesh] = term
+                stages[-1][mesh] = term[mesh]
         for index, stage in enumerate(stages):
             dimensions.append(
                 Dimension(

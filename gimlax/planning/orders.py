@@ -89,7 +89,8 @@ def _promising(
     each_s = np.where(runs, problem.stage_s, 0.0) / length
     speed = 1 / np.maximum(each_s.max(axis=(1, 2)), 1e-30)
     kept: dict[tuple[int, int], list[int]] = {}
-    for worth in (speed, np.minimum(problem.capacity_bytes, problem.stage_bytes().max())):
+    needed_bytes = problem.stage_bytes().max(axis=(1, 2))
+    for worth in (speed, np.minimum(problem.capacity_bytes, needed_bytes)):
 
         def total(key: tuple[int, int], worth: np.ndarray = worth) -> float:
             return float(sum(worth[m] for m in range(problem.num_meshes) if key[0] >> m & 1))
@@ -115,6 +116,8 @@ def _swappable(problem: Problem, a: int, b: int) -> bool:
     return bool(
         (problem.pool[a] == problem.pool[b] or pools[0].size == pools[1].size == 1)
         and np.array_equal(problem.stage_s[a], problem.stage_s[b])
+        and np.array_equal(problem.added_bytes[a], problem.added_bytes[b])
+        and np.array_equal(problem.largest_bytes[:, a], problem.largest_bytes[:, b])
         and np.array_equal(problem.parked_bytes[a], problem.parked_bytes[b])
         and np.array_equal(problem.transfer_s, problem.transfer_s[np.ix_(swap, swap)])
         and np.array_equal(problem.shared_s, problem.shared_s[:, swap])

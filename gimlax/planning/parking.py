@@ -42,11 +42,10 @@ def on_tiers(
     """
     _check(cluster, lowest)
     problem = figures.problem
-    n, num_meshes = problem.num_segments, problem.num_meshes
+    num_meshes = problem.num_meshes
     capacity = problem.capacity_bytes.copy()
     stage_s, parked_bytes = problem.stage_s.copy(), problem.parked_bytes.copy()
     host_bytes, host_s_per_byte = np.zeros(num_meshes), np.zeros(num_meshes)
-    excess = _Excess.of(figures, n)
     for index, mesh in enumerate(cluster.meshes):
         tiers = {tier.name: tier for tier in cluster.tiers(mesh.name)}
         wanted = lowest.get(mesh.name, "host" if "host" in tiers else "device")
@@ -56,7 +55,10 @@ def on_tiers(
         elif wanted == "host" and alone and index not in repeated(request.meshes or ()):
             host_bytes[index] = tiers["host"].num_bytes
             host_s_per_byte[index] = figures.calls.sum() / tiers["host"].bytes_per_s
-            parked, sent = excess.parked(problem.stage_bytes(), capacity[index], host_bytes[index])
+            needs = problem.stage_bytes()[index]
+            parked, sent = _Excess.of(figures, index).parked(
+                needs, capacity[index], host_bytes[index]
+            )
             parked_bytes[index] = parked
             stage_s[index] += sent * host_s_per_byte[index]
     return replace(
@@ -71,7 +73,7 @@ def on_tiers(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Excess:
-    """What of each run of segments can be parked. [first, stop] each.
+    """What of each run of segments can be parked by a device of a mesh. [first, stop] each.
 
     Attributes:
         weights, state: bytes that add up over segments; what several share stays on the device.
@@ -83,11 +85,14 @@ class _Excess:
     buffer: Array
 
     @classmethod
-    def of(cls, figures: Costs, num_segments: int) -> "_Excess":
-        by_role = [
-            added_bytes(tuple(p for p in figures.pieces if p.role is role), num_segments)
-            for role in (Role.RESIDENT, Role.CARRIED)
-        ]
+    def of(cls, figures: Costs, mesh: int) -> "_Excess":
+        num_segments = figures.problem.num_segments
+        by_role = []
+        for role in (Role.RESIDENT, Role.CARRIED):
+            of_role = [i for i, piece in enumerate(figures.pieces) if piece.role is role]
+            found = [figures.pieces[i] for i in of_role]
+            num_bytes = figures.piece_bytes[mesh, of_role]
+            by_role.append(added_bytes(found, num_bytes[None], num_segments)[0])
         totals = [np.concatenate([[0.0], row.cumsum()]) for row in by_role]
         sums = [np.maximum(total[None, :] - total[:, None], 0.0) for total in totals]
         buffer = np.zeros((num_segments + 1, num_segments + 1))

@@ -109,8 +109,8 @@ def predict_meshes(
         result.append(
             MeshPrediction(
                 mesh=cluster.meshes[mesh].name,
-                resident_bytes=figures.resident_bytes(own),
-                carried_bytes=figures.carried_bytes(own),
+                resident_bytes=figures.resident_bytes(mesh, own),
+                carried_bytes=figures.carried_bytes(mesh, own),
                 temp_bytes=temp,
                 received_bytes=received,
                 parked_bytes=sum(int(figures.problem.parked_bytes[mesh, *run]) for run in own),

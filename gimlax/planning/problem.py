@@ -31,13 +31,14 @@ class Problem:
         shared_s: for each thing that several meshes share, the seconds for which a stage occupies
             it; they add up over all stages. [shared, mesh, first, stop], 0 for meshes that have no
             part in it.
-        added_bytes: memory of a stage that adds up over the stages on one mesh. [first, stop]
+        added_bytes: memory of a stage that adds up over the stages on one mesh.
+            [mesh, first, stop]
         largest_bytes: memory terms of which only the largest of the stages on one mesh counts:
-            temporaries, and parts that several segments use. [term, first, stop]
+            temporaries, and parts that several segments use. [term, mesh, first, stop]
         parked_bytes: how much of a stage lies in host memory instead, which only a mesh does that
             runs one stage and shares its memory with none; its price is in `stage_s`.
             [mesh, first, stop]
-        capacity_bytes: memory of each mesh. [mesh]
+        capacity_bytes: memory of each mesh; all bytes are those of one of its devices. [mesh]
         pool: which memory each mesh draws on. Meshes of one pool share it: together they must stay
             within the largest capacity among them. [mesh]
         usd_per_s: price of each mesh, as long as it is held. [mesh], NaN where nobody knows
@@ -66,7 +67,7 @@ class Problem:
         return self.stage_s.shape[1] - 1
 
     def stage_bytes(self) -> Array:
-        """Memory of a stage that is alone on its mesh, parked or not. [first, stop]"""
+        """Memory of a stage that is alone on its mesh, parked or not. [mesh, first, stop]"""
         return self.added_bytes + self.largest_bytes.sum(axis=0)
 
 
@@ -133,8 +134,8 @@ def terms_of(problem: Problem, cuts: Sequence[int], meshes: Sequence[int]) -> Te
 def used_bytes(problem: Problem, cuts: Sequence[int], meshes: Sequence[int]) -> Array:
     """Memory that a layout needs on each mesh, without what is parked. [mesh]"""
     added = np.zeros(problem.num_meshes)
-    largest = np.zeros((problem.num_meshes, problem.largest_bytes.shape[0]))
+    largest = np.zeros((problem.num_meshes, len(problem.largest_bytes)))
     for m, (first, stop) in zip(meshes, spans(cuts, problem.num_segments), strict=True):
-        added[m] += problem.added_bytes[first, stop] - problem.parked_bytes[m, first, stop]
-        largest[m] = np.maximum(largest[m], problem.largest_bytes[:, first, stop])
+        added[m] += problem.added_bytes[m, first, stop] - problem.parked_bytes[m, first, stop]
+        largest[m] = np.maximum(largest[m], problem.largest_bytes[:, m, first, stop])
     return added + largest.sum(axis=1)

@@ -33,12 +33,13 @@ def problems(draw, most_segments=5, most_meshes=4, fewest_segments=1):
     share = draw(st.sampled_from([0.5, 1.0]))
     finite = np.where(np.isfinite(stage_s), stage_s, 0.0)
     terms = draw(st.integers(0, 2))
-    added = _sums(rng.integers(0, 5, (1, n)))[0]
-    largest = np.zeros((terms, n + 1, n + 1))
+    # Meshes of several devices hold a part of what others hold; those of a kind the same.
+    added = _sums(rng.integers(0, 5, n) // rng.integers(1, 4, (m, 1)))[kinds]
+    largest = np.zeros((terms, m, n + 1, n + 1))
     for term in largest:
-        size = rng.integers(0, 5, n)
+        size = (rng.integers(0, 5, n) // rng.integers(1, 4, (m, 1)))[kinds]
         for first in range(n):
-            term[first, first + 1 :] = np.maximum.accumulate(size[first:])
+            term[:, first, first + 1 :] = np.maximum.accumulate(size[:, first:], axis=1)
     added[~np.isfinite(added)] = 0.0
     pooled = draw(st.booleans())
     most = draw(st.sampled_from([6, 12, 100]))

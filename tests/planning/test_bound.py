@@ -18,7 +18,7 @@ from tests.planning.test_objectives import least, objectives
 from tests.reference import best_layout_value, layout_terms, layouts
 
 CHAIN = chain(two_phases(prompt_tokens=4))  # little memory beside weights and state
-TOTAL_BYTES = costs(CHAIN, cluster_of([kind("a")])).problem.stage_bytes()[0, -1]
+TOTAL_BYTES = costs(CHAIN, cluster_of([kind("a")])).problem.stage_bytes()[0, 0, -1]
 
 
 @st.composite

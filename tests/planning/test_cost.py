@@ -55,10 +55,10 @@ def test_each_run_of_segments_needs_the_parts_that_the_chain_names(name):
             carried = sum(
                 tested.part_bytes(Role.CARRIED, p) for p in tested.carried_parts(first, stop)
             )
-            assert figures.resident_bytes([(first, stop)]) == resident
-            assert figures.carried_bytes([(first, stop)]) == carried
+            assert figures.resident_bytes(0, [(first, stop)]) == resident
+            assert figures.carried_bytes(0, [(first, stop)]) == carried
             passing = sum(figures.passing_bytes(first, stop))
-            assert figures.problem.stage_bytes()[first, stop] == resident + carried + passing
+            assert figures.problem.stage_bytes()[0, first, stop] == resident + carried + passing
 
 
 def test_a_tied_table_counts_once_per_mesh_and_again_on_another():
@@ -67,8 +67,8 @@ def test_a_tied_table_counts_once_per_mesh_and_again_on_another():
     figures = costs(tested, cluster_of([kind("a")]))
     table_bytes = 4 * 512 * 64
     ends = [(0, 1), (n - 1, n)]
-    alone = [figures.resident_bytes([run]) for run in ends]
-    assert sum(alone) - figures.resident_bytes(ends) == table_bytes
+    alone = [figures.resident_bytes(0, [run]) for run in ends]
+    assert sum(alone) - figures.resident_bytes(0, ends) == table_bytes
 
 
 def test_nothing_is_sent_within_a_mesh_and_every_link_has_its_price():

@@ -22,7 +22,7 @@ PRICED = replace(
     TWO,
     meshes=tuple(replace(m, usd_per_hour=p) for m, p in zip(TWO.meshes, PRICES, strict=True)),
 )
-TOTAL_BYTES = costs(CHAIN, TWO).problem.stage_bytes()[0, -1]
+TOTAL_BYTES = costs(CHAIN, TWO).problem.stage_bytes()[0, 0, -1]
 
 
 def equal_meshes(problem, number):
@@ -32,6 +32,8 @@ def equal_meshes(problem, number):
         stage_s=np.repeat(problem.stage_s[:1], number, axis=0),
         transfer_s=np.zeros((number, number, problem.num_segments + 1)),
         shared_s=problem.shared_s[:0, :1],
+        added_bytes=np.repeat(problem.added_bytes[:1], number, axis=0),
+        largest_bytes=np.repeat(problem.largest_bytes[:, :1], number, axis=1),
         parked_bytes=np.repeat(problem.parked_bytes[:1], number, axis=0),
         capacity_bytes=np.repeat(problem.capacity_bytes[:1], number),
         pool=np.arange(number),

@@ -15,7 +15,7 @@ from tests.planning.cases import cluster_of, kind, two_phases
 from tests.reference import best_layout_value
 
 CHAIN = chain(two_phases(prompt_tokens=4))
-TOTAL_BYTES = int(costs(CHAIN, cluster_of([kind("a")])).problem.stage_bytes()[0, -1])
+TOTAL_BYTES = int(costs(CHAIN, cluster_of([kind("a")])).problem.stage_bytes()[0, 0, -1])
 LINK = 1e8
 
 
@@ -43,10 +43,10 @@ def tiered(made, lowest=None, meshes=None):
 def test_what_is_missing_and_a_buffer_are_streamed_at_each_call():
     figures = tiered(cluster(0.7))
     problem, n = figures.problem, CHAIN.num_segments
-    largest = max(problem.added_bytes[s, s + 1] for s in range(n))
+    largest = max(problem.added_bytes[0, s, s + 1] for s in range(n))
     missing = TOTAL_BYTES - int(TOTAL_BYTES * 0.7)
     assert problem.parked_bytes[0, 0, n] == missing + largest
-    weights = figures.resident_bytes([(0, n)]) - 512 * 64 * 4  # the shared table stays
+    weights = figures.resident_bytes(0, [(0, n)]) - 512 * 64 * 4  # the shared table stays
     state = max(missing + largest - weights, 0)
     extra_s = 11 * (missing + largest + state) / LINK
     roomy = tiered(cluster(2.0)).problem

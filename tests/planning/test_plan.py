@@ -16,7 +16,7 @@ from tests.planning.cases import cluster_of, kind, two_phases
 
 CHAIN = chain(two_phases())
 TWO = cluster_of([kind("a"), kind("b")])
-TOTAL_BYTES = costs(CHAIN, TWO).problem.stage_bytes()[0, -1]
+TOTAL_BYTES = costs(CHAIN, TWO).problem.stage_bytes()[0, 0, -1]
 
 
 def model_with_state_across_a_cut():

@@ -14,6 +14,7 @@ __all__ = ["cheaper", "forbidding", "on_meshes", "with_links"]
 
 _PER_MESH = (
     "stage_s",
+    "added_bytes",
     "parked_bytes",
     "capacity_bytes",
     "pool",
@@ -30,6 +31,7 @@ def on_meshes(problem: Problem, meshes: Sequence[int]) -> Problem:
         problem,
         transfer_s=problem.transfer_s[np.ix_(kept, kept)],
         shared_s=problem.shared_s[:, kept],
+        largest_bytes=problem.largest_bytes[:, kept],
         **{name: getattr(problem, name)[kept] for name in _PER_MESH},
     )
 

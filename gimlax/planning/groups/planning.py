@@ -72,11 +72,14 @@ def _check(objective: Objective) -> None:
 
 
 def _nothing_fits(cluster: Cluster, figures: GroupCosts) -> PlanError:
-    whole = float((figures.resident_bytes + figures.carried_bytes)[0].sum())
+    everything = [(0, figures.figures.problem.num_segments)]
+    whole = figures.figures.resident_bytes(0, everything)
+    whole += figures.figures.carried_bytes(0, everything)
     room = {g.name: g.num_devices * cluster.memory_bytes(g.name) for g in cluster.groups}
     largest = max(cluster.groups, key=lambda g: cluster.memory_bytes(g.name))
     per_device = cluster.memory_bytes(largest.name)
-    segment = float(np.diagonal(figures.stage_bytes, 1, 1, 2).min(axis=0).max())
+    needs = figures.figures.problem.stage_bytes()
+    segment = float(np.diagonal(needs, 1, 1, 2).min(axis=0).max())
     if segment > per_device:
         return PlanError(
             f"the model fits nowhere: one of its segments needs {show_bytes(segment)} on a device, "
@@ -174,14 +177,21 @@ def _memory(
     figures: GroupCosts, names: Sequence[str], each: Sequence[Held], load_s: np.ndarray
 ) -> tuple[MeshPrediction, ...]:
     result = []
+    known: dict[Held, tuple[int, int]] = {}
     for name, h, load in zip(names, each, load_s, strict=True):
         temp, received = figures.figures.passing_bytes(h.first, h.stop)
-        run = (h.option, slice(h.first, h.stop))
+        if h not in known:
+            run = [(h.first, h.stop)]
+            known[h] = (
+                figures.figures.resident_bytes(h.option, run),
+                figures.figures.carried_bytes(h.option, run),
+            )
+        resident, carried = known[h]
         result.append(
             MeshPrediction(
                 mesh=name,
-                resident_bytes=round(float(figures.resident_bytes[run].sum())),
-                carried_bytes=round(float(figures.carried_bytes[run].sum())),
+                resident_bytes=resident,
+                carried_bytes=carried,
                 temp_bytes=temp,
                 received_bytes=received,
                 capacity_bytes=int(figures.figures.problem.capacity_bytes[h.option]),

@@ -5,17 +5,15 @@ Splits of the batch are left to replicas, which do as many requests with the sam
 no collective. Seconds are per request, bytes are of one device.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gimlax.devices import Calibration, Cluster, Group, MeshSpec
 from gimlax.errors import PlanError
-from gimlax.graph import Chain, Role
+from gimlax.graph import Chain
 from gimlax.planning.cost import Costs, costs
 from gimlax.planning.problem import Array
-from gimlax.planning.sharding import Sharded
 from gimlax.planning.solvers.pools_problem import PoolsProblem
 
 __all__ = ["GroupCosts", "price_groups"]
@@ -29,17 +27,12 @@ class GroupCosts:
         shapes: a mesh of each shape. [option]
         option_group: the group of each. [option]
         figures: of these meshes.
-        resident_bytes, carried_bytes: on one device, of each segment. [option, segment]
-        stage_bytes: on one device, of all. [option, first, stop]
         transfer_s: of a hand-over between meshes of two groups. [source, target, boundary]
     """
 
     shapes: tuple[MeshSpec, ...]
     option_group: np.ndarray
     figures: Costs
-    resident_bytes: Array
-    carried_bytes: Array
-    stage_bytes: Array
     transfer_s: Array
 
     def problem(self, cluster: Cluster) -> PoolsProblem:
@@ -49,7 +42,7 @@ class GroupCosts:
         a hand-over takes as long as on the slowest link that it may have to take.
         """
         found = self.figures.problem
-        fits = self.stage_bytes <= found.capacity_bytes[:, None, None]
+        fits = found.stage_bytes() <= found.capacity_bytes[:, None, None]
         sent_s = self.transfer_s.max(axis=1)[self.option_group]  # [option, boundary]
         received_s = self.transfer_s.max(axis=0)[self.option_group]
         busy_s = np.maximum(found.stage_s, received_s[:, :, None])
@@ -83,12 +76,6 @@ def price_groups(
         {name: [(1, size) for size in of] for name, of in sizes.items()}
     )
     figures = costs(chain, priced, calibration)
-    sharded = [figures.sharded.get(mesh.name) for mesh in priced.meshes]
-    resident, carried = (
-        _held_bytes(chain, sharded, role) for role in (Role.RESIDENT, Role.CARRIED)
-    )
-    for num_bytes, users in chain.constants():
-        resident[:, list(users)] += num_bytes
     names = [group.name for group in cluster.groups]
     links = {(link.source, link.target): link for link in cluster.links}
     sent = figures.boundary_bytes
@@ -98,14 +85,10 @@ def price_groups(
             link = links[source, target]
             each = link.latency_s + sent / link.bandwidth_bytes_per_s
             transfer_s[s, t] = figures.calls @ np.where(sent > 0, each, 0.0)
-    total = np.cumsum(np.pad(resident + carried, ((0, 0), (1, 0))), axis=1)
     return GroupCosts(
         shapes=priced.meshes,
         option_group=np.repeat(np.arange(len(names)), [len(sizes[name]) for name in names]),
         figures=figures,
-        resident_bytes=resident,
-        carried_bytes=carried,
-        stage_bytes=total[:, None, :] - total[:, :, None] + figures.problem.largest_bytes[0],
         transfer_s=transfer_s,
     )
 
@@ -131,21 +114,3 @@ def _check_links(cluster: Cluster) -> None:
             f" each with itself too; the cluster has no link {', '.join(missing)}; add it, or "
             "leave out groups"
         )
-
-
-def _held_bytes(chain: Chain, sharded: Sequence[Sharded | None], role: Role) -> Array:
-    """Bytes on one device of the arguments that each segment uses; shared ones count in each.
-
-    Returns:
-        [option, segment]
-    """
-    traced = chain.phases[0].traced
-    paths = [traced.arguments[leaf].path for leaf in traced.leaves(role)]
-    parts = [[of.parts(path) if of else 1 for path in paths] for of in sharded]
-    parts_of = chain.resident_parts if role is Role.RESIDENT else chain.carried_parts
-    result = np.zeros((len(sharded), chain.num_segments))
-    for segment in range(chain.num_segments):
-        for part in parts_of(segment, segment + 1):
-            num_bytes = chain.part_bytes(role, part)
-            result[:, segment] += [num_bytes / of[part.leaf] for of in parts]
-    return result

@@ -103,13 +103,14 @@ def test_several_routes_are_not_compiled(workload):
 def test_what_a_mesh_of_several_devices_holds_is_split(workload):
     figures = price_groups(gx.graph.chain(workload), cluster([4]))
     assert [shape.num_devices for shape in figures.shapes] == [1, 2, 4]
-    whole = figures.resident_bytes.sum(axis=1)
+    everything = [(0, figures.figures.problem.num_segments)]
+    whole = [figures.figures.resident_bytes(option, everything) for option in range(3)]
     assert (np.diff(whole) <= 0).all()
 
 
 def test_memory_is_kept_and_its_lack_told(workload):
     figures = price_groups(gx.graph.chain(workload), cluster([8]))
-    need = int(figures.stage_bytes[0, 0, -1])
+    need = int(figures.figures.problem.stage_bytes()[0, 0, -1])
     plan = gx.plan(
         workload, cluster([8], memory_bytes=need * 3 // 4), objective=THROUGHPUT, time_limit_s=2.0
     )
