@@ -83,11 +83,12 @@ def _read_mesh(reader: TableReader) -> MeshSpec | None:
         "usd_per_hour": reader.get("usd_per_hour", float, None),
         "host_memory_bytes": reader.get("host_memory_bytes", int, None),
     }
-    axes = reader.inner("axes", {"data": values["num_devices"] or 1})
+    axes = reader.inner("axes", {})
     sizes = {axis: axes.get(axis, int, 1) for axis in AXIS_NAMES}
     axes.finish()
     reader.finish()
-    return _build(MeshSpec, {**values, "axes": tuple(sizes.items())}, reader)
+    given = tuple(sizes.items()) if "axes" in reader.table else ()
+    return _build(MeshSpec, {**values, "axes": given}, reader)
 
 
 def _read_group(reader: TableReader) -> Group | None:

@@ -38,7 +38,8 @@ def _mesh_rows(mesh: MeshSpec) -> Iterator[tuple[str, Any]]:
     yield "name", mesh.name
     yield "device_kind", mesh.device_kind
     yield "num_devices", mesh.num_devices
-    yield "axes", dict(mesh.axes)
+    if mesh.axes:
+        yield "axes", dict(mesh.axes)
     if mesh.backend:
         yield "backend", mesh.backend
         yield "first_device", mesh.first_device

@@ -97,6 +97,8 @@ def _misfits(spec: MeshSpec, mesh: jax.sharding.Mesh) -> list[str]:
 def _find(spec: MeshSpec) -> jax.sharding.Mesh:
     """The devices of a spec on the backend that it names, as a mesh."""
     where = f"mesh {spec.name!r}"
+    if not spec.axes:
+        raise SpecError(f"{where} leaves its axes to a planner; make a plan, which chooses them")
     if not _jax.backends_initialised():
         start_backends()
     if spec.backend not in _jax.backend_names():

@@ -29,7 +29,8 @@ class MeshSpec:
         name: how plans and errors call it.
         device_kind: a name in the catalogue, or what PJRT reports.
         num_devices: the product of the axis sizes.
-        axes: (axis name, size).
+        axes: (axis name, size). Empty where a planner is to choose how the devices are split
+            between them; of a single device, both are 1.
         backend: registered name of the backend that has the devices, empty where it is not live.
         first_device: index of its first device among the local ones of that backend.
         host: meshes with equal host share one; empty for a host of its own.
@@ -44,7 +45,7 @@ class MeshSpec:
     name: str
     device_kind: str
     num_devices: int = 1
-    axes: tuple[tuple[str, int], ...] = (("data", 1), ("model", 1))
+    axes: tuple[tuple[str, int], ...] = ()
     backend: str = ""
     first_device: int = 0
     host: str = ""
@@ -54,6 +55,8 @@ class MeshSpec:
     host_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        if not self.axes and self.num_devices == 1:
+            object.__setattr__(self, "axes", tuple((axis, 1) for axis in AXIS_NAMES))
         if mistakes := list(self._mistakes()):
             raise SpecError(f"mesh {self.name!r}: {'; '.join(mistakes)}")
 
@@ -66,8 +69,10 @@ class MeshSpec:
         yield from name_mistakes(self.name)
         if not 1 <= self.num_devices <= MOST_DEVICES:
             yield f"num_devices is {self.num_devices}; give 1 to {MOST_DEVICES}"
-        if tuple(axis for axis, _ in self.axes) != AXIS_NAMES:
-            had = ", ".join(repr(axis) for axis, _ in self.axes) or "none"
+        if not self.axes:
+            pass
+        elif tuple(axis for axis, _ in self.axes) != AXIS_NAMES:
+            had = ", ".join(repr(axis) for axis, _ in self.axes)
             yield f"its axes are {had}; every mesh has 'data' and 'model', of size 1 where unused"
         elif min(self.shape) < 1 or math.prod(self.shape) != self.num_devices:
             held = " x ".join(map(str, self.shape))

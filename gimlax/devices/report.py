@@ -33,7 +33,7 @@ def show_meshes(meshes: Iterable[MeshSpec], kinds: Sequence[DeviceKind]) -> str:
             (
                 mesh.name,
                 mesh.device_kind,
-                " x ".join(map(str, mesh.shape)),
+                " x ".join(map(str, mesh.shape)) or "planned",
                 show_bytes(mesh.memory_bytes or kind.memory_bytes),
                 show_bytes_per_s(kind.memory_bytes_per_s),
                 show_flops(kind.peak("float32")) + "/s",

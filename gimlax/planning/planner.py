@@ -7,7 +7,7 @@ plan.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -25,6 +25,7 @@ from gimlax.planning.groups import plan_groups
 from gimlax.planning.infeasible import why_not
 from gimlax.planning.labels import OutOfTime
 from gimlax.planning.layout import Layout
+from gimlax.planning.limits import repeated
 from gimlax.planning.objective import TERMS, Objective
 from gimlax.planning.parking import on_tiers
 from gimlax.planning.plans import Plan, Source
@@ -33,6 +34,7 @@ from gimlax.planning.problem import Problem
 from gimlax.planning.request import Request, checked
 from gimlax.planning.search import Found, search
 from gimlax.planning.shardings import MeshSharding
+from gimlax.planning.splits import Splits, ways
 from gimlax.planning.tariffs import check_known
 
 
@@ -52,8 +54,9 @@ def plan(
 
     Args:
         workload: what runs; one cut and one placement serve all its phases.
-        cluster: where it may run. Has it groups and no meshes, then meshes are made from them, and
-            stages may have replicas.
+        cluster: where it may run. A mesh that leaves its axes open gets the split between `data`
+            and `model` that is best for its stage. Has it groups and no meshes, then meshes are
+            made from them, and stages may have replicas.
         objective: what is minimised, the latency of a request by default; on groups throughput.
         cuts: boundaries (cut b lies before segment b) or a number of stages; free by default.
         meshes: a mesh name per stage, where a mesh may come back. By default the planner chooses,
@@ -96,7 +99,7 @@ def plan(
             "meshes to use, in order, with meshes=(...)"
         ) from None
     if found is None:
-        raise why_not(setting.chain, cluster, setting.figures.problem, setting.request, objective)
+        raise why_not(setting.chain, cluster, setting.splits.problem, setting.request, objective)
     return setting.plan(objective, found, time_limit_s)
 
 
@@ -158,7 +161,7 @@ def pareto(
         check_known(cluster, Objective(goal=goal))
     points = front(goals, setting.search)
     if not points:
-        problem, objective = setting.figures.problem, Objective(goal=goals[0])
+        problem, objective = setting.splits.problem, Objective(goal=goals[0])
         raise why_not(setting.chain, cluster, problem, setting.request, objective)
     return tuple(setting.plan(objective, found) for objective, found in points)
 
@@ -171,7 +174,7 @@ class Setting:
     cluster: Cluster
     calibration: Calibration | None
     request: Request
-    figures: Costs
+    splits: Splits
 
     @classmethod
     def of(
@@ -190,13 +193,19 @@ class Setting:
         request = checked(chain, cluster, cuts, meshes)
         if isinstance(calibration, str | Path):
             calibration = Calibration.load(calibration)
-        figures = costs(chain, cluster, calibration, shardings)
+
+        def priced(way: Cluster) -> Costs:
+            figures = costs(chain, way, calibration, shardings)
+            return on_tiers(figures, way, request, tiers or {})
+
         return cls(
             chain=chain,
             cluster=cluster,
             calibration=calibration,
             request=request,
-            figures=on_tiers(figures, cluster, request, tiers or {}),
+            splits=Splits.of(
+                ways(cluster, _axes_of(shardings or {})), priced, repeated(request.meshes or ())
+            ),
         )
 
     def search(
@@ -205,7 +214,7 @@ class Setting:
         """The best layout, or None if none is possible."""
         request = self.request
         return search(
-            self.figures.problem,
+            self.splits.problem,
             objective,
             cuts=request.cuts,
             meshes=request.meshes,
@@ -214,8 +223,8 @@ class Setting:
 
     def plan(self, objective: Objective, found: Found, time_limit_s: float | None = None) -> Plan:
         """The record of a layout that was found."""
-        chain, cluster, calibration = self.chain, self.cluster, self.calibration
-        figures = self.figures
+        chain, calibration = self.chain, self.calibration
+        figures, cluster = self.splits.chosen(found.cuts, found.meshes)
         names = [cluster.meshes[mesh].name for mesh in found.meshes]
         layout = Layout.pipeline(found.cuts, names, chain.num_segments)
         return Plan(
@@ -227,14 +236,14 @@ class Setting:
             ),
             meshes=predict_meshes(cluster, figures, found.cuts, found.meshes),
             value=found.value,
-            bound=min(lower_bound(figures, objective), found.value),
+            bound=min(lower_bound(self.splits.best_case(), objective), found.value),
             latency_s=found.terms.latency_s,
             period_s=found.terms.period_s,
             usd=_known(found.terms.usd),
             joules=_known(found.terms.joules),
             method=found.method,
             model=chain.fingerprint(),
-            cluster=cluster.fingerprint(),
+            cluster=self.cluster.fingerprint(),
             specs=tuple(cluster.mesh(name) for name in dict.fromkeys(names)),
             segments=chain.names,
             calibration=calibration.title if calibration else "",
@@ -268,7 +277,7 @@ class Setting:
 
         try:
             return compare(
-                self.figures.problem,
+                self.splits.problem,
                 objective,
                 self.cluster,
                 found,
@@ -286,6 +295,17 @@ def _check_kind(value: object, kind: type) -> None:
             f"gimlax.plan was given a {type(value).__name__} where a {kind.__name__} belongs; give "
             f"a gimlax.{kind.__name__}"
         )
+
+
+def _axes_of(shardings: Mapping[str, PartitionSpec]) -> set[str]:
+    """The axes that specs name."""
+    entries = [entry for spec in shardings.values() for entry in spec]
+    return {
+        axis
+        for entry in entries
+        for axis in (entry if isinstance(entry, tuple) else (entry,))
+        if isinstance(axis, str)
+    }
 
 
 def _known(figure: float) -> float | None:
@@ -334,6 +354,7 @@ def _other_cluster(plan: Plan, cluster: Cluster) -> str:
     for spec in plan.specs:
         if spec.name not in here:
             return f"mesh {spec.name!r} is not in this one, which has {list(here)}"
-        if spec != here[spec.name]:
+        given = here[spec.name]
+        if spec != (given if given.axes else replace(given, axes=spec.axes)):
             return f"mesh {spec.name!r} is {spec} there and {here[spec.name]} here"
     return "the meshes that it uses are the same, but others, links or device figures differ"

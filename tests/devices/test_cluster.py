@@ -172,7 +172,6 @@ def test_the_table_names_all_that_is_there():
         ({"num_devices": 3}, "its axes are 2 x 2, but num_devices is 3"),
         ({"axes": (("data", -2), ("model", -2))}, "its axes are -2 x -2"),
         ({"axes": (("model", 2), ("data", 2))}, "its axes are 'model', 'data'; every mesh has"),
-        ({"axes": ()}, "its axes are none"),
         ({"first_device": -1}, "first_device is -1"),
         ({"shares": ("disk",), "host": "h"}, "it shares 'disk'"),
         ({"shares": ("memory",)}, "names no host"),

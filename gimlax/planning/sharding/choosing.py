@@ -126,7 +126,7 @@ def _given(
                 name: Name = (role.value, phase, index)
                 if role is not Role.STREAMED:
                     name = (role.value, index)
-                rows = _by_rows(pieces, role.value, index)
+                rows = (role.value, index) in pieces.rows
                 for axis in axes:
                     dims = [d for d, on in enumerate(normal(spec, len(shape))) if axis in on]
                     state = dims[0] if dims else WHOLE
@@ -145,12 +145,3 @@ def _given(
     if wrong:
         raise SpecError("\n".join(dict.fromkeys(wrong)))
     return found
-
-
-def _by_rows(pieces: Pieces, kind: str, index: int) -> bool:
-    return any(
-        (source.kind, source.index, source.row) == (kind, index, True)
-        for row in pieces.runs
-        for run in row
-        for source in run.sources.values()
-    )

@@ -172,19 +172,12 @@ class _Description:
 
     def _arguments(self, phase: int, roles: tuple[Role, ...]) -> Iterator[tuple[str, Spec]]:
         traced = self.pieces.chain.phases[phase].traced
-        by_rows = {
-            (source.kind, source.index)
-            for row in self.pieces.runs
-            for run in row
-            for source in (*run.sources.values(), *(source for source, _ in run.updates))
-            if source.row and (source.kind, source.index) not in self.pieces.whole
-        }
         for role in roles:
             for index, leaf in enumerate(traced.leaves(role)):
                 argument = traced.arguments[leaf]
                 name = source_name(phase, Source(role.value, index))
                 states = [lay.states.get(name, WHOLE) for lay in self.layouts]
-                if (role.value, index) in by_rows:
+                if (role.value, index) in self.pieces.rows:
                     states = [state + 1 if state >= 0 else state for state in states]
                 yield argument.path, self._spec(states, len(argument.aval.shape))
 

@@ -50,7 +50,8 @@ class Pieces:
     `named` the values of a run that have a name of their own, by [phase][segment]: its sources,
     what crosses, and what several groups read; `crossing` the graph values that cross each
     boundary, by [phase][boundary]; `users` first and last segment of each source; `whole` are
-    sources that cannot be split, since they are used both as a whole and by rows.
+    sources that cannot be split, since they are used both as a whole and by rows; `rows` are those
+    that are used by rows alone.
     """
 
     chain: Chain
@@ -61,6 +62,7 @@ class Pieces:
     crossing: Sequence[Sequence[tuple[int, ...]]]
     users: Mapping[tuple[str, int], tuple[int, int]]
     whole: frozenset[tuple[str, int]]
+    rows: frozenset[tuple[str, int]]
 
     def shared(self, name: Name) -> bool:
         """Whether this is a source of several segments."""
@@ -138,6 +140,7 @@ def take_apart(chain: Chain) -> Pieces:
         crossing=crossing,
         users=users,
         whole=frozenset(key for key, rows in forms.items() if len(rows) > 1),
+        rows=frozenset(key for key, rows in forms.items() if rows == {True}),
     )
 
 

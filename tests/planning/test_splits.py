@@ -1,0 +1,109 @@
+"""Meshes that leave their axes to the planner, against planning every split by itself."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from jax.sharding import PartitionSpec
+
+from gimlax.devices import Cluster
+from gimlax.errors import PlanError, SpecError
+from gimlax.graph import chain, trace
+from gimlax.planning import Objective, Plan, plan
+from gimlax.planning.cost import costs
+from gimlax.planning.planner import check_plan
+from tests.planning.sharding.models import f32, mlp, mlp_shapes
+from tests.planning.test_sharded_memory import CHAIN, cluster
+
+
+def two_layers(params, x):
+    return mlp(params[1], mlp(params[0], x))
+
+
+# Many rows and small weights: to split the batch needs no collective.
+BATCHED = chain(trace(two_layers, [mlp_shapes(64, 256)] * 2, f32(4096, 64)))
+
+# Two divides every dim, and four none.
+EVEN = chain(trace(two_layers, [mlp_shapes(66, 258)] * 2, f32(4098, 66)))
+
+
+def opened(made):
+    return replace(made, meshes=tuple(replace(mesh, axes=()) for mesh in made.meshes))
+
+
+def every_split(made):
+    """The same cluster with each combination of splits."""
+    of = [
+        [(d, mesh.num_devices // d) for d in (1, 2, 4) if mesh.num_devices % d == 0]
+        for mesh in made.meshes
+    ]
+    for sizes in itertools.product(*of):
+        axes = [(("data", d), ("model", m)) for d, m in sizes]
+        meshes = zip(made.meshes, axes, strict=True)
+        yield replace(made, meshes=tuple(replace(mesh, axes=a) for mesh, a in meshes))
+
+
+def best_value(tested, made, **request):
+    values = []
+    for split in every_split(made):
+        try:
+            values.append(plan(tested, split, **request).value)
+        except PlanError:
+            continue
+    return min(values, default=None)
+
+
+@pytest.mark.parametrize("goal", ["latency", "throughput", "usd"])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 2.0])
+@pytest.mark.parametrize("tested", [CHAIN, BATCHED], ids=["llama", "batched"])
+def test_the_split_is_the_best_of_all(tested, share, goal):
+    whole = costs(tested, cluster(devices=(1,))).problem.stage_bytes()[0, 0, -1]
+    made = cluster(whole * share, devices=(4, 2))
+    request = {"objective": Objective(goal=goal)}
+    best = best_value(tested, made, **request)
+    if best is None:
+        with pytest.raises(PlanError, match="fits nowhere"):
+            plan(tested, opened(made), **request)
+        return
+    found = plan(tested, opened(made), **request)
+    assert found.value == pytest.approx(best, rel=1e-9)
+    assert 0 < found.bound <= found.value
+    fixed = {spec.name: spec for spec in found.specs}
+    meshes = tuple(fixed.get(mesh.name, mesh) for mesh in made.meshes)
+    again = plan(tested, replace(made, meshes=meshes), **request)
+    assert again.value == pytest.approx(found.value, rel=1e-9)
+
+
+def test_both_axes_are_used_where_no_dim_takes_all_devices():
+    made = opened(cluster(devices=(4,)))
+    found = plan(EVEN, made)
+    (spec,) = found.specs
+    assert spec.axes == (("data", 2), ("model", 2))
+    assert found.value < plan(EVEN, cluster(devices=(4,))).value
+    assert Plan.from_json(found.to_json()) == found
+    check_plan(found, EVEN, made)
+
+
+def test_a_mesh_that_comes_back_has_one_split():
+    made = opened(cluster(devices=(4, 2)))
+    names = [mesh.name for mesh in made.meshes]
+    found = plan(CHAIN, made, meshes=(names[0], names[1], names[0]))
+    assert [spec.name for spec in found.specs] == names
+    assert 0 < found.bound <= found.value
+
+
+def test_specs_that_are_given_choose_among_the_splits_that_take_them():
+    made = opened(cluster(devices=(4,)))
+    found = plan(BATCHED, made, shardings={"params[0]['up']": PartitionSpec(None, "model")})
+    (of,) = found.shardings
+    assert ("params[0]['up']", ((), ("model",))) in of.specs
+    with pytest.raises(SpecError, match="params"):
+        plan(BATCHED, made, shardings={"params[0]['up']": PartitionSpec("nowhere")})
+
+
+def test_a_file_without_axes_leaves_them_open(tmp_path):
+    made = opened(cluster(devices=(4,)))
+    path = tmp_path / "cluster.toml"
+    path.write_text(made.to_toml())
+    assert "axes" not in path.read_text()
+    assert Cluster.load(path).meshes == made.meshes
