@@ -23,8 +23,13 @@ def table(plan: "Plan") -> str:
 
     Replicas that are alike share a line.
     """
+    rivals = (
+        beside(plan, plan.comparison)
+        if plan.comparison
+        else ["not compared with other plans: time ran out"]
+    )
     if plan.layout.branches:
-        return "\n".join([*_columns(replica_rows(plan)), _verdict(plan)])
+        return "\n".join([*_columns(replica_rows(plan)), _verdict(plan), *rivals])
     phases = [phase.name for phase in plan.phases]
     head = ["stage", "mesh", "segments", *phases, "memory", "sent on", "binds"]
     rows = [head]
@@ -46,11 +51,6 @@ def table(plan: "Plan") -> str:
         blank = ["", "", "transfers", *map(show_seconds, moving), "", "", ""]
         rows.append(blank)
     total = ["", "", "total", *(show_seconds(p.seconds) for p in plan.phases), "", "", ""]
-    rivals = (
-        beside(plan, plan.comparison)
-        if plan.comparison
-        else ["not compared with other plans: time ran out, or the cluster is one of groups"]
-    )
     return "\n".join([*_columns([*rows, total]), _verdict(plan), *rivals])
 
 

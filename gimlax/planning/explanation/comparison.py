@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rival:
-    """Another layout and its value: boundaries, and the mesh of each stage."""
+    """Another layout and its value: boundaries, and the mesh of each stage.
+
+    Of a layout made from groups there are no boundaries; `meshes` says how many devices of which
+    group it uses.
+    """
 
     cuts: tuple[int, ...]
     meshes: tuple[str, ...]
@@ -46,9 +50,10 @@ class Comparison:
         transfer_share: of the seconds of a request that runs alone, the part that transfers take.
         break_even: how many times slower links would have to be until the gain over the best
             single mesh is zero, whatever the layout; below 1 is impossible, None: at no speed, or
-            there is no gain to lose.
+            there is no gain to lose; 0: time ran out before it was known.
         crowded: holdings that cannot take over the segment before or after them for want of memory.
         changes: what would happen if single things were different.
+        single_group: of a plan made from groups the best one with the devices of one group.
     """
 
     single_mesh: Rival | None
@@ -61,3 +66,4 @@ class Comparison:
     break_even: float | None
     crowded: tuple[int, ...]
     changes: tuple[Change, ...]
+    single_group: Rival | None = None

@@ -25,6 +25,8 @@ def beside(plan: "Plan", comparison: Comparison) -> list[str]:
             f"best single mesh: {single.meshes[0]!r}, {show(plan, single.value)}; "
             f"{_gain(plan, single)}"
         ]
+    if comparison.single_group is not None:
+        lines.append(_group(plan, comparison.single_group))
     lines.append(_vendor(plan, comparison))
     if comparison.transfer_share:
         lines.append(
@@ -74,6 +76,15 @@ def _gain(plan: "Plan", rival: Rival) -> str:
     return f"the plan takes {plan.value / rival.value - 1:.1%} more, as cuts or meshes were given"
 
 
+def _group(plan: "Plan", rival: Rival) -> str:
+    if rival.value <= plan.value * (1 + 1e-9):
+        return f"one group wins: nothing better was found than {_layout(plan, rival)}"
+    return (
+        f"best single group: {_layout(plan, rival)}, {show(plan, rival.value)}; "
+        f"{_gain(plan, rival)}"
+    )
+
+
 def _vendor(plan: "Plan", comparison: Comparison) -> str:
     rival = comparison.single_vendor
     if comparison.num_vendors == 1:
@@ -92,12 +103,18 @@ def _break_even(plan: "Plan", comparison: Comparison) -> str:
         return ""
     if slower is None:
         return "; the gain over one mesh does not hang on the speed of links"
+    if not slower:
+        return "; time ran out before it was known how slow links may be"
     moved = [t for phase in plan.phases for t in phase.transfers if t.seconds and t.num_bytes]
     largest = {(t.source, t.target): t for t in sorted(moved, key=lambda t: t.num_bytes)}
-    speeds = [
-        f"{source!r} -> {target!r} at {show_bytes(t.num_bytes / t.seconds / slower)}/s"
-        for (source, target), t in largest.items()
-    ]
+    speeds = (
+        []
+        if plan.layout.branches
+        else [
+            f"{source!r} -> {target!r} at {show_bytes(t.num_bytes / t.seconds / slower)}/s"
+            for (source, target), t in largest.items()
+        ]
+    )
     effective = f" ({', '.join(speeds)} for the largest message)" if speeds else ""
     return f"; with links {slower:.3g} times slower{effective} the gain over one mesh is zero"
 
@@ -105,6 +122,8 @@ def _break_even(plan: "Plan", comparison: Comparison) -> str:
 def _layout(plan: "Plan", rival: Rival) -> str:
     if len(rival.meshes) == 1:
         return f"all on {rival.meshes[0]!r}"
+    if not rival.cuts:
+        return ", ".join(rival.meshes)
     ends = [*rival.cuts, len(plan.segments)]
     parts = [
         f"{mesh!r} to {plan.segments[stop - 1]}"

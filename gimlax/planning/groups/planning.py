@@ -11,6 +11,7 @@ import numpy as np
 from gimlax.devices import Calibration, Cluster
 from gimlax.errors import PlanError
 from gimlax.graph import Chain
+from gimlax.planning.groups.comparing import compare_groups
 from gimlax.planning.groups.pricing import GroupCosts, price_groups
 from gimlax.planning.layout import Holding, Layout
 from gimlax.planning.objective import Objective
@@ -40,7 +41,8 @@ def plan_groups(
         cluster: has groups and no meshes.
         objective: throughput, with no limit but one on it.
         calibration: measured figures.
-        time_limit_s: for the search, figures left out; 20 s by default.
+        time_limit_s: for the search, figures left out; 20 s by default. What the plan is compared
+            with may take as long again.
 
     Raises:
         PlanError: another goal or limit, groups that are not joined, or nothing fits.
@@ -58,7 +60,9 @@ def plan_groups(
             f"{found.requests_per_s:.3g} requests/s, and none passes more than "
             f"{found.bound.requests_per_s:.3g}; ask for less, or add devices"
         )
-    return _plan(chain, cluster, objective, calibration, figures, found)
+    return _plan(
+        chain, cluster, objective, calibration, figures, found, time_limit_s or _TIME_LIMIT_S
+    )
 
 
 def _check(objective: Objective) -> None:
@@ -102,6 +106,7 @@ def _plan(
     calibration: Calibration | None,
     figures: GroupCosts,
     found: Solution,
+    time_limit_s: float,
 ) -> Plan:
     held = sorted(found.held, key=lambda h: (h.first, h.stop, h.option))
     each = [h for h in held for _ in range(h.count)]
@@ -144,6 +149,7 @@ def _plan(
         segments=chain.names,
         calibration=calibration.title if calibration else "",
         sources=_sources(cluster, figures, options),
+        comparison=compare_groups(cluster, figures, found, hops_s / latency_s, time_limit_s),
     )
 
 

@@ -35,16 +35,17 @@ class GroupCosts:
     figures: Costs
     transfer_s: Array
 
-    def problem(self, cluster: Cluster) -> PoolsProblem:
-        """What a search sees, with as many devices as this cluster has.
+    def problem(self, cluster: Cluster, *, slower: float = 1.0) -> PoolsProblem:
+        """What a search sees, with as many devices as this cluster has, and links so much slower.
 
         A mesh computes, sends and receives at the same time, each for one request after another;
         a hand-over takes as long as on the slowest link that it may have to take.
         """
         found = self.figures.problem
         fits = found.stage_bytes() <= found.capacity_bytes[:, None, None]
-        sent_s = self.transfer_s.max(axis=1)[self.option_group]  # [option, boundary]
-        received_s = self.transfer_s.max(axis=0)[self.option_group]
+        transfer_s = slower * self.transfer_s
+        sent_s = transfer_s.max(axis=1)[self.option_group]  # [option, boundary]
+        received_s = transfer_s.max(axis=0)[self.option_group]
         busy_s = np.maximum(found.stage_s, received_s[:, :, None])
         busy_s = np.maximum(busy_s, sent_s[:, None, :])
         return PoolsProblem(

@@ -15,21 +15,30 @@ __all__ = ["first_alike"]
 def first_alike(runs: Sequence[Run]) -> list[int]:
     """For each run the first one that is like it."""
     first: dict[Hashable, int] = {}
-    equations: dict[int, Hashable] = {}
+    equations = _Equations()
     return [first.setdefault(_pattern(run, equations), index) for index, run in enumerate(runs)]
 
 
-def _pattern(run: Run, equations: dict[int, Hashable]) -> Hashable:
-    """Equal for runs that are alike; `equations` are those seen, by identity."""
+class _Equations:
+    """Numbers for equations, the same for equal ones."""
 
-    def identity(eqn: _jax.JaxprEqn) -> Hashable:
-        if id(eqn) not in equations:
-            equations[id(eqn)] = _identity(eqn)
-        return equations[id(eqn)]
+    def __init__(self) -> None:
+        self._seen: dict[int, int] = {}
+        self._numbers: dict[Hashable, int] = {}
 
+    def number(self, eqn: _jax.JaxprEqn) -> int:
+        """Of an equation, which outlives this."""
+        if id(eqn) not in self._seen:
+            identity = _identity(eqn)
+            self._seen[id(eqn)] = self._numbers.setdefault(identity, len(self._numbers))
+        return self._seen[id(eqn)]
+
+
+def _pattern(run: Run, equations: _Equations) -> Hashable:
+    """Equal for runs that are alike."""
     flat = run.flat
     return (
-        tuple((identity(s.eqn), s.inputs, s.outputs, s.fused) for s in flat.steps),
+        tuple((equations.number(s.eqn), s.inputs, s.outputs, s.fused) for s in flat.steps),
         tuple((_attributes(f.eqn), f.inputs, f.outputs) for f in flat.fused),
         tuple((aval.shape, aval.dtype) for aval in flat.avals),
         tuple(flat.consts),

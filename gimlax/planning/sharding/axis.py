@@ -57,9 +57,13 @@ def lay_out(pieces: Pieces, axis: Axis) -> AxisLayout:
     chosen = eliminate(whole.sizes, whole.factors, ()).settings({})
     splits = [[[Split(label=None)] * len(g) for g in row] for row in pieces.groups]
     states: dict[Name, int] = dict(axis.fixed)
+    settings: dict[tuple[int, tuple[int, ...]], dict[int, int]] = {}
     for index, (factors, reduced) in enumerate(zip(segments, tables, strict=True)):
         kept = {v: chosen[whole.names[factors.names[v]]] for v in factors.kept}
-        for variable, setting in reduced.settings(kept).items():
+        same = (id(reduced), tuple(kept.values()))
+        if same not in settings:
+            settings[same] = reduced.settings(kept)
+        for variable, setting in settings[same].items():
             name = factors.names[variable]
             if name[0] == "group":
                 _, phase, group = map(str, name)

@@ -55,7 +55,7 @@ def shard(
             f" over {dict(axes)}; add an interconnect to its card or use one device"
         )
     chain = pieces.chain
-    pricer = Pricer(rates)
+    pricer = Pricer(rates, pieces.works)
     wanted = _given(chain, pieces, axes, given or {})
     if interconnect is None:
         return describe(pieces, axes, (), pricer, _Nothing())

@@ -5,7 +5,7 @@ as operations, as whole segments are; the rates of the device price them. Units:
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,17 +19,51 @@ from gimlax.partition.flattening import Step
 from gimlax.partition.rules import is_chain
 from gimlax.planning.rates import Rates
 
-__all__ = ["Pricer", "local_operations"]
+__all__ = ["Pricer", "Works", "local_operations"]
+
+
+class Works:
+    """What steps do, whatever device does it: found once for all meshes.
+
+    Steps are known by identity, which those of equal segments share.
+    """
+
+    def __init__(self) -> None:
+        self._alone: dict[tuple[Step, tuple[tuple[int, ...], ...]], tuple[Operation, ...]] = {}
+        self._flops: dict[Step, float] = {}
+        self._segments: dict[Hashable, tuple[Operation, ...]] = {}
+
+    def alone(
+        self, step: Step, values: Sequence[int], shapes: tuple[tuple[int, ...], ...]
+    ) -> tuple[Operation, ...]:
+        """The operations of a step whose values have these shapes on a device."""
+        if (step, shapes) not in self._alone:
+            eqn = _alone(step, dict(zip(values, shapes, strict=True)))
+            self._alone[step, shapes] = tuple(fuse([eqn], escaping=eqn.outvars, resident=()))
+        return self._alone[step, shapes]
+
+    def flops(self, step: Step) -> float:
+        """Of a whole step."""
+        if step not in self._flops:
+            self._flops[step] = sum(count(step.eqn).flops.values())
+        return self._flops[step]
+
+    def segment(
+        self, key: Hashable, found: Callable[[], tuple[Operation, ...]]
+    ) -> tuple[Operation, ...]:
+        """The operations of a segment that lies as `key` says."""
+        if key not in self._segments:
+            self._segments[key] = found()
+        return self._segments[key]
 
 
 class Pricer:
-    """Prices groups; equal ones once."""
+    """Prices groups; equal operations once."""
 
-    def __init__(self, rates: Rates) -> None:
+    def __init__(self, rates: Rates, works: Works) -> None:
         self._rates = rates
+        self._works = works
         self._known: dict[Operation, float] = {}
-        self._alone: dict[tuple, float] = {}
-        self._flops: dict[Step, float] = {}
 
     def operation_s(self, operation: Operation) -> float:
         """Seconds of an operation, as often as it is done."""
@@ -53,20 +87,9 @@ class Pricer:
         if is_chain(first.eqn):
             return self._chain_s(run, group, shape)
         operands = [v for v in first.inputs if v is not None]
-        shapes = tuple(shape(v) for v in (*operands, *first.outputs))
-        dtypes = tuple(str(run.flat.avals[v].dtype) for v in operands)
-        key = (_identity(first.eqn), shapes, dtypes)
-        if key not in self._alone:
-            known = dict(zip((*operands, *first.outputs), shapes, strict=True))
-            eqn = _alone(first, known)
-            found = fuse([eqn], escaping=eqn.outvars, resident=())
-            self._alone[key] = sum(map(self.operation_s, found))
-        return self._alone[key]
-
-    def _flops_of(self, step: Step) -> float:
-        if step not in self._flops:
-            self._flops[step] = sum(count(step.eqn).flops.values())
-        return self._flops[step]
+        values = (*operands, *first.outputs)
+        found = self._works.alone(first, values, tuple(map(shape, values)))
+        return sum(map(self.operation_s, found))
 
     def _chain_s(self, run: Run, group: Group, shape: Callable[[int], tuple[int, ...]]) -> float:
         """A chain streams its inputs and results through memory once."""
@@ -83,7 +106,7 @@ class Pricer:
             step = run.flat.steps[index]
             whole = math.prod(run.flat.avals[step.outputs[0]].shape)
             share = math.prod(shape(step.outputs[0])) / max(whole, 1)
-            flops += share * self._flops_of(step)
+            flops += share * self._works.flops(step)
         if not flops and num_bytes(group.reads) == num_bytes(writes):
             return 0.0  # only names of memory
         operation = Operation(
@@ -174,12 +197,3 @@ def _alone(step: Step, shapes: Mapping[int, tuple[int, ...]]) -> _jax.JaxprEqn:
         a if v is None else made[v] for v, a in zip(step.inputs, step.eqn.invars, strict=True)
     ]
     return _jax.with_shapes(step.eqn, inputs, [made[v] for v in step.outputs])
-
-
-def _identity(eqn: _jax.JaxprEqn) -> tuple[object, ...]:
-    """What equal equations have in common, shapes and dtypes aside."""
-    params = tuple(
-        (key, id(value) if any(True for _ in _jax.inner_jaxprs(eqn)) else repr(value))
-        for key, value in sorted(eqn.params.items())
-    )
-    return eqn.primitive.name, params

@@ -205,16 +205,20 @@ class _Description:
             tuple(tuple(layout.splits[phase][index]) for layout in self.layouts),
         )
         if key not in self.known:
-            self.known[key] = self._described(phase, index)
+            self.known[key] = self._described(phase, index, key)
         return self.known[key]
 
-    def _described(self, phase: int, index: int) -> ShardedSegment:
+    def _described(self, phase: int, index: int, key: Hashable) -> ShardedSegment:
         collectives = [
             collective
             for axis in range(len(self.layouts))
             for collective in self._collectives(phase, index, axis)
         ]
-        operations = local_operations(self.pieces.runs[phase][index], self._shapes(phase, index))
+        run, shape_of = self.pieces.runs[phase][index], self._shapes(phase, index)
+        sizes = tuple(layout.num_devices for layout in self.layouts)
+        operations = self.pieces.works.segment(
+            (sizes, key), lambda: local_operations(run, shape_of)
+        )
         return ShardedSegment(
             operations=operations,
             collectives=tuple(collectives),

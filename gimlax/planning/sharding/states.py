@@ -5,7 +5,7 @@ Along one axis an array is split along one of its dims (a number from 0) or whol
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gimlax.graph import Chain
 from gimlax.graph.segments import crossing_values
@@ -21,6 +21,7 @@ from gimlax.partition import (
     find_runs,
 )
 from gimlax.planning.sharding.alike import first_alike
+from gimlax.planning.sharding.pricing import Works
 
 __all__ = [
     "WHOLE",
@@ -51,7 +52,7 @@ class Pieces:
     what crosses, and what several groups read; `crossing` the graph values that cross each
     boundary, by [phase][boundary]; `users` first and last segment of each source; `whole` are
     sources that cannot be split, since they are used both as a whole and by rows; `rows` are those
-    that are used by rows alone.
+    that are used by rows alone. `works` has what steps do on any device.
     """
 
     chain: Chain
@@ -63,6 +64,7 @@ class Pieces:
     users: Mapping[tuple[str, int], tuple[int, int]]
     whole: frozenset[tuple[str, int]]
     rows: frozenset[tuple[str, int]]
+    works: Works = field(default_factory=Works)
 
     def shared(self, name: Name) -> bool:
         """Whether this is a source of several segments."""
