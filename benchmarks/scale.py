@@ -31,7 +31,7 @@ REPEATS = flags.DEFINE_integer("repeats", 3, "plans of each size")
 # Equally many devices of each, on hosts of 8.
 KINDS = {"h100": "H100 SXM", "a100": "A100 SXM 80GB", "mi300x": "MI300X", "l4": "L4"}
 # Seconds that the search is given, and what plans of this size are to reach.
-LIMITS_S = {64: 0.2, 256: 2.0, 1024: 4.0}
+LIMITS_S = {64: 0.2, 256: 1.5, 1024: 4.0}
 TARGETS = {64: (2.0, 0.03), 256: (5.0, 0.05), 1024: (30.0, 0.10)}
 # 100 Gbit/s Ethernet between hosts, whatever they have.
 LATENCY_S, BYTES_PER_S = 20e-6, 12.5e9

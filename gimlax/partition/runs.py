@@ -5,7 +5,7 @@ is known. An iteration of a scan over layers is a run too; what it takes of a st
 row, without the leading dim.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import jax
@@ -65,23 +65,24 @@ def find_runs(phase: Phase) -> list[Run]:
     """The run of each segment of a phase."""
     last = phase.graph.last_reader()
     bounds = [(segment.start, segment.stop) for segment in phase.segments]
+    traced = phase.graph.traced
+    ranks = {leaf: (role.value, i) for role in Role for i, leaf in enumerate(traced.leaves(role))}
     return [
-        _Builder(phase.graph, start, stop).build(crossing_values(phase.graph, last, stop))
+        _Builder(phase.graph, ranks, start, stop).build(crossing_values(phase.graph, last, stop))
         for start, stop in bounds
     ]
 
 
 class _Builder:
-    def __init__(self, graph: Graph, start: int, stop: int) -> None:
+    def __init__(
+        self, graph: Graph, ranks: Mapping[int, tuple[str, int]], start: int, stop: int
+    ) -> None:
         self.graph = graph
         self.nodes = range(start, stop)
         self.run = Run()
         self.made: dict[int, int] = {}  # graph value -> value of the run
         self.env: dict[_jax.Var, int | None] = {}
-        traced = graph.traced
-        self.ranks = {
-            leaf: (role.value, i) for role in Role for i, leaf in enumerate(traced.leaves(role))
-        }
+        self.ranks = ranks
 
     def build(self, crossing: tuple[int, ...]) -> Run:
         graph = self.graph

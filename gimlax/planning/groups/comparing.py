@@ -25,6 +25,7 @@ _GONE = 1e-3  # a gain over one mesh that is none
 _PRECISION = 0.02  # of the speed at which it is gone
 _SLOWEST = 1e12
 _LONGEST_S = 1.0  # of one of the searches
+_SHORTEST_S = 0.5  # in which nothing would come of them
 
 
 def compare_groups(
@@ -46,6 +47,8 @@ def compare_groups(
     Returns:
         None if the time is over before the rivals are known.
     """
+    if time_limit_s < _SHORTEST_S:
+        return None
     asked = _Asked(cluster, figures, found, time_limit_s)
     try:
         groups = [asked.best([index]) for index in range(len(cluster.groups))]

@@ -125,27 +125,30 @@ class _Description:
     def build(self) -> Sharded:
         chain = self.pieces.chain
         phases = range(len(chain.phases))
+        by_role = {
+            role: dict(self._arguments(0, (role,))) for role in (Role.RESIDENT, Role.CARRIED)
+        }
         return Sharded(
             axes=tuple(self.axes.items()),
             segments=tuple(
                 tuple(self._segment(phase, index) for index in range(chain.num_segments))
                 for phase in phases
             ),
-            specs=dict(self._arguments(0, (Role.RESIDENT, Role.CARRIED))),
+            specs=by_role[Role.RESIDENT] | by_role[Role.CARRIED],
             streamed=tuple(dict(self._arguments(phase, (Role.STREAMED,))) for phase in phases),
             edges=tuple(self._edges(phase) for phase in phases),
             results=tuple(dict(self._results(phase)) for phase in phases),
-            resident_bytes=self._held_bytes(Role.RESIDENT),
-            carried_bytes=self._held_bytes(Role.CARRIED),
+            resident_bytes=self._held_bytes(Role.RESIDENT, by_role[Role.RESIDENT]),
+            carried_bytes=self._held_bytes(Role.CARRIED, by_role[Role.CARRIED]),
             splits={layout.axis: layout.splits for layout in self.layouts},
         )
 
-    def _held_bytes(self, role: Role) -> int:
+    def _held_bytes(self, role: Role, specs: Mapping[str, Spec]) -> int:
         traced = self.pieces.chain.phases[0].traced
         avals = {traced.arguments[i].path: traced.arguments[i].aval for i in traced.leaves(role)}
         return sum(
             _jax.nbytes(jax.ShapeDtypeStruct(shard_shape(aval.shape, spec, self.axes), aval.dtype))
-            for path, spec in self._arguments(0, (role,))
+            for path, spec in specs.items()
             for aval in (avals[path],)
         )
 
