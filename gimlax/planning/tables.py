@@ -19,7 +19,7 @@ _MEANS = {
 
 
 def table(plan: "Plan") -> str:
-    """stage | mesh | segments | seconds per phase | bytes | sent bytes | what binds; total; gap.
+    """stage | mesh and axes | segments | seconds per phase | bytes | sent bytes | what binds; total; gap.
 
     Replicas that are alike share a line.
     """
@@ -38,7 +38,7 @@ def table(plan: "Plan") -> str:
         rows.append(
             [
                 str(index),
-                holding.mesh,
+                _where(plan, holding.mesh),
                 segment_range(plan, index),
                 *(show_seconds(stage.seconds) for stage in stages),
                 _memory(plan, index),
@@ -100,6 +100,12 @@ def _binds(plan: "Plan", index: int) -> list[str]:
 def _full(plan: "Plan", index: int) -> str:
     crowded = plan.comparison.crowded if plan.comparison else ()
     return ", no room for a segment next to its own" if index in crowded else ""
+
+
+def _where(plan: "Plan", mesh: str) -> str:
+    """A mesh with its axes, `data` x `model`, if it has several devices."""
+    spec = plan.spec(mesh)
+    return f"{mesh} ({' x '.join(map(str, spec.shape))})" if spec.num_devices > 1 else mesh
 
 
 def segment_range(plan: "Plan", holding: int) -> str:

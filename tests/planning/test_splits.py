@@ -80,6 +80,7 @@ def test_both_axes_are_used_where_no_dim_takes_all_devices():
     (spec,) = found.specs
     assert spec.axes == (("data", 2), ("model", 2))
     assert found.value < plan(EVEN, cluster(devices=(4,))).value
+    assert "of4_0 (2 x 2)" in str(found)
     assert Plan.from_json(found.to_json()) == found
     check_plan(found, EVEN, made)
 

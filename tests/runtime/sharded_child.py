@@ -4,6 +4,7 @@ Of each case: how far its outputs are from those of one device, and the bytes of
 collective, as predicted and as found in the compiled HLO.
 """
 
+import dataclasses
 import json
 import math
 import re
@@ -84,7 +85,7 @@ def check(fn, args, spots, *, carried=None, **settings):
     traced = gx.trace(fn, *args, carried=carried or {})
     plan = gx.plan(traced, spots, **settings)
     plan = gx.Plan.from_json(plan.to_json())
-    spot = spots.meshes[0]
+    spot = plan.specs[0]
     kind = spots.kind(spot.name)
     found = shard(take_apart(chain(traced)), kind, dict(spot.axes), Roofline(kind))
     reference = jax.jit(fn)(*jax.device_put(args, jax.devices()[0]))
@@ -109,6 +110,7 @@ def check(fn, args, spots, *, carried=None, **settings):
         "emitted": sum(map(emitted, text), Counter()),
         "split": sum(1 for s in plan.shardings for _ in s.specs),
         "stages": len(stages),
+        "axes": dict(spot.axes),
     }
 
 
@@ -156,6 +158,19 @@ def constrained(params, x):
     return jax.lax.with_sharding_constraint(hidden, spec) @ params["down"]
 
 
+def open_axes():
+    """Two divides every dim, and four none: a mesh of four has to be split both ways."""
+    rng = np.random.default_rng(0)
+    shapes = {"up": (66, 258), "down": (258, 66)}
+    params = {k: (rng.normal(size=s) / 16).astype(np.float32) for k, s in shapes.items()}
+    x = rng.normal(size=(4098, 66)).astype(np.float32)
+    made = cluster((1, 4))
+    made = dataclasses.replace(
+        made, meshes=tuple(dataclasses.replace(mesh, axes=()) for mesh in made.meshes)
+    )
+    return lambda params, x: jax.nn.relu(x @ params["up"]) @ params["down"], (params, x), made
+
+
 def check_jit():
     """The whole road in one call, with a spec that the caller wants kept."""
     params, x = expert_args()
@@ -183,6 +198,7 @@ def cases():
         fn, args = llama(4, 4)
         axes = (2, size // 2)
         yield f"both axes {size}", (fn, args, cluster(axes)), {"carried": one}
+    yield "open axes", open_axes(), {}
     fn, args = llama(8, 1)
     spots = cluster((1, 4), (1, 4))
     yield "two meshes", (fn, args, spots), {"carried": one, "meshes": ("mesh0", "mesh1")}

@@ -37,13 +37,13 @@ def found():
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", [*CASES, "two meshes", "jit"])
+@pytest.mark.parametrize("case", [*CASES, "open axes", "two meshes", "jit"])
 def test_a_sharded_stage_gives_what_one_device_gives(found, case):
     assert found[case]["split"] > 0
     assert found[case]["error"] <= 2e-6
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, "open axes"])
 def test_the_collectives_that_were_priced_are_those_that_are_emitted(found, case):
     assert found[case]["predicted"]
     assert found[case]["emitted"] == found[case]["predicted"]
@@ -53,6 +53,10 @@ def test_given_specs_and_constraints_of_the_model_reach_the_devices(found):
     specs = found["jit"]["specs"]
     assert specs["params['up']"] == [["data"], []]
     assert "model" in json.dumps(specs)
+
+
+def test_axes_that_are_open_are_those_of_the_plan(found):
+    assert found["open axes"]["axes"] == {"data": 2, "model": 2}
 
 
 def test_state_stays_with_its_stage_on_two_meshes(found):
