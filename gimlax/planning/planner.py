@@ -156,6 +156,11 @@ def pareto(
         raise SpecError(
             f"pareto: goals are {goals!r}; give two different ones of {', '.join(map(repr, TERMS))}"
         )
+    if isinstance(cluster, Cluster) and cluster.groups and not cluster.meshes:
+        raise PlanError(
+            "pareto: the cluster has groups of devices and no mesh, and plans for groups have one"
+            " goal; carve meshes with cluster.carve(...)"
+        )
     setting = Setting.of(workload, cluster, cuts, meshes, calibration)
     for goal in goals:
         check_known(cluster, Objective(goal=goal))

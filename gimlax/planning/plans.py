@@ -181,6 +181,7 @@ def _mistakes(plan: Plan) -> list[str]:
     ):
         if sorted(found) != sorted(names):
             wrong.append(f"its {what} are of {found}, but its layout uses {names}")
+    wrong += [f"mesh {spec.name!r} has no axes" for spec in plan.specs if not spec.axes]
     if plan.method not in METHODS:
         wrong.append(f"its method is {plan.method!r}, not one of {', '.join(METHODS)}")
     if not plan.phases:

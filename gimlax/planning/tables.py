@@ -19,7 +19,7 @@ _MEANS = {
 
 
 def table(plan: "Plan") -> str:
-    """stage | mesh and axes | segments | seconds per phase | bytes | sent bytes | what binds; total; gap.
+    """stage | mesh | segments | seconds per phase | bytes | sent bytes | what binds; total; gap.
 
     Replicas that are alike share a line.
     """

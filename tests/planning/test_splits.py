@@ -1,6 +1,7 @@
 """Meshes that leave their axes to the planner, against planning every split by itself."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
@@ -83,6 +84,10 @@ def test_both_axes_are_used_where_no_dim_takes_all_devices():
     assert "of4_0 (2 x 2)" in str(found)
     assert Plan.from_json(found.to_json()) == found
     check_plan(found, EVEN, made)
+    tampered = json.loads(found.to_json())
+    tampered["specs"][0]["axes"] = []
+    with pytest.raises(PlanError, match="mesh 'of4_0' has no axes; make a new plan"):
+        Plan.from_json(json.dumps(tampered))
 
 
 def test_a_mesh_that_comes_back_has_one_split():

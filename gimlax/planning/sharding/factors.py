@@ -210,7 +210,7 @@ class _Builder:
         num_bytes = self._local_bytes(phase, run, value)
         calls = self.pieces.chain.phases[phase].calls
         table = np.array(
-            [[calls * self.axis.reshard_s(num_bytes, h, w) for w in wanted] for h in had]
+            [[calls * self.axis.reshard_s(num_bytes, h, w) for w in wanted] for h in had], float
         )
         if self._stays(run, value):
             whole, split = np.array(had) == WHOLE, np.array(wanted) != WHOLE

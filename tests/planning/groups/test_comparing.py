@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 import gimlax as gx
+from gimlax.errors import PlanError
 from gimlax.planning import Plan
 from tests.planning.cases import two_phases
 from tests.planning.groups.test_groups import THROUGHPUT, cluster
@@ -53,6 +54,11 @@ def test_one_group_that_wins_is_said_to(workload):
     plan = gx.plan(workload, cluster([8]), objective=THROUGHPUT, time_limit_s=4.0)
     assert "one group wins" in str(plan)
     assert "single vendor: all meshes are of test" in str(plan)
+
+
+def test_fronts_are_not_of_groups(workload):
+    with pytest.raises(PlanError, match=r"pareto: the cluster has groups .* carve"):
+        gx.pareto(workload, cluster([4]))
 
 
 def test_links_at_which_the_gain_is_gone(workload):

@@ -46,6 +46,13 @@ def test_a_llama_layer_is_split_by_heads_and_hidden_units_with_two_sums(size):
             assert found.specs[f"cache[{layer}]['{name}']"] == ((), (), ("model",), ())
 
 
+@pytest.mark.parametrize("size", [6, 12, 5040])
+def test_what_no_number_of_devices_divides_stays_whole(size):
+    found = sharded(trace_llama(llama_config()), {"data": 1, "model": size})
+    assert every_kind(found) == []
+    assert not any(any(spec) for spec in found.specs.values())
+
+
 def test_phases_share_the_specs_and_equal_layers_have_equal_ones():
     config = llama_config(width=256, head_size=32, mlp_width=1024, num_layers=4)
     phases = {"prefill": trace_llama(config, length=8), "decode": trace_llama(config)}
