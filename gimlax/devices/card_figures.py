@@ -95,13 +95,18 @@ class FigureReader:
             inner.wrong("source is empty; say where the figure is from")
         date = self.date(inner)
         note = inner.get("note", str, "")
+        if note and not note.strip():
+            inner.wrong("note is blank; say something, or leave it out")
         inner.finish()
         if not inner.clean or value is None or unit is None:
+            return None
+        exact = Decimal(repr(value)) * units[unit] / ways  # 2.039 TB are 2039 GB, to the last byte
+        if quantity == "devices" and exact != int(exact):
+            inner.wrong(f"value is {value:g}; give a whole number of devices")
             return None
         self.sources.append((figure or key, f"{source}, {date}"))
         if note:
             self.notes.append((figure or key, note))
-        exact = Decimal(repr(value)) * units[unit] / ways  # 2.039 TB are 2039 GB, to the last byte
         return int(exact) if whole else float(exact)
 
     def date(self, reader: TableReader) -> str | None:

@@ -7,7 +7,6 @@ file, key and reason.
 
 import datetime
 import re
-import tomllib
 from typing import Any
 
 from gimlax.devices.card_figures import UNKNOWN, FigureReader
@@ -15,6 +14,7 @@ from gimlax.devices.interconnect import Interconnect
 from gimlax.devices.kinds import FIGURES, DeviceKind
 from gimlax.devices.prices import Price
 from gimlax.devices.tables import TableReader
+from gimlax.devices.toml import parse_toml
 from gimlax.errors import SpecError
 
 __all__ = ["DTYPES", "SCHEMA_VERSION", "read_card", "read_kind"]
@@ -43,13 +43,7 @@ def read_card(
         today: dates after it are mistakes. None trusts them, as a catalogue that was right when it
             was published must not depend on the clock of a machine.
     """
-    try:
-        table = tomllib.loads(text)
-    except ValueError as error:
-        mistakes.append(f"{name}: not TOML: {error}")
-        return None
-    except RecursionError:
-        mistakes.append(f"{name}: it is nested too deeply; give tables of plain values")
+    if (table := parse_toml(text, name, mistakes)) is None:
         return None
     reader = TableReader(table, name, mistakes)
     version = reader.get("schema_version", int)

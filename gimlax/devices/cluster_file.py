@@ -3,7 +3,6 @@
 The format is explained, with an example, in the README beside this file. Units as in the records.
 """
 
-import tomllib
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from gimlax.devices.groups import Group
 from gimlax.devices.kinds import DeviceKind
 from gimlax.devices.mesh import AXIS_NAMES, Link, MeshSpec
 from gimlax.devices.tables import TableReader
+from gimlax.devices.toml import parse_toml
 from gimlax.errors import SpecError
 
 __all__ = ["ClusterFile", "parse_cluster"]
@@ -37,13 +37,7 @@ def parse_cluster(text: str, name: str, mistakes: list[str]) -> ClusterFile:
         name: how mistakes call the file.
         mistakes: one sentence each, with the table and the value.
     """
-    try:
-        tables = tomllib.loads(text)
-    except ValueError as error:
-        mistakes.append(f"{name}: not TOML: {error}")
-        return ClusterFile()
-    except RecursionError:
-        mistakes.append(f"{name}: it is nested too deeply; give tables of plain values")
+    if (tables := parse_toml(text, name, mistakes)) is None:
         return ClusterFile()
     file = TableReader(tables, name, mistakes)
     kinds = [

@@ -91,6 +91,11 @@ class DeviceKind:
                 yield f"{figure} is {value}; give a positive figure"
         if "float32" not in dict(self.peak_flops_per_s):
             yield "peak_flops_per_s.float32 is missing; every kind needs it"
+        if self.idle_watts and self.tdp_watts and self.idle_watts > self.tdp_watts > 0:
+            yield (
+                f"idle_watts is {self.idle_watts:g}, more than tdp_watts ({self.tdp_watts:g}); "
+                "correct one of them"
+            )
 
     def figure_source(self, figure: str) -> str:
         """Source and date of a figure, by its attribute or, of a peak, by its dtype."""

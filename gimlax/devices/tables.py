@@ -18,6 +18,7 @@ _WORDS = {
 }
 _HUGE = 1e300  # whole numbers of a file have no largest one, those of a machine do
 _MOST_SHOWN = 80
+_MOST_KEYS = 5
 
 
 class TableReader:
@@ -100,13 +101,19 @@ class TableReader:
         return readers
 
     def finish(self) -> None:
-        """Adds a mistake for every key that nobody asked for."""
-        for key in self.table:
-            if key not in self._known:
-                self.wrong(f"unknown key {key!r}; known are {', '.join(sorted(self._known))}")
+        """Adds a mistake if there are keys that nobody asked for."""
+        unknown = [key for key in self.table if key not in self._known]
+        if unknown:
+            shown = ", ".join(_shown(key) for key in unknown[:_MOST_KEYS])
+            more = f" and {len(unknown) - _MOST_KEYS} more" if len(unknown) > _MOST_KEYS else ""
+            known = ", ".join(sorted(set(self._known)))
+            self.wrong(f"unknown key{'s' * (len(unknown) > 1)} {shown}{more}; known are {known}")
 
 
 def _shown(value: Any) -> str:
     """A value as a message shows it, however long it is."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number in it has more digits than Python writes out
+        return "far too long a number"
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

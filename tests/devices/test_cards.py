@@ -152,6 +152,11 @@ MISTAKES = [
     ("schema_version = 1", "schema_version =", "not TOML: "),
     ("schema_version = 1", f"schema_version = {'1' * 5000}", "not TOML: "),
     ("schema_version = 1", "a = " + "[" * 100_000, "nested too deeply"),
+    ("schema_version = 1", ".".join("a" * 60) + " = 1", "line 2 has more than 50 parts joined by"),
+    ("value = 32,", f"value = 0x1{'0' * 6000},", "memory_bytes: value is far too long a number"),
+    ("value = 32,", 'note = " ", value = 32,', "memory_bytes: note is blank; say something, or"),
+    ("value = 8,", "value = 7.5,", "num_devices: value is 7.5; give a whole number of devices"),
+    ("value = 60,", "value = 800,", "idle_watts is 800, more than tdp_watts (700); correct one"),
 ]
 
 
@@ -164,6 +169,16 @@ def test_a_mistake_is_named_with_file_key_and_reason(old, new, said):
     assert len(found) == 1, mistakes
     assert found[0].startswith("example.toml: ")
     assert len(found[0]) < 600
+
+
+def test_many_unknown_keys_are_one_mistake():
+    _, mistakes = read(CARD + "\n".join(f"[a{i}]" for i in range(1000)))
+    (mistake,) = mistakes
+    assert "unknown keys 'a0', 'a1', 'a2', 'a3', 'a4' and 995 more; known are" in mistake
+
+
+def test_a_byte_order_mark_is_passed_over():
+    assert read("\ufeff" + CARD)[1] == []
 
 
 def test_all_mistakes_of_a_card_are_found_at_once():
