@@ -8,6 +8,7 @@ its term is.
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,10 +27,15 @@ def why_not(
     chain: Chain, cluster: Cluster, problem: Problem, request: Request, objective: Objective
 ) -> PlanError:
     """The error that says why no layout satisfies a request."""
-    if objective.limits and search(problem, Objective(), cuts=request.cuts, meshes=request.meshes):
-        return _beyond_limits(problem, request, objective)
-    endless = replace(problem, capacity_bytes=np.full_like(problem.capacity_bytes, np.inf))
     wishes = {"cuts": request.cuts, "meshes": request.meshes}
+    if objective.limits and search(problem, Objective(), **wishes):  # type: ignore[arg-type]
+
+        def best(asked: Objective) -> tuple[float, bool] | None:
+            found = search(problem, asked, **wishes)  # type: ignore[arg-type]
+            return None if found is None else (found.value, True)
+
+        return beyond_limits(objective, best)
+    endless = replace(problem, capacity_bytes=np.full_like(problem.capacity_bytes, np.inf))
     if search(endless, Objective(), **wishes) is None:  # type: ignore[arg-type]
         return _not_joined(chain, cluster, problem, request)
     held = problem.stage_bytes() - problem.parked_bytes  # [mesh, first, stop]
@@ -107,10 +113,17 @@ def _smallest(chain: Chain, cluster: Cluster, problem: Problem) -> str:
     return f"the smallest cluster of these devices that would do is {', or '.join(said)}, linked"
 
 
-def _beyond_limits(problem: Problem, request: Request, objective: Objective) -> PlanError:
-    """A limit that no layout meets, or that none meets beside the others, and the best possible."""
+def beyond_limits(
+    objective: Objective, least: Callable[[Objective], tuple[float, bool] | None]
+) -> PlanError:
+    """The error that names a limit that nothing meets, or that nothing meets beside the others.
+
+    Args:
+        objective: has the limits.
+        least: the least value of an objective, and whether it is proved; None if nothing keeps
+            the limits of that one.
+    """
     limits = dict(objective.limits)
-    wishes = {"cuts": request.cuts, "meshes": request.meshes}
     for number in range(len(limits)):
         for beside in itertools.combinations(limits, number):
             for name in limits:
@@ -118,15 +131,18 @@ def _beyond_limits(problem: Problem, request: Request, objective: Objective) -> 
                     continue
                 kept = {other: limits[other] for other in beside}
                 goal = TERM_OF_LIMIT[name]
-                least = search(problem, Objective(goal=goal, **kept), **wishes)  # type: ignore[arg-type]
-                if least is None or least.value <= Objective(**{name: limits[name]}).most(goal):  # type: ignore[arg-type]
+                found = least(Objective(goal=goal, **kept))  # type: ignore[arg-type]
+                most = Objective(**{name: limits[name]}).most(goal)  # type: ignore[arg-type]
+                if found is None or found[0] <= most:
                     continue
-                best = 1 / least.value if goal == "throughput" else least.value
+                value, proved = found
+                best = 1 / value if goal == "throughput" else value
                 with_ = "".join(f" with {other} at {limits[other]:g}" for other in beside)
                 worse = "more than" if goal == "throughput" else "less than"
+                has = f"no layout has {worse}" if proved else f"no layout was found with {worse}"
                 missing = abs(best - limits[name])
                 return PlanError(
-                    f"{name} is {limits[name]:g}, but no layout has {worse} {best:.6g}{with_}: "
+                    f"{name} is {limits[name]:g}, but {has} {best:.6g}{with_}: "
                     f"it is {missing:.4g} ({missing / limits[name]:.1%}) out of reach; relax it"
                     f"{' or ' + ' or '.join(beside) if beside else ''}, or change the cluster"
                 )

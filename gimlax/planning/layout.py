@@ -74,28 +74,42 @@ class Layout:
         return cls(holdings=holdings, hops=hops)
 
     @classmethod
-    def shared(cls, holdings: Sequence[Holding], shares: Sequence[float]) -> Self:
+    def shared(
+        cls,
+        holdings: Sequence[Holding],
+        shares: Sequence[float],
+        *,
+        pools: Sequence[int],
+        onward: Sequence[Sequence[float]],
+    ) -> Self:
         """The layout in which each holding serves this share of all requests.
 
-        At each boundary those that end there hand over to those that begin there, in their order,
-        with as few hops as that takes.
+        At each boundary those that end there hand over to those of a pool that begin there, in
+        their order, with as few hops as that takes.
 
         Args:
             holdings: in any order.
-            shares: of each; at each boundary as much ends as begins.
+            shares: of each; at each boundary as much goes on to a pool as begins in it.
+            pools: of each holding, by number.
+            onward: the share that each hands over to each pool. [holding][pool]
         """
         last = max(holding.stop for holding in holdings)
+        every = range(len(holdings))
         hops: list[Hop] = []
         for boundary in range(last + 1):
-            ending = [(k, shares[k]) for k, h in enumerate(holdings) if h.stop == boundary]
-            starting = [
-                (k, shares[k]) for k, h in enumerate(holdings) if h.first_segment == boundary
-            ]
-            if boundary == 0:
-                ending = [(OUTSIDE, share) for _, share in starting]
-            if boundary == last:
-                starting = [(OUTSIDE, share) for _, share in ending]
-            hops += _matched(ending, starting)
+            for pool in dict.fromkeys(pools):
+                ending = [(k, onward[k][pool]) for k in every if holdings[k].stop == boundary]
+                starting = [
+                    (k, shares[k])
+                    for k in every
+                    if holdings[k].first_segment == boundary and pools[k] == pool
+                ]
+                if boundary == 0:
+                    ending = [(OUTSIDE, share) for _, share in starting]
+                if boundary == last:
+                    ending = [(k, shares[k]) for k, _ in ending if pools[k] == pool]
+                    starting = [(OUTSIDE, share) for _, share in ending]
+                hops += _matched(ending, starting)
         return cls(holdings=tuple(holdings), hops=tuple(hops))
 
     @property

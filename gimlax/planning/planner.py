@@ -1,15 +1,14 @@
 """From a workload and a cluster to a plan: figures, search, bound.
 
 Everything comes from shapes: no weights and no device are needed. If one mesh wins, that is the
-plan.
+plan. A cluster has meshes, among which stages are placed (`meshes.py`), or groups of devices, from
+which meshes are made as well (`groups/`); both answer the same questions.
 """
 
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol
 
 from jax.sharding import PartitionSpec
 
@@ -17,25 +16,24 @@ from gimlax.devices import Calibration, Cluster
 from gimlax.errors import PlanError, SpecError
 from gimlax.graph import Chain, Traced, Workload
 from gimlax.graph import chain as build_chain
-from gimlax.planning.bound import lower_bound
-from gimlax.planning.cost import Costs, costs
-from gimlax.planning.explanation import Comparison, compare
-from gimlax.planning.fronts import front
-from gimlax.planning.groups import plan_groups
-from gimlax.planning.infeasible import why_not
-from gimlax.planning.labels import OutOfTime
-from gimlax.planning.layout import Layout
-from gimlax.planning.limits import repeated
-from gimlax.planning.objective import TERMS, Objective
-from gimlax.planning.parking import on_tiers
-from gimlax.planning.plans import Plan, Source
-from gimlax.planning.predicting import predict_meshes, predict_phase
-from gimlax.planning.problem import Problem
-from gimlax.planning.request import Request, checked
-from gimlax.planning.search import Found, search
-from gimlax.planning.shardings import MeshSharding
-from gimlax.planning.splits import Splits, ways
+from gimlax.planning.groups import GroupSetting
+from gimlax.planning.meshes import MeshSetting
+from gimlax.planning.objective import TERM_OF_LIMIT, TERMS, Objective
+from gimlax.planning.plans import Plan
 from gimlax.planning.tariffs import check_known
+
+
+class Setting(Protocol):
+    """What plans for one workload on one cluster have in common; `found` is what `search` gave."""
+
+    @property
+    def chain(self) -> Chain: ...
+    def search(self, objective: Objective, time_limit_s: float | None) -> Any | None: ...
+    def front(
+        self, goals: tuple[str, str], limits: Mapping[str, float], time_limit_s: float | None
+    ) -> Sequence[tuple[Objective, Any]]: ...
+    def why_not(self, objective: Objective) -> PlanError: ...
+    def plan(self, objective: Objective, found: Any, time_limit_s: float | None) -> Plan: ...
 
 
 def plan(
@@ -68,8 +66,9 @@ def plan(
         tiers: by mesh, the lowest memory that its stages may use: 'on_chip', 'device' or 'host'. By
             default what is too large for a device is parked in the host memory that the cluster
             sets aside for it, if any, and streamed at each call.
-        time_limit_s: how long the search may take; the best plan by then has its gap like any. What
-            it is compared with may take as long again, else there is no comparison.
+        time_limit_s: how long the search may take, 20 s on groups by default; the best plan by then
+            has its gap like any. What it is compared with may take as long again, else there is no
+            comparison.
 
     Returns:
         The plan. Its bound holds for every choice of cuts and meshes, so the gap of a plan whose
@@ -81,51 +80,25 @@ def plan(
             argument is of another kind than it should be, or the calibration belongs to another
             JAX, machine or cluster, or a sharding does not fit its argument or the meshes.
     """
-    if time_limit_s is not None and not time_limit_s > 0:
-        raise SpecError(f"time_limit_s is {time_limit_s}; give a positive number, or leave it out")
-    if isinstance(cluster, Cluster) and cluster.groups and not cluster.meshes:
-        fixed = {"cuts": cuts, "meshes": meshes, "shardings": shardings, "tiers": tiers}
-        return _on_groups(workload, cluster, objective, fixed, calibration, time_limit_s)
-    ends_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
-    setting = Setting.of(workload, cluster, cuts, meshes, calibration, shardings, tiers)
-    objective = objective or Objective()
+    _check_time(time_limit_s)
+    _check_kind(cluster, Cluster)
+    objective = objective or Objective(goal="throughput" if _of_groups(cluster) else "latency")
     _check_kind(objective, Objective)
     check_known(cluster, objective)
-    try:
-        found = setting.search(objective, lambda: time.monotonic() > ends_s)
-    except OutOfTime:
-        raise PlanError(
-            f"time_limit_s is {time_limit_s}, and no plan was found in it; give more, or name the "
-            "meshes to use, in order, with meshes=(...)"
-        ) from None
-    if found is None:
-        raise why_not(setting.chain, cluster, setting.splits.problem, setting.request, objective)
-    return setting.plan(objective, found, time_limit_s)
-
-
-def _on_groups(
-    workload: Traced | Workload | Chain,
-    cluster: Cluster,
-    objective: Objective | None,
-    fixed: Mapping[str, object],
-    calibration: Calibration | str | Path | None,
-    time_limit_s: float | None,
-) -> Plan:
-    """A plan that makes its meshes from groups of devices."""
-    given = [name for name, value in fixed.items() if value is not None]
-    if given:
-        raise PlanError(
-            f"{', '.join(given)} cannot be given for groups of devices, from which the planner"
-            " makes the meshes; leave them out, or carve meshes with cluster.carve(...)"
-        )
-    objective = objective or Objective(goal="throughput")
-    _check_kind(objective, Objective)
-    chain = workload if isinstance(workload, Chain) else build_chain(workload)
-    if isinstance(calibration, str | Path):
-        calibration = Calibration.load(calibration)
-    return plan_groups(
-        chain, cluster, objective, calibration=calibration, time_limit_s=time_limit_s
+    setting = _setting(
+        workload,
+        cluster,
+        calibration,
+        split_batch=objective.needs("latency"),
+        cuts=cuts,
+        meshes=meshes,
+        shardings=shardings,
+        tiers=tiers,
     )
+    found = setting.search(objective, time_limit_s)
+    if found is None:
+        raise setting.why_not(objective)
+    return setting.plan(objective, found, time_limit_s)
 
 
 def pareto(
@@ -133,17 +106,26 @@ def pareto(
     cluster: Cluster,
     *,
     goals: tuple[str, str] = ("latency", "usd"),
+    limits: Mapping[str, float] | None = None,
     cuts: int | Sequence[int] | None = None,
     meshes: Sequence[str] | None = None,
     calibration: Calibration | str | Path | None = None,
+    shardings: Mapping[str, PartitionSpec] | None = None,
+    tiers: Mapping[str, str] | None = None,
+    time_limit_s: float | None = None,
 ) -> tuple[Plan, ...]:
-    """The Pareto front of two goals: every plan that none other beats in both.
+    """The Pareto front of two goals: plans that none other beats in both.
+
+    On meshes these are all such plans. On groups, where replicas share requests in any proportion,
+    the front is a curve; its ends are told and some points between them.
 
     Args:
         workload: what runs.
         cluster: where it may run.
         goals: two of 'latency', 'throughput', 'usd', 'joules'.
-        cuts, meshes, calibration: as those of `plan`.
+        limits: of an `Objective`, by name, that every plan keeps: `{"max_latency_s": 0.5}`.
+        cuts, meshes, calibration, shardings, tiers: as those of `plan`.
+        time_limit_s: as that of `plan`, for each search.
 
     Returns:
         The plans, by the first goal from the best on. The objective of each is the first goal with
@@ -156,142 +138,76 @@ def pareto(
         raise SpecError(
             f"pareto: goals are {goals!r}; give two different ones of {', '.join(map(repr, TERMS))}"
         )
-    if isinstance(cluster, Cluster) and cluster.groups and not cluster.meshes:
-        raise PlanError(
-            "pareto: the cluster has groups of devices and no mesh, and plans for groups have one"
-            " goal; carve meshes with cluster.carve(...)"
+    limits = dict(limits or {})
+    if unknown := [name for name in limits if name not in TERM_OF_LIMIT]:
+        raise SpecError(
+            f"pareto: limits name {', '.join(map(repr, unknown))}; give some of "
+            f"{', '.join(TERM_OF_LIMIT)}"
         )
-    setting = Setting.of(workload, cluster, cuts, meshes, calibration)
-    for goal in goals:
-        check_known(cluster, Objective(goal=goal))
-    points = front(goals, setting.search)
+    _check_time(time_limit_s)
+    _check_kind(cluster, Cluster)
+    asked = [Objective(goal=goal, **limits) for goal in goals]  # type: ignore[arg-type]
+    for objective in asked:
+        check_known(cluster, objective)
+    setting = _setting(
+        workload,
+        cluster,
+        calibration,
+        split_batch=any(objective.needs("latency") for objective in asked),
+        cuts=cuts,
+        meshes=meshes,
+        shardings=shardings,
+        tiers=tiers,
+    )
+    points = setting.front(goals, limits, time_limit_s)
     if not points:
-        problem, objective = setting.splits.problem, Objective(goal=goals[0])
-        raise why_not(setting.chain, cluster, problem, setting.request, objective)
-    return tuple(setting.plan(objective, found) for objective, found in points)
+        raise setting.why_not(asked[0])
+    return tuple(setting.plan(objective, found, time_limit_s) for objective, found in points)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Setting:
-    """Everything that the plans for one workload on one cluster have in common."""
+def _of_groups(cluster: Cluster) -> bool:
+    return bool(cluster.groups) and not cluster.meshes
 
-    chain: Chain
-    cluster: Cluster
-    calibration: Calibration | None
-    request: Request
-    splits: Splits
 
-    @classmethod
-    def of(
-        cls,
-        workload: Traced | Workload | Chain,
-        cluster: Cluster,
-        cuts: int | Sequence[int] | None,
-        meshes: Sequence[str] | None,
-        calibration: Calibration | str | Path | None,
-        shardings: Mapping[str, PartitionSpec] | None = None,
-        tiers: Mapping[str, str] | None = None,
-    ) -> Self:
-        """The figures of all segments on all meshes, and the caller's wishes."""
-        _check_kind(cluster, Cluster)
-        chain = workload if isinstance(workload, Chain) else build_chain(workload)
-        request = checked(chain, cluster, cuts, meshes)
-        if isinstance(calibration, str | Path):
-            calibration = Calibration.load(calibration)
-
-        def priced(way: Cluster) -> Costs:
-            figures = costs(chain, way, calibration, shardings)
-            return on_tiers(figures, way, request, tiers or {})
-
-        return cls(
-            chain=chain,
-            cluster=cluster,
+def _setting(
+    workload: Traced | Workload | Chain,
+    cluster: Cluster,
+    calibration: Calibration | str | Path | None,
+    *,
+    split_batch: bool,
+    cuts: int | Sequence[int] | None,
+    meshes: Sequence[str] | None,
+    shardings: Mapping[str, PartitionSpec] | None,
+    tiers: Mapping[str, str] | None,
+) -> Setting:
+    """The workload on the meshes of the cluster, or on those that its groups can give."""
+    chain = workload if isinstance(workload, Chain) else build_chain(workload)
+    if isinstance(calibration, str | Path):
+        calibration = Calibration.load(calibration)
+    if not _of_groups(cluster):
+        return MeshSetting.of(
+            chain,
+            cluster,
+            cuts=cuts,
+            meshes=meshes,
             calibration=calibration,
-            request=request,
-            splits=Splits.of(
-                ways(cluster, _axes_of(shardings or {})), priced, repeated(request.meshes or ())
-            ),
+            shardings=shardings,
+            tiers=tiers,
         )
-
-    def search(
-        self, objective: Objective, is_late: Callable[[], bool] | None = None
-    ) -> Found | None:
-        """The best layout, or None if none is possible."""
-        request = self.request
-        return search(
-            self.splits.problem,
-            objective,
-            cuts=request.cuts,
-            meshes=request.meshes,
-            is_late=is_late,
+    fixed = {"cuts": cuts, "meshes": meshes, "tiers": tiers}
+    if given := [name for name, value in fixed.items() if value is not None]:
+        raise PlanError(
+            f"{', '.join(given)} cannot be given for groups of devices, from which the planner"
+            " makes the meshes; leave them out, or carve meshes with cluster.carve(...)"
         )
+    return GroupSetting.of(
+        chain, cluster, calibration=calibration, shardings=shardings, split_batch=split_batch
+    )
 
-    def plan(self, objective: Objective, found: Found, time_limit_s: float | None = None) -> Plan:
-        """The record of a layout that was found."""
-        chain, calibration = self.chain, self.calibration
-        figures, cluster = self.splits.chosen(found.cuts, found.meshes)
-        names = [cluster.meshes[mesh].name for mesh in found.meshes]
-        layout = Layout.pipeline(found.cuts, names, chain.num_segments)
-        return Plan(
-            objective=objective,
-            layout=layout,
-            phases=tuple(
-                predict_phase(chain, cluster, calibration, figures, layout, found.meshes, index)
-                for index in range(len(chain.phases))
-            ),
-            meshes=predict_meshes(cluster, figures, found.cuts, found.meshes),
-            value=found.value,
-            bound=min(lower_bound(self.splits.best_case(), objective), found.value),
-            latency_s=found.terms.latency_s,
-            period_s=found.terms.period_s,
-            usd=_known(found.terms.usd),
-            joules=_known(found.terms.joules),
-            method=found.method,
-            model=chain.fingerprint(),
-            cluster=self.cluster.fingerprint(),
-            specs=tuple(cluster.mesh(name) for name in dict.fromkeys(names)),
-            segments=chain.names,
-            calibration=calibration.title if calibration else "",
-            sources=_sources(cluster, names),
-            comparison=self._comparison(objective, found, time_limit_s),
-            shardings=tuple(
-                MeshSharding.of(name, figures.sharded[name], chain)
-                for name in dict.fromkeys(names)
-                if name in figures.sharded
-            ),
-        )
 
-    def _comparison(
-        self, objective: Objective, found: Found, time_limit_s: float | None
-    ) -> Comparison | None:
-        """The plan beside its rivals; None if time runs out."""
-        request = self.request
-        ends_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
-
-        def best(problem: Problem, request: Request | None) -> Found | None:
-            result = search(
-                problem,
-                objective,
-                cuts=request.cuts if request else None,
-                meshes=request.meshes if request else None,
-                is_late=lambda: time.monotonic() > ends_s,
-            )
-            if result is not None and result.method == "stopped":
-                raise OutOfTime
-            return result
-
-        try:
-            return compare(
-                self.splits.problem,
-                objective,
-                self.cluster,
-                found,
-                free=lambda problem: best(problem, None),
-                given=lambda problem: best(problem, request),
-                is_free=request.cuts is None and request.meshes is None,
-            )
-        except OutOfTime:
-            return None
+def _check_time(time_limit_s: float | None) -> None:
+    if time_limit_s is not None and not time_limit_s > 0:
+        raise SpecError(f"time_limit_s is {time_limit_s}; give a positive number, or leave it out")
 
 
 def _check_kind(value: object, kind: type) -> None:
@@ -300,31 +216,6 @@ def _check_kind(value: object, kind: type) -> None:
             f"gimlax.plan was given a {type(value).__name__} where a {kind.__name__} belongs; give "
             f"a gimlax.{kind.__name__}"
         )
-
-
-def _axes_of(shardings: Mapping[str, PartitionSpec]) -> set[str]:
-    """The axes that specs name."""
-    entries = [entry for spec in shardings.values() for entry in spec]
-    return {
-        axis
-        for entry in entries
-        for axis in (entry if isinstance(entry, tuple) else (entry,))
-        if isinstance(axis, str)
-    }
-
-
-def _known(figure: float) -> float | None:
-    return None if math.isnan(figure) else figure
-
-
-def _sources(cluster: Cluster, names: Sequence[str]) -> tuple[Source, ...]:
-    """Where the figures of the kinds of these meshes are from."""
-    kinds = {kind.name: kind for kind in map(cluster.kind, names)}
-    return tuple(
-        Source(device_kind=kind.name, figure=figure, source=source)
-        for kind in kinds.values()
-        for figure, source in kind.sources
-    )
 
 
 def check_plan(plan: Plan, chain: Chain, cluster: Cluster | None = None) -> None:

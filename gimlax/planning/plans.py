@@ -6,11 +6,12 @@ fingerprints of the model and the cluster that it was made for. Units: seconds, 
 dollars, joules.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
-from gimlax.devices import MeshSpec
+from gimlax.devices import Cluster, MeshSpec
 from gimlax.errors import PlanError
 from gimlax.planning.explanation import Comparison
 from gimlax.planning.explanation.differing import difference
@@ -32,6 +33,16 @@ class Source:
     device_kind: str
     figure: str
     source: str
+
+    @classmethod
+    def of(cls, cluster: Cluster, names: Iterable[str]) -> tuple[Self, ...]:
+        """Those of the kinds of some meshes or groups of a cluster."""
+        kinds = {kind.name: kind for kind in map(cluster.kind, names)}
+        return tuple(
+            cls(device_kind=kind.name, figure=figure, source=source)
+            for kind in kinds.values()
+            for figure, source in kind.sources
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,18 +33,22 @@ def check_known(cluster: Cluster, objective: Objective) -> None:
     """Refuses an objective that looks at a price or a power that nobody knows.
 
     Raises:
-        SpecError: names every mesh or kind whose figure is missing, and where it belongs.
+        SpecError: names every mesh, group or kind whose figure is missing, and where it belongs.
     """
     wrong: list[str] = []
+    one, many, records = "mesh", "meshes", cluster.meshes
+    if not records:
+        one, many, records = "group", "groups", cluster.groups
+    names = [record.name for record in records]
     if objective.needs("usd"):
-        lacking = [m.name for m in cluster.meshes if cluster.usd_per_hour(m.name) is None]
+        lacking = [name for name in names if cluster.usd_per_hour(name) is None]
         if lacking:
             wrong.append(
-                f"dollars are asked for, but {_listed('mesh', 'meshes', lacking)} no price: its "
-                "kind lists none on demand; give usd_per_hour in its [[mesh]] of the cluster file"
+                f"dollars are asked for, but {_listed(one, many, lacking)} no price: its kind "
+                f"lists none on demand; give usd_per_hour in its [[{one}]] of the cluster file"
             )
     if objective.needs("joules"):
-        kinds = [cluster.kind(mesh.name) for mesh in cluster.meshes]
+        kinds = [cluster.kind(name) for name in names]
         lacking = [kind.name for kind in kinds if kind.tdp_watts is None]
         if lacking:
             wrong.append(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gimlax as gx
-from gimlax.errors import SpecError
+from gimlax.errors import PlanError, SpecError
 from gimlax.graph import chain
 from gimlax.planning.fronts import front
 from gimlax.planning.objective import TERMS
@@ -29,7 +29,7 @@ def test_the_front_of_two_goals_is_that_of_brute_force(problem, goals):
     table = [terms for layout in tried if (terms := layout_terms(problem, *layout)) is not None]
     pick = [TERMS.index(goal) for goal in goals]
     expected = beaten_by_none([tuple(round(terms[k], 9) for k in pick) for terms in table])
-    found = front(goals, lambda objective: search(problem, objective))
+    found = front(goals, lambda objective: search(problem, objective), {})
     points = [tuple(round(point.terms[k], 9) for k in pick) for _, point in found]
     assert len(points) == len(expected)
     for point, wanted in zip(points, expected, strict=True):
@@ -50,6 +50,22 @@ def test_a_front_of_plans_trades_seconds_for_dollars():
     assert all(p.bound <= p.value and p.method == "exact" for p in plans)
     with pytest.raises(SpecError, match="dollars are asked for"):
         gx.pareto(CHAIN, two)
+
+
+def test_points_of_a_front_keep_limits():
+    two = cluster_of([kind("a"), kind("b", flops_per_s=1e11, bytes_per_s=3e10)])
+    priced = [replace(m, usd_per_hour=p) for m, p in zip(two.meshes, (9.0, 1.0), strict=True)]
+    two = replace(two, meshes=tuple(priced))
+    free = gx.pareto(CHAIN, two)
+    middle = (free[0].latency_s + free[-1].latency_s) / 2
+    kept = gx.pareto(CHAIN, two, limits={"max_latency_s": middle})
+    assert 0 < len(kept) < len(free)
+    expected = [plan.value for plan in free if plan.latency_s <= middle]
+    assert [plan.value for plan in kept] == pytest.approx(expected)
+    with pytest.raises(PlanError, match="max_latency_s is 1e-09, but no layout has less than"):
+        gx.pareto(CHAIN, two, limits={"max_latency_s": 1e-9})
+    with pytest.raises(SpecError, match="pareto: limits name 'latency'; give some of max_"):
+        gx.pareto(CHAIN, two, limits={"latency": 1.0})
 
 
 @pytest.mark.parametrize("goals", [("latency",), ("latency", "latency"), ("latency", "weighted")])

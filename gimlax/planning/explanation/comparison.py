@@ -44,8 +44,8 @@ class Comparison:
         vendor: whose devices the best layout of one vendor uses, empty if no vendor could do it.
         single_vendor: that layout.
         num_vendors: how many vendors the meshes of the cluster are of.
-        next_best: the best layout other than the plan's, None if there is none or if cuts or
-            meshes were given.
+        next_best: the best layout other than the plan's, None if there is none, if cuts or meshes
+            were given, or if time ran out before it was known.
         free: the best layout if cuts and meshes had not been given; None where they were not.
         transfer_share: of the seconds of a request that runs alone, the part that transfers take.
         break_even: how many times slower links would have to be until the gain over the best

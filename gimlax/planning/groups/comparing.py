@@ -1,13 +1,15 @@
 """A plan made from groups beside its rivals: one mesh, one group, one vendor, and other links.
 
 Each figure is the answer of another search of the same kind, with fewer devices or other links, so
-it is as good as a search of that time finds, and no estimate. Seconds per request.
+it is as good as a search of that time finds, and no estimate. Values are in the unit of the
+objective.
 """
 
+import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +17,10 @@ import numpy as np
 from gimlax.devices import Cluster
 from gimlax.planning.explanation import Change, Comparison, Rival
 from gimlax.planning.groups.pricing import GroupCosts
-from gimlax.planning.solvers.pools import Held, Solution, solve
+from gimlax.planning.objective import Objective
+from gimlax.planning.problem import Terms
+from gimlax.planning.solvers.pools import Solution, solve
+from gimlax.planning.solvers.pools_counts import terms_of
 from gimlax.planning.solvers.pools_problem import PoolsProblem
 
 __all__ = ["compare_groups"]
@@ -31,15 +36,17 @@ _SHORTEST_S = 0.5  # in which nothing would come of them
 def compare_groups(
     cluster: Cluster,
     figures: GroupCosts,
+    objective: Objective,
     found: Solution,
     transfer_share: float,
     time_limit_s: float,
 ) -> Comparison | None:
-    """Compares a plan for throughput with what else the groups allow.
+    """Compares a plan with what else the groups allow.
 
     Args:
         cluster: has the groups.
         figures: of their meshes.
+        objective: what the plan is for.
         found: the plan.
         transfer_share: of the seconds of a request that runs alone, the part of transfers.
         time_limit_s: about how long all searches may take together.
@@ -49,7 +56,7 @@ def compare_groups(
     """
     if time_limit_s < _SHORTEST_S:
         return None
-    asked = _Asked(cluster, figures, found, time_limit_s)
+    asked = _Asked(cluster, figures, objective, found, time_limit_s)
     try:
         groups = [asked.best([index]) for index in range(len(cluster.groups))]
         vendors: dict[str, list[int]] = {}
@@ -68,12 +75,12 @@ def compare_groups(
             vendor=vendor,
             single_vendor=possible.get(vendor),
             num_vendors=len(vendors),
-            next_best=None,
             free=None,
             transfer_share=transfer_share,
             crowded=(),
-            changes=asked.changes() if transfer_share else (),
             break_even=asked.break_even(single),
+            changes=asked.changes(),
+            next_best=asked.next_best(),
         )
     except TimeoutError:
         return None
@@ -83,8 +90,14 @@ class _Asked:
     """The plan and its problem, with a search of any variant until the time is over."""
 
     def __init__(
-        self, cluster: Cluster, figures: GroupCosts, found: Solution, time_limit_s: float
+        self,
+        cluster: Cluster,
+        figures: GroupCosts,
+        objective: Objective,
+        found: Solution,
+        time_limit_s: float,
     ) -> None:
+        self.objective = objective
         self.cluster = cluster
         self.figures = figures
         self.found = found
@@ -95,7 +108,7 @@ class _Asked:
     def search(self, problem: PoolsProblem) -> Solution | None:
         if time.monotonic() > self.ends_s:
             raise TimeoutError
-        return solve(problem, time_limit_s=self.each_s)
+        return solve(problem, self.objective, time_limit_s=self.each_s)
 
     def rival(self, solution: Solution | None) -> Rival | None:
         if solution is None:
@@ -107,7 +120,7 @@ class _Asked:
         return Rival(
             cuts=(),
             meshes=tuple(f"{number} of {group}" for group, number in devices.items()),
-            value=1 / solution.requests_per_s,
+            value=solution.value,
         )
 
     def best(self, groups: Sequence[int]) -> Rival | None:
@@ -119,14 +132,42 @@ class _Asked:
         return self.rival(self.search(replace(self.problem, num_devices=devices)))
 
     def single_mesh(self) -> Rival | None:
-        """The fastest mesh that has all of the model."""
-        whole_s = np.where(self.problem.possible()[:, 0, -1], self.problem.busy_s[:, 0, -1], np.inf)
-        option = int(whole_s.argmin())
-        if math.isinf(whole_s[option]):
+        """The best mesh that has all of the model."""
+        problem = self.problem
+        best: Rival | None = None
+        for option in np.flatnonzero(problem.possible()[:, 0, -1]):
+            stage_s, period_s = (
+                float(seconds[option, 0, -1]) for seconds in (problem.stage_s, problem.busy_s)
+            )
+            drawn = problem.busy_watts[option] - problem.idle_watts[option]
+            terms = Terms(
+                latency_s=stage_s,
+                period_s=period_s,
+                usd=float(problem.usd_per_s[option]) * period_s,
+                joules=float(drawn * stage_s + problem.idle_watts[option] * period_s),
+            )
+            limits = zip(terms, self.objective.term_limits, strict=True)
+            if not all(math.isinf(most) or term <= most * (1 + _CLOSE) for term, most in limits):
+                continue
+            value = self.objective.value(terms)
+            if best is None or value < best.value:
+                group = self.cluster.groups[self.figures.option_group[option]].name
+                size = self.figures.shapes[option].num_devices
+                best = Rival(cuts=(), meshes=(f"{size} of {group}",), value=value)
+        return best
+
+    def next_best(self) -> Rival | None:
+        """The best plan that lacks one of the runs of segments on a kind of mesh that this has."""
+        others: list[Solution] = []
+        try:
+            for h in self.found.held:
+                busy_s = self.problem.busy_s.copy()
+                busy_s[h.option, h.first, h.stop] = np.inf
+                if (other := self.search(replace(self.problem, busy_s=busy_s))) is not None:
+                    others.append(other)
+        except TimeoutError:
             return None
-        group = self.cluster.groups[self.figures.option_group[option]].name
-        size = self.figures.shapes[option].num_devices
-        return Rival(cuts=(), meshes=(f"{size} of {group}",), value=float(whole_s[option]))
+        return self.rival(min(others, key=lambda other: other.value, default=None))
 
     def break_even(self, single: Rival | None) -> float | None:
         """How many times slower links have to be until the gain over one mesh is gone.
@@ -155,33 +196,41 @@ class _Asked:
         return high if high > 1 else None
 
     def changes(self) -> tuple[Change, ...]:
-        """What faster links would do."""
-        best = self.search(self._slowed(0.5))
-        rival = self.rival(best)
-        if best is None or rival is None:
-            return ()
-        kept_s = self._period_s(self.found.held, 0.5)
-        if kept_s <= rival.value * (1 + _CLOSE):
-            kept = self.rival(self.found)
-            assert kept is not None
-            same = replace(kept, value=kept_s)
-            return (Change(what="all links twice as fast", best=same, moves=False),)
-        return (Change(what="all links twice as fast", best=rival, moves=True),)
+        """What faster links would do, and cheaper devices where dollars are looked at."""
+        found: list[Change] = []
+        with contextlib.suppress(TimeoutError):
+            found.extend(self._changes())
+        return tuple(found)
+
+    def _changes(self) -> Iterator[Change]:
+        crossed = any(h.stop < self.problem.num_segments for h in self.found.held)
+        variants = [("all links twice as fast", self._slowed(0.5))] if crossed else []
+        if self.objective.needs("usd"):
+            kinds = [self.cluster.kind(group.name).name for group in self.cluster.groups]
+            of_option = np.array(kinds)[self.figures.option_group]
+            for kind in dict.fromkeys(kinds):
+                usd_per_s = self.problem.usd_per_s * np.where(of_option == kind, 0.8, 1.0)
+                cheaper = replace(self.problem, usd_per_s=usd_per_s)
+                variants.append((f"{kind} 20 % cheaper", cheaper))
+        for what, problem in variants:
+            best, kept = self.rival(self.search(problem)), self.rival(self.found)
+            if best is None or kept is None:
+                continue
+            value = self._value(problem)
+            moves = best.value < value * (1 - _CLOSE)
+            yield Change(what=what, best=best if moves else replace(kept, value=value), moves=moves)
 
     def _slowed(self, slower: float) -> PoolsProblem:
         return self.figures.problem(self.cluster, slower=slower)
 
     def _gains(self, solution: Solution | None, single: Rival) -> bool:
-        return solution is not None and solution.requests_per_s * single.value > 1 + _GONE
+        return solution is not None and solution.value * (1 + _GONE) < single.value
 
     def _used(self) -> list[int]:
         return [int(self.figures.option_group[held.option]) for held in self.found.held]
 
-    def _period_s(self, held: Sequence[Held], slower: float) -> float:
-        """Seconds per request of the same meshes with the same shares of the requests."""
-        busy_s = self._slowed(slower).busy_s
-        rate = sum(h.requests_per_s for h in held if h.first == 0)
-        return max(
-            h.requests_per_s / rate / h.count * float(busy_s[h.option, h.first, h.stop])
-            for h in held
-        )
+    def _value(self, problem: PoolsProblem) -> float:
+        """What the same meshes with the same shares of the requests are worth in a variant."""
+        held = self.found.held
+        terms = terms_of(problem, held)
+        return self.objective.value(terms)

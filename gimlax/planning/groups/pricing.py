@@ -1,13 +1,15 @@
 """What a mesh of each possible shape of a group takes for each run of segments.
 
 Shapes split the model over 1, 2, 4 ... devices of one host, as far as an interconnect joins them.
-Splits of the batch are left to replicas, which do as many requests with the same devices and need
-no collective. Seconds are per request, bytes are of one device.
+Where it counts how long a request takes they split the batch too; else replicas do as many requests
+with the same devices and need no collective. Seconds are per request, bytes are of one device.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from gimlax.devices import Calibration, Cluster, Group, MeshSpec
 from gimlax.errors import PlanError
@@ -50,6 +52,11 @@ class GroupCosts:
         busy_s = np.maximum(busy_s, sent_s[:, None, :])
         return PoolsProblem(
             busy_s=np.where(fits, busy_s, np.inf),
+            stage_s=np.where(fits, found.stage_s, np.inf),
+            hop_s=transfer_s,
+            usd_per_s=found.usd_per_s,
+            busy_watts=found.busy_watts,
+            idle_watts=found.idle_watts,
             option_group=self.option_group,
             option_devices=np.array([shape.num_devices for shape in self.shapes]),
             num_devices=np.array([group.num_devices for group in cluster.groups]),
@@ -58,25 +65,39 @@ class GroupCosts:
 
 
 def price_groups(
-    chain: Chain, cluster: Cluster, calibration: Calibration | None = None
+    chain: Chain,
+    cluster: Cluster,
+    calibration: Calibration | None = None,
+    shardings: Mapping[str, PartitionSpec] | None = None,
+    *,
+    split_batch: bool = False,
 ) -> GroupCosts:
     """Figures of all shapes of all groups.
+
+    Args:
+        chain: what runs.
+        cluster: has the groups.
+        calibration: measured figures.
+        shardings: specs to be kept, by the path of an argument.
+        split_batch: whether shapes with several devices along `data` are offered.
 
     Raises:
         PlanError: two groups that no link joins, or meshes of a group that none joins.
         SpecError: a kind of device has no figure for a dtype of the model.
     """
     _check_links(cluster)
-    sizes = {group.name: _sizes(cluster, group) for group in cluster.groups}
+    shapes = {group.name: _shapes(cluster, group, split_batch) for group in cluster.groups}
     # One mesh of each shape, whether there are devices for all of them at once or not.
     enough = tuple(
-        replace(group, num_devices=sum(sizes[group.name]), devices_per_host=None)
+        replace(
+            group,
+            num_devices=sum(data * model for data, model in shapes[group.name]),
+            devices_per_host=None,
+        )
         for group in cluster.groups
     )
-    priced = replace(cluster, groups=enough).carve(
-        {name: [(1, size) for size in of] for name, of in sizes.items()}
-    )
-    figures = costs(chain, priced, calibration)
+    priced = replace(cluster, groups=enough).carve(shapes)
+    figures = costs(chain, priced, calibration, shardings)
     names = [group.name for group in cluster.groups]
     links = {(link.source, link.target): link for link in cluster.links}
     sent = figures.boundary_bytes
@@ -88,7 +109,7 @@ def price_groups(
             transfer_s[s, t] = figures.calls @ np.where(sent > 0, each, 0.0)
     return GroupCosts(
         shapes=priced.meshes,
-        option_group=np.repeat(np.arange(len(names)), [len(sizes[name]) for name in names]),
+        option_group=np.repeat(np.arange(len(names)), [len(shapes[name]) for name in names]),
         figures=figures,
         transfer_s=transfer_s,
     )
@@ -98,11 +119,16 @@ def _per_host(group: Group) -> int:
     return min(group.devices_per_host or group.num_devices, group.num_devices)
 
 
-def _sizes(cluster: Cluster, group: Group) -> list[int]:
-    """Over how many devices a model can be split: powers of two, so that hosts have no gaps."""
+def _shapes(cluster: Cluster, group: Group, split_batch: bool) -> list[tuple[int, int]]:
+    """Sizes of `data` and `model`: powers of two, so that hosts have no gaps."""
     joined = cluster.kind(group.name).interconnect
     most = 1 if joined is None else min(_per_host(group), joined.num_devices or _per_host(group))
-    return [2**k for k in range(int(np.log2(most)) + 1)]
+    sizes = [2**k for k in range(int(np.log2(most)) + 1)]
+    return [
+        (data, size // data)
+        for size in sizes
+        for data in sizes[: sizes.index(size) + 1 if split_batch else 1]
+    ]
 
 
 def _check_links(cluster: Cluster) -> None:

@@ -1,24 +1,25 @@
 """Chains on pools of equal devices: how many meshes of which shape hold which run of segments.
 
 A holder is a mesh of some shape with a run of segments; requests flow through holders from the
-first boundary to the last, so a plan is a flow, and its rate the largest that the holders carry.
-That has replicas of a stage, replicas on another kind of device, and several pipelines with other
-cuts side by side as one case. Counts are whole numbers, the flow is not: an integer programme over
-holders (HiGHS), exact with all holders where there are few, else with those that the prices of
-devices (`pools_bound.py`) and the counting programme (`pools_columns.py`) single out, which is a
-local search: in each round holders near the best plan come in. Units: seconds, requests per second.
+first boundary to the last, so a plan is a flow. That has replicas of a stage, replicas on another
+kind of device, and several pipelines with other cuts side by side as one case. Counts are whole
+numbers, the flow is not: an integer programme over holders (`pools_counts.py`), exact with all
+holders where there are few, else with those that the prices of devices (`pools_bound.py`) and the
+counting programme (`pools_columns.py`) single out, which is a local search: in each round holders
+near the best plan come in. Units: seconds, requests per second, those of the objective.
 """
 
 import time
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import optimize, sparse
 
-from gimlax.planning.solvers.pools_bound import Bound, most_requests_per_s
-from gimlax.planning.solvers.pools_columns import Holder, counted, near
-from gimlax.planning.solvers.pools_problem import Array, PoolsProblem
+from gimlax.planning.objective import Objective
+from gimlax.planning.problem import Terms
+from gimlax.planning.solvers.pools_bound import Holder, lower_bound
+from gimlax.planning.solvers.pools_columns import counted, near
+from gimlax.planning.solvers.pools_counts import Columns, Flow, Held, fewest
+from gimlax.planning.solvers.pools_problem import PoolsProblem
 
 __all__ = ["Held", "Solution", "solve"]
 
@@ -26,183 +27,130 @@ __all__ = ["Held", "Solution", "solve"]
 MOST_EXACT = 600
 # A round of the search is the last if its plan is this close to the bound.
 _CLOSE = 2e-3
-# Requests that a holder must get to be worth its devices, as a share of all.
-_NEGLIGIBLE = 1e-9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """`count` meshes of shape `option` that hold `[first, stop)` and serve `requests_per_s`
-    together."""
-
-    option: int
-    first: int
-    stop: int
-    count: int
-    requests_per_s: float
+# Two plans whose values differ by less than this share are equally good.
+_SAME = 1e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """The best plan found, and a rate that no plan exceeds.
+    """The best plan found, and a value that no plan goes below.
 
     `method` is 'exact' if nothing better exists, 'local' if a search ended, 'stopped' if its time
     was over.
     """
 
     held: tuple[Held, ...]
-    requests_per_s: float
-    bound: Bound
+    terms: Terms
+    value: float
+    bound: float
     method: str
 
     @property
     def gap(self) -> float:
-        """By which share a plan could at most be faster."""
-        return self.bound.requests_per_s / self.requests_per_s - 1
+        """By which share a plan could at most be better."""
+        return self.value / self.bound - 1 if self.bound > 0 else float("inf")
 
 
-def solve(problem: PoolsProblem, *, time_limit_s: float = 20.0) -> Solution | None:
-    """The plan of the largest rate that was found, or None if no plan is possible.
+def solve(
+    problem: PoolsProblem, objective: Objective, *, time_limit_s: float = 20.0
+) -> Solution | None:
+    """The plan of the least value that was found, or None if none was.
 
     Args:
         problem: what holders take and how many devices there are.
+        objective: what is minimised, and the limits; what it looks at has to be known of all
+            shapes.
         time_limit_s: about how long the search may take.
     """
     ends_s = time.monotonic() + time_limit_s
-    bound = most_requests_per_s(problem)
-    if not bound.requests_per_s > 0:
+    bound = lower_bound(problem, objective)
+    if not np.isfinite(bound.value):
         return None
+    fastest = Objective(goal="throughput")
+    period_s = bound.value if objective == fastest else lower_bound(problem, fastest).value
+    most = 1 / period_s
     possible = np.argwhere(problem.possible())
     everything = [Holder(*map(int, row)) for row in possible] if len(possible) <= MOST_EXACT else []
+    best: Flow | None = None
     if everything:
-        best, proved = _best_counts(problem, everything, bound, time_limit_s, relative_gap=0.0)
+        columns = Columns(problem, everything, objective, most)
+        best, proved = _best(columns, objective, None, time_limit_s, relative_gap=0.0)
         if proved:
-            return _solution(best, bound, "exact")
-    else:
-        best, proved = [], False
+            return _solution(problem, objective, best, bound.value, "exact")
     # Few and good: holders of the fractional optimum as well would only slow the programme down.
-    whole = counted(problem, bound)
+    whole = counted(problem, bound, most)
     holders = dict.fromkeys([*everything, *whole])
     rounds, stopped = 0, False
     while True:
         left_s = ends_s - time.monotonic()
         # The first round gets half of what is left, so that there is a second one.
-        found, _ = _best_counts(
-            problem, list(holders), bound, max(left_s / 2, 0.2), relative_gap=_CLOSE / 2
-        )
-        better = _rate(found) > _rate(best) * (1 + 1e-6)
+        columns = Columns(problem, list(holders), objective, most)
+        found, _ = _best(columns, objective, best, max(left_s / 2, 0.2), relative_gap=_CLOSE / 2)
+        better = found is not None and (best is None or found.value < best.value * (1 - 1e-6))
         best = found if better else best
         rounds += 1
         stopped = time.monotonic() > ends_s - 0.25 * time_limit_s
         if (
-            _rate(best) * (1 + _CLOSE) >= bound.requests_per_s
+            (best is not None and best.value <= bound.value * (1 + _CLOSE))
             or stopped
             or (rounds > 2 and not better)
         ):
             break
-        used = [Holder(h.option, h.first, h.stop) for h in best]
-        others = near(problem, bound, seed=rounds) if used else bound.holders
+        used = [Holder(h.option, h.first, h.stop) for h in best.held] if best else []
+        others = near(problem, bound, most, seed=rounds) if used else bound.holders
         holders = dict.fromkeys([*used, *whole, *others])
-    return _solution(best, bound, "stopped" if stopped else "local")
+    method = "stopped" if stopped else "local"
+    return _solution(problem, objective, best, bound.value, method)
 
 
-def _solution(held: list[Held], bound: Bound, method: str) -> Solution | None:
-    if not held:
-        return None
-    rate = _rate(held)
-    return Solution(held=tuple(held), requests_per_s=rate, bound=bound, method=method)
-
-
-def _rate(held: list[Held]) -> float:
-    return sum(h.requests_per_s for h in held if h.first == 0)
-
-
-def _best_counts(
-    problem: PoolsProblem,
-    holders: list[Holder],
-    bound: Bound,
+def _best(
+    columns: Columns,
+    objective: Objective,
+    start: Flow | None,
     time_limit_s: float,
     *,
     relative_gap: float,
-) -> tuple[list[Held], bool]:
-    """The integer programme over some holders: what it found, and whether that is proved best.
+) -> tuple[Flow | None, bool]:
+    """The best plan with these holders, and whether that is proved.
 
-    Variables: a count and a flow for each holder; flows are in shares of the bound.
+    Args:
+        columns: the holders.
+        objective: what is minimised.
+        start: a plan that is known.
+        time_limit_s: for all programmes.
+        relative_gap: at which a programme may stop.
     """
-    num = len(holders)
-    option, first, stop = (np.array(column) for column in zip(*holders, strict=True))
-    rate = 1 / (problem.busy_s[option, first, stop] * bound.requests_per_s)
-    rows, limits = problem.rooms()
-    room = sparse.csr_array(rows[:, option])
-    flow = _flow(first, stop, problem.num_segments)
-    most = np.floor((limits[:, None] / np.where(rows > 0, rows, np.nan))[:, option])
-    most_count = np.nanmin(most, axis=0)
-    most_of_each = np.concatenate([most_count, np.minimum(most_count * rate, 1.0)])
-    within = sparse.hstack([-sparse.diags_array(rate), sparse.eye_array(num)])
-    fitting = sparse.hstack([room, sparse.csr_array(room.shape)])
-    balanced = sparse.csr_array(np.hstack([np.zeros_like(flow), flow]))
-    constraints = [
-        optimize.LinearConstraint(matrix, low, high)  # pyright: ignore[reportArgumentType]
-        for matrix, low, high in (
-            (within, -np.inf, 0.0),
-            (fitting, -np.inf, limits),
-            *([(balanced, 0.0, 0.0)] if len(flow) else []),
-        )
-    ]
-    solved = optimize.milp(
-        np.concatenate([np.zeros(num), -1.0 * (first == 0)]),
-        integrality=np.repeat([1, 0], num),
-        bounds=optimize.Bounds(0, most_of_each),  # pyright: ignore[reportArgumentType]
-        constraints=constraints,
-        options={"time_limit": time_limit_s, "mip_rel_gap": relative_gap},
+    ends_s = time.monotonic() + time_limit_s
+    latency, _, usd, joules = objective.term_weights
+    only_rate = not (latency or usd or joules)
+    best = start
+    if best is None or only_rate:
+        counts, proved = columns.counts(None, time_limit_s=time_limit_s, relative_gap=relative_gap)
+        found = None if counts is None else columns.flow(counts)
+        if found is None or only_rate:
+            return found, proved and (found is not None or counts is None)
+        best = found
+    while True:
+        left_s = ends_s - time.monotonic()
+        counts, proved = columns.counts(best, time_limit_s=left_s, relative_gap=relative_gap)
+        found = None if counts is None else columns.flow(counts)
+        if found is None or found.value >= best.value * (1 - _SAME):
+            return best, proved
+        best = found
+        if time.monotonic() > ends_s:
+            return best, False
+
+
+def _solution(
+    problem: PoolsProblem, objective: Objective, flow: Flow | None, bound: float, method: str
+) -> Solution | None:
+    if flow is None:
+        return None
+    flow = fewest(problem, objective, flow)
+    return Solution(
+        held=flow.held,
+        terms=flow.terms,
+        value=flow.value,
+        bound=min(bound, flow.value),
+        method=method,
     )
-    if solved.x is None:
-        return [], False
-    counts = np.round(solved.x[:num])
-    return _spread(holders, counts, rate, bound.requests_per_s, flow), solved.status == 0
-
-
-def _flow(first: NDArray[np.int64], stop: NDArray[np.int64], num_segments: int) -> Array:
-    """What enters each inner boundary less what leaves it. [boundary, holder]"""
-    num = len(first)
-    columns = np.concatenate([np.arange(num), np.arange(num)])
-    values = np.repeat([1.0, -1.0], num)
-    shape = (num_segments + 1, num)
-    full = sparse.coo_array((values, (np.concatenate([stop, first]), columns)), shape=shape).tocsr()
-    inner = np.unique(np.concatenate([first, stop]))
-    return full[inner[(inner > 0) & (inner < num_segments)]].toarray()
-
-
-def _spread(
-    holders: list[Holder], counts: Array, rate: Array, unit: float, flow: Array
-) -> list[Held]:
-    """The largest flow through so many holders, shared evenly: by rate among those of a run.
-
-    The programme's own flow may be off by its tolerance of whole numbers.
-    """
-    starts = np.array([holder.first == 0 for holder in holders])
-    balanced = np.zeros(len(flow))
-    solved = optimize.linprog(
-        -1.0 * starts,
-        A_eq=flow if len(balanced) else None,
-        b_eq=balanced if len(balanced) else None,
-        bounds=np.stack([np.zeros(len(counts)), counts * rate], axis=1),
-    )
-    total = float(solved.x[starts].sum())
-    runs: dict[tuple[int, int], list[int]] = {}
-    for k in np.flatnonzero(counts):
-        runs.setdefault((holders[k].first, holders[k].stop), []).append(int(k))
-    return [
-        Held(
-            option=holders[k].option,
-            first=first,
-            stop=stop,
-            count=int(counts[k]),
-            requests_per_s=carried
-            * float(counts[k] * rate[k] / (counts * rate)[same].sum())
-            * unit,
-        )
-        for (first, stop), same in sorted(runs.items())
-        if (carried := float(solved.x[same].sum())) > _NEGLIGIBLE * total
-        for k in same
-    ]

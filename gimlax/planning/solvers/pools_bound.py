@@ -1,29 +1,35 @@
-"""A rate that no plan on pools of devices exceeds, from prices of devices: weak duality, no search.
+"""A value that no plan on pools of devices goes below, from prices: weak duality, no search.
 
-Let a second of a device of pool g cost y_g. A request takes some way through the boundaries, and
-on each run of segments at least the cheapest device-seconds of any pool; so it costs at least D(y),
-the cheapest way there is. All devices together earn at most the sum of y_g times their number per
-second. Hence for any y >= 0
+A request takes some way through the boundaries and is charged for every stage and hand-over of it;
+a mesh is held for no less than it is busy. Let a second of a device of pool g cost y_g besides, in
+shares of all its devices, and let what a limited term takes of its limit cost u. Then any plan has
+at least the value
 
-    requests per second  <=  sum_g y_g * num_devices_g / D(y),
+    D(y, u)  -  sum of u  -  (price of the longest period) * (that period),
 
-whatever the counts, cuts and shares. D is a minimum of linear functions, so the best prices are
-found with cutting planes (Kelley 1960), each a way; a programme that stops early costs tightness
-only. Units: seconds, requests per second.
+where D is the cheapest way there is, as long as the y_g add up to no more than a second of the
+period costs: whatever the counts, cuts and shares. D is a minimum of linear functions, so the best
+prices are found with cutting planes (Kelley 1960), each a way; a programme that stops early costs
+tightness only. Units: those of the objective.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import optimize
 
-from gimlax.planning.solvers.pools_problem import Array, PoolsProblem, cheapest
+from gimlax.planning.objective import Objective
+from gimlax.planning.solvers.pools_problem import Array, PoolsProblem, Prices, cheapest
 
-__all__ = ["Bound", "Holder", "most_requests_per_s", "price_of"]
+__all__ = ["Bound", "Holder", "Ways", "lower_bound"]
 
 _MOST_CUTS = 200
 _CLOSE = 1e-7
+# No unit of a limit is charged more than so many times the value; past that it cannot be kept.
+_DEAREST = 1e4
 
 
 class Holder(NamedTuple):
@@ -36,72 +42,187 @@ class Holder(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bound:
-    """The bound with its prices; `holders` are those on the cheapest ways that were met.
+    """The bound; inf if no way leads through.
 
-    `prices` are of a device-second, scaled so that all devices earn 1 per second. [group]
+    Attributes:
+        value: in the unit of the objective.
+        prices: that give it, those of devices among what is charged for holding meshes.
+        holders: those on the cheapest ways that were met.
     """
 
-    requests_per_s: float
-    prices: Array
+    value: float
+    prices: Prices
     holders: tuple[Holder, ...]
 
 
-def most_requests_per_s(problem: PoolsProblem) -> Bound:
-    """The least bound over all prices; 0 if no way leads through."""
-    work = problem.device_s()  # [group, first, stop]
-    total = problem.num_devices.astype(float)
-    num = problem.num_groups
-    prices = 1 / (num * np.maximum(total, 1e-30))
-    best_s, best_prices = 0.0, prices
-    ways: list[Array] = []
-    holders: dict[Holder, None] = {}
-    for _ in range(_MOST_CUTS):
-        cost, runs, pools = price_of(work, prices)
-        if not np.isfinite(cost):
-            return Bound(requests_per_s=0.0, prices=prices, holders=())
-        holders.update(dict.fromkeys(_holders(problem, runs, pools)))
-        if cost > best_s:
-            best_s, best_prices = cost, prices
-        way = np.zeros(num)  # device-seconds of each pool
-        for (first, stop), pool in zip(runs, pools, strict=True):
-            way[pool] += work[pool, first, stop]
-        ways.append(way)
-        scale = float(max(w.sum() for w in ways))
-        solved = optimize.linprog(
-            np.append(np.zeros(num), -1.0),
-            A_ub=np.column_stack([-np.array(ways) / scale, np.ones(len(ways))]),
-            b_ub=np.zeros(len(ways)),
-            A_eq=np.append(total / total.sum(), 0.0)[None],
-            b_eq=[1.0],
-            bounds=[(0, None)] * num + [(None, None)],
+class Ways:
+    """Cheapest ways at any prices, of one problem."""
+
+    def __init__(self, problem: PoolsProblem, *, only_held: bool = False) -> None:
+        """Args:
+        problem: what holders take.
+        only_held: whether all prices that will be asked for are of held devices and the same for
+            each device of a pool; then the shape of fewest device-seconds is always the best.
+        """
+        self._problem = problem
+        possible = problem.possible()
+        self._blocked = np.where(possible, 0.0, np.inf)
+        self._busy_s = np.where(possible, problem.busy_s, 0.0)
+        self._stage_s = np.where(possible, problem.stage_s, 0.0)
+        self._members = [
+            np.flatnonzero(problem.option_group == g) for g in range(problem.num_groups)
+        ]
+        self._fewest = None
+        if only_held:
+            devices = problem.option_devices.astype(float)[:, None, None]
+            work = devices * self._busy_s + self._blocked
+            self._fewest = self._least(work)
+
+    def _least(self, cost: Array) -> tuple[Array, NDArray[np.intp]]:
+        """The least of the shapes of each pool, and which. [group, first, stop]"""
+        which = np.stack([own[cost[own].argmin(axis=0)] for own in self._members])
+        return np.take_along_axis(cost, which, axis=0), which
+
+    def cheapest(self, prices: Prices) -> tuple[float, list[Holder]]:
+        """The cheapest way and its holders; inf if there is none."""
+        if self._fewest is not None:
+            work, which = self._fewest
+            first = np.array([own[0] for own in self._members])
+            each = (prices.held / self._problem.option_devices)[first][:, None, None]
+            blocked = np.isinf(work)
+            cost = np.where(blocked, np.inf, np.where(blocked, 0.0, work) * each)
+        else:
+            cost = prices.stage[:, None, None] * self._stage_s
+            cost += prices.held[:, None, None] * self._busy_s
+            cost, which = self._least(cost + self._blocked)
+        least, runs, pools = cheapest(cost, prices.hop * self._problem.hop_s)
+        holders = [
+            Holder(int(which[pool, *run]), *run) for run, pool in zip(runs, pools, strict=True)
+        ]
+        return least, holders
+
+    def charge(self, prices: Prices, holders: list[Holder]) -> float:
+        """What a way costs, the period apart."""
+        problem = self._problem
+        total = sum(
+            prices.stage[h.option] * self._stage_s[h] + prices.held[h.option] * self._busy_s[h]
+            for h in holders
         )
-        if solved.status != 0:
-            break
-        prices = np.maximum(solved.x[:num], 0.0)
-        prices = prices / float(prices @ total)
-        most_s = float(solved.x[num]) * scale / total.sum()
-        if most_s - best_s <= _CLOSE * most_s:
-            break
-    return Bound(requests_per_s=1 / best_s, prices=best_prices, holders=tuple(holders))
+        pools = [int(problem.option_group[h.option]) for h in holders]
+        hops = zip(pools[:-1], pools[1:], (h.stop for h in holders[:-1]), strict=True)
+        return float(total) + prices.hop * sum(float(problem.hop_s[hop]) for hop in hops)
+
+    def device_s(self, holders: list[Holder]) -> Array:
+        """Seconds of all devices of each pool that a request takes on a way. [group]"""
+        result = np.zeros(self._problem.num_groups)
+        for h in holders:
+            group = self._problem.option_group[h.option]
+            work = self._problem.option_devices[h.option] * self._busy_s[h]
+            result[group] += work / max(self._problem.num_devices[group], 1)
+        return result
 
 
-def price_of(work: Array, prices: Array) -> tuple[float, list[tuple[int, int]], list[int]]:
-    """The cheapest way at some prices: what it costs, its runs, and the pool of each."""
-    # What is free in a pool that cannot do it is still not possible.
-    cost = np.where(
-        np.isfinite(work), np.where(np.isfinite(work), work, 0.0) * prices[:, None, None], np.inf
+def lower_bound(problem: PoolsProblem, objective: Objective) -> Bound:
+    """The largest bound over all prices."""
+    goal = problem.prices(objective.term_weights)
+    limits = objective.term_limits
+    limited = [
+        problem.prices([(k == term) / most for k in range(len(limits))])
+        for term, most in enumerate(limits)
+        if term != 1 and math.isfinite(most)
+    ]
+    ways = Ways(problem, only_held=not any(p.stage.any() for p in (goal, *limited)))
+    per_device = problem.option_devices / np.maximum(problem.num_devices, 1)[problem.option_group]
+    num_groups = problem.num_groups
+
+    def priced(y: Array, u: Array) -> Prices:
+        """What is charged at prices of devices and of limits."""
+        stage, held, hop = goal.stage, goal.held + y[problem.option_group] * per_device, goal.hop
+        for price, limit in zip(u, limited, strict=True):
+            stage = stage + price * limit.stage
+            held = held + price * limit.held
+            hop = hop + price * limit.hop
+        return Prices(stage=stage, held=held, hop=hop, period=goal.period)
+
+    y, u, longest = np.full(num_groups, goal.period / num_groups), np.zeros(len(limited)), 0.0
+    best, best_prices = -math.inf, priced(y, u)
+    seen: dict[Holder, None] = {}
+    cuts: list[_Cut] = []
+    for _ in range(_MOST_CUTS):
+        prices = priced(y, u)
+        least, way = ways.cheapest(prices)
+        if not way:
+            return Bound(value=math.inf, prices=prices, holders=())
+        seen.update(dict.fromkeys(way))
+        value = least - float(u.sum()) - (longest * limits[1] if longest else 0.0)
+        if value > best:
+            best, best_prices = value, prices
+        cuts.append(
+            _Cut(
+                charge=ways.charge(goal, way),
+                device_s=ways.device_s(way),
+                over=np.array([ways.charge(limit, way) - 1 for limit in limited]),
+            )
+        )
+        solved = _dearest(cuts, goal.period, limits[1])
+        if solved is None:
+            break
+        most, y, u, longest = solved
+        y *= min(1.0, (goal.period + longest) / max(float(y.sum()), 1e-300))
+        if most - best <= _CLOSE * abs(most):
+            break
+    return Bound(value=max(best, 0.0), prices=best_prices, holders=tuple(seen))
+
+
+class _Cut(NamedTuple):
+    """One way: what the goal charges for it, the seconds of all devices of each pool that it takes,
+    and by how many times it is over each limit."""
+
+    charge: float
+    device_s: Array
+    over: Array
+
+
+def _dearest(
+    cuts: list[_Cut], period: float, longest_s: float
+) -> tuple[float, Array, Array, float] | None:
+    """The prices at which the cheapest of some ways is dearest.
+
+    Args:
+        cuts: the ways.
+        period: what a second of the period is charged.
+        longest_s: the limit of the period.
+
+    Returns:
+        An upper estimate of the bound; prices of a second of all devices of a pool, of what is
+        over a limit, and of a second of the longest period. None where the programme fails.
+    """
+    device_s = np.array([cut.device_s for cut in cuts])
+    over = np.array([cut.over for cut in cuts])
+    charge = np.array([cut.charge for cut in cuts])
+    unit_s = max(float(device_s.max()), 1e-300)
+    unit = max(float(charge.max()), period * unit_s, 1e-300)
+    num, num_groups, num_limits = len(cuts), device_s.shape[1], over.shape[1]
+    is_limited = math.isfinite(longest_s)
+    late = np.full((num, 1), -longest_s / unit_s if is_limited else 0.0)
+    rows = np.hstack([-device_s / unit_s, -over, -late, np.ones((num, 1))])
+    sums = np.concatenate([np.ones(num_groups), np.zeros(num_limits), [-1.0, 0.0]])
+    solved = optimize.linprog(
+        np.append(np.zeros(num_groups + num_limits + 1), -1.0),
+        A_ub=np.vstack([rows, sums]),
+        b_ub=np.append(charge / unit, period * unit_s / unit),
+        bounds=[(0, None)] * num_groups
+        + [(0, _DEAREST)] * num_limits
+        + [(0, _DEAREST if is_limited else 0.0), (None, None)],
     )
-    pool = cost.argmin(axis=0)
-    least, runs = cheapest(cost.min(axis=0))
-    return least, runs, [int(pool[run]) for run in runs]
-
-
-def _holders(problem: PoolsProblem, runs: list[tuple[int, int]], pools: list[int]) -> list[Holder]:
-    """The shapes that take the fewest device-seconds."""
-    found = []
-    possible = problem.possible()
-    for (first, stop), pool in zip(runs, pools, strict=True):
-        work = np.where(possible[:, first, stop], problem.busy_s[:, first, stop], np.inf)
-        work = np.where(problem.option_group == pool, work * problem.option_devices, np.inf)
-        found.append(Holder(int(work.argmin()), first, stop))
-    return found
+    if solved.status != 0:
+        return None
+    y, u, longest, most = np.split(
+        solved.x, [num_groups, num_groups + num_limits, num_groups + num_limits + 1]
+    )
+    return (
+        float(most[0]) * unit,
+        np.maximum(y, 0.0) * (unit / unit_s),
+        np.maximum(u, 0.0) * unit,
+        max(float(longest[0]), 0.0) * (unit / unit_s),
+    )

@@ -1,9 +1,14 @@
 """Pools of equal devices as plain arrays: what a mesh of each shape takes for each run of segments.
 
-Chosen over one mesh per device, whose number would decide how long a search takes.
+Chosen over one mesh per device, whose number would decide how long a search takes. Every term of
+an objective is a charge for the seconds of stages, for the seconds for which meshes are held, for
+the seconds of hand-overs and for the period, so one record of prices says what any weighted sum or
+limit looks at. Units: seconds per request, dollars, watts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +25,26 @@ class PoolsProblem:
         busy_s: seconds per request for which a mesh of a shape is busy that holds segments
             `[first, stop)`: computing, or receiving or sending where that takes longer.
             [option, first, stop], inf where it does not fit or the cut is not legal
+        stage_s: seconds that a request spends there when it runs alone. [option, first, stop]
+        hop_s: seconds of a hand-over between meshes of two pools. [source, target, boundary]
         option_group: the pool of each shape. [option]
         option_devices: devices of a mesh of each shape. [option]; of one pool each size divides the
             next, and those of its hosts
         num_devices: in each pool. [group]
         devices_per_host: in each pool; a mesh has devices of one host. [group]
+        usd_per_s, busy_watts, idle_watts: of a mesh of each shape. [option], NaN where nobody knows
     """
 
     busy_s: Array
+    stage_s: Array
+    hop_s: Array
     option_group: Ints
     option_devices: Ints
     num_devices: Ints
     devices_per_host: Ints
+    usd_per_s: Array
+    busy_watts: Array
+    idle_watts: Array
 
     @property
     def num_segments(self) -> int:
@@ -68,35 +81,73 @@ class PoolsProblem:
         per_host = self.devices_per_host[group] // size * size
         return (hosts * per_host + rest // size * size).astype(float)
 
-    def device_s(self) -> Array:
-        """The least device-seconds per request for a run in each pool. [group, first, stop]"""
-        work = np.where(self.possible(), self.busy_s, np.inf)
-        work = work * self.option_devices[:, None, None]
-        return np.stack(
-            [
-                work[self.option_group == g].min(axis=0, initial=np.inf)
-                for g in range(self.num_groups)
-            ]
-        )
+    def prices(self, weights: Sequence[float]) -> "Prices":
+        """What a weighted sum of terms charges.
+
+        Args:
+            weights: of each of `objective.TERMS`; a term that nobody knows has to have none.
+        """
+        latency, period, usd, joules = weights
+        stage, held = np.full(len(self.option_group), latency), np.zeros(len(self.option_group))
+        if usd:
+            held = held + usd * self.usd_per_s
+        if joules:
+            stage = stage + joules * (self.busy_watts - self.idle_watts)
+            held = held + joules * self.idle_watts
+        return Prices(stage=stage, held=held, hop=latency, period=period)
 
 
-def cheapest(cost: Array) -> tuple[float, list[tuple[int, int]]]:
-    """The cheapest way from the first boundary to the last and its runs; inf if there is none.
+class Prices(NamedTuple):
+    """What a plan is charged per second, in the unit of an objective.
+
+    Attributes:
+        stage: of a stage, for each request. [option]
+        held: of a mesh, for each period. [option]
+        hop: of a hand-over, for each request.
+        period: of a period.
+    """
+
+    stage: Array
+    held: Array
+    hop: float
+    period: float
+
+
+def cheapest(cost: Array, hop: Array) -> tuple[float, list[tuple[int, int]], list[int]]:
+    """The cheapest way from the first boundary to the last, with its runs and the pool of each.
 
     Args:
-        cost: of a run of segments. [first, stop]
+        cost: of a run of segments in each pool. [group, first, stop]
+        hop: of a hand-over. [source, target, boundary]
+
+    Returns:
+        inf and no runs if there is no way.
     """
-    n = len(cost) - 1
-    reached = np.full(n + 1, np.inf)
-    reached[0] = 0.0
-    before = np.zeros(n + 1, dtype=int)
+    num_groups, n = len(cost), cost.shape[1] - 1
+    groups = np.arange(num_groups)
+    reached = np.full((num_groups, n + 1), np.inf)  # to go on with a mesh of this pool
+    reached[:, 0] = 0.0
+    first = np.zeros((num_groups, n + 1), int)  # of the run of a pool that ends there
+    source = np.zeros((num_groups, n + 1), int)
+    arrived = np.full(num_groups, np.inf)
     for stop in range(1, n + 1):
-        through = reached[:stop] + cost[:stop, stop]
-        before[stop] = through.argmin()
-        reached[stop] = through[before[stop]]
+        through = reached[:, :stop] + cost[:, :stop, stop]
+        first[:, stop] = through.argmin(axis=1)
+        arrived = through[groups, first[:, stop]]
+        onward = arrived[:, None] + hop[:, :, stop]
+        source[:, stop] = onward.argmin(axis=0)
+        reached[:, stop] = onward[source[:, stop], groups]
+    group = int(arrived.argmin())
+    least = float(arrived[group])
+    if not np.isfinite(least):
+        return least, [], []
     runs: list[tuple[int, int]] = []
+    pools: list[int] = []
     stop = n
-    while stop > 0 and np.isfinite(reached[n]):
-        runs.append((int(before[stop]), stop))
-        stop = int(before[stop])
-    return float(reached[n]), runs[::-1]
+    while True:
+        runs.append((int(first[group, stop]), stop))
+        pools.append(group)
+        stop = runs[-1][0]
+        if not stop:
+            return least, runs[::-1], pools[::-1]
+        group = int(source[group, stop])

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 
 import gimlax as gx
-from gimlax.errors import PlanError
 from gimlax.planning import Plan
 from tests.planning.cases import two_phases
-from tests.planning.groups.test_groups import THROUGHPUT, cluster
+from tests.planning.groups.test_groups import THROUGHPUT, cluster, priced
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +55,23 @@ def test_one_group_that_wins_is_said_to(workload):
     assert "single vendor: all meshes are of test" in str(plan)
 
 
-def test_fronts_are_not_of_groups(workload):
-    with pytest.raises(PlanError, match=r"pareto: the cluster has groups .* carve"):
-        gx.pareto(workload, cluster([4]))
+def test_what_comes_next_and_what_cheaper_devices_do(workload):
+    made = priced(cluster([2, 4]), 9.0, 1.0)
+    objective = gx.Objective(goal="usd")
+    plan = gx.plan(workload, made, objective=objective, time_limit_s=8.0)
+    beside = plan.comparison
+    assert beside is not None and beside.next_best is not None
+    assert beside.next_best.value >= plan.value * (1 - 1e-6)
+    cheaper = {change.what: change for change in beside.changes}
+    for name in ("fast", "slow"):
+        groups = tuple(
+            replace(g, usd_per_hour=g.usd_per_hour * (0.8 if g.name == name else 1.0))
+            for g in made.groups
+        )
+        then = gx.plan(workload, replace(made, groups=groups), objective=objective, time_limit_s=4)
+        change = cheaper[f"{name} 20 % cheaper"]
+        assert change.best.value == pytest.approx(then.value, rel=5e-3)
+    assert "20 % cheaper: " in plan.explain() and "next best plan: " in plan.explain()
 
 
 def test_links_at_which_the_gain_is_gone(workload):

@@ -1,11 +1,13 @@
 """Plans for groups of devices: replicas, shares, memory, words, JSON, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import gimlax as gx
 from gimlax.devices import Cluster, DeviceKind, Group, Interconnect, Link
-from gimlax.errors import PlanError
+from gimlax.errors import PlanError, SpecError
 from gimlax.planning.groups import price_groups
 from gimlax.planning.layout import OUTSIDE, Holding, Layout
 from gimlax.planning.replicas import alike
@@ -84,6 +86,85 @@ def test_without_an_objective_it_is_throughput(workload):
     assert gx.plan(workload, cluster([2]), time_limit_s=1.0).objective == THROUGHPUT
 
 
+def priced(made, *usd_per_hour):
+    groups = zip(made.groups, usd_per_hour, strict=True)
+    kinds = tuple(replace(k, tdp_watts=100.0 * (n + 1)) for n, k in enumerate(made.kinds))
+    return replace(
+        made, groups=tuple(replace(g, usd_per_hour=usd) for g, usd in groups), kinds=kinds
+    )
+
+
+def test_latency_is_that_of_the_best_meshes_that_can_be_made(workload):
+    made = cluster([1, 2], memory_bytes=10**9)
+    plan = gx.plan(workload, made, objective=gx.Objective(goal="latency"))
+    ways = [
+        {"fast": [(1, 1)], "slow": slow} for slow in ([(1, 1), (1, 1)], [(1, 2)], [(2, 1)])
+    ]
+    best = min(
+        gx.plan(workload, replace(made.carve(way), groups=made.groups)).value for way in ways
+    )
+    assert plan.value == pytest.approx(best, rel=1e-6)
+    assert plan.method == "exact" and not plan.layout.branches
+    assert plan.latency_s == pytest.approx(sum(p.calls * p.seconds for p in plan.phases))
+
+
+def test_a_fast_link_within_a_group_is_not_charged_like_a_slow_one_out_of_it(workload):
+    """Two meshes of one group, because none has room; the other group is far away."""
+    whole = gx.plan(workload, cluster([1]), objective=gx.Objective(goal="latency"))
+    needed = max(mesh.needed_bytes for mesh in whole.meshes)
+    made = cluster([2, 2], memory_bytes=needed * 7 // 8)
+    kinds = tuple(replace(k, interconnect=None) for k in made.kinds)
+    slow = tuple(
+        link if link.source == link.target else replace(link, latency_s=1.0) for link in made.links
+    )
+    plan = gx.plan(
+        workload, replace(made, kinds=kinds, links=slow), objective=gx.Objective(goal="latency")
+    )
+    assert {name.partition("/")[0] for name in plan.mesh_names} == {"fast"}
+    assert len(plan.mesh_names) == 2
+    assert plan.latency_s < 1.0
+
+
+@pytest.mark.parametrize("goal", ["usd", "joules", "weighted"])
+def test_other_goals_beat_the_fastest_plan(workload, goal):
+    made = priced(cluster([2, 4]), 9.0, 1.0)
+    weights = {"latency": 1.0, "usd": 1e3} if goal == "weighted" else ()
+    objective = gx.Objective(goal=goal, weights=weights)
+    plan = gx.plan(workload, made, objective=objective, time_limit_s=4.0)
+    fastest = gx.plan(workload, made, objective=THROUGHPUT, time_limit_s=4.0)
+    terms = (plan.latency_s, plan.period_s, plan.usd, plan.joules)
+    assert plan.value == pytest.approx(objective.value(terms))
+    others = (fastest.latency_s, fastest.period_s, fastest.usd, fastest.joules)
+    assert plan.bound <= plan.value < objective.value(others)
+    assert plan.gap < 0.1
+    assert gx.Plan.from_json(plan.to_json()) == plan
+
+
+def test_limits_hold_beside_a_goal(workload):
+    made = priced(cluster([2, 4]), 9.0, 1.0)
+    cheapest = gx.plan(workload, made, objective=gx.Objective(goal="usd"), time_limit_s=4.0)
+    rate = 1.5 / cheapest.period_s
+    more = gx.plan(
+        workload,
+        made,
+        objective=gx.Objective(goal="usd", min_requests_per_s=rate),
+        time_limit_s=4.0,
+    )
+    assert 1 / more.period_s >= rate * (1 - 1e-6)
+    assert more.usd > cheapest.usd * (1 - 1e-6)
+    with pytest.raises(SpecError, match=r"group 'fast' has no price: .* in its \[\[group\]\]"):
+        gx.plan(workload, cluster([1]), objective=gx.Objective(goal="usd"))
+
+
+def test_points_between_seconds_and_dollars(workload):
+    made = priced(cluster([2, 4]), 9.0, 1.0)
+    plans = gx.pareto(workload, made, time_limit_s=2.0)
+    assert len(plans) >= 2
+    seconds, usd = [p.latency_s for p in plans], [p.usd for p in plans]
+    assert seconds == sorted(seconds) and usd == sorted(usd, reverse=True)
+    assert all(p.bound <= p.value for p in plans)
+
+
 def test_replicas_are_one_line(workload):
     plan = gx.plan(workload, cluster([16]), objective=THROUGHPUT, time_limit_s=2.0)
     most = max(map(len, alike(plan)))
@@ -129,15 +210,15 @@ def test_a_slow_link_costs_no_more_than_not_using_it(workload):
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
-        ({"objective": gx.Objective(goal="latency")}, "throughput, not for goal 'latency'"),
-        (
-            {"objective": gx.Objective(goal="throughput", max_latency_s=1.0)},
-            "goal 'throughput', max_latency_s",
-        ),
         (
             {"objective": gx.Objective(goal="throughput", min_requests_per_s=1e12)},
-            r"min_requests_per_s is 1e\+12, but the best plan",
+            r"min_requests_per_s is 1e\+12, but no layout has more than [\d.]+: it is",
         ),
+        (
+            {"objective": gx.Objective(goal="throughput", max_latency_s=1e-9)},
+            r"max_latency_s is 1e-09, but no layout has less than [\d.e-]+: it is",
+        ),
+        ({"tiers": {"fast": "on_chip"}}, "tiers cannot be given for groups"),
         ({"cuts": 2}, "cuts cannot be given for groups"),
         ({"meshes": ("fast/0",)}, "meshes cannot be given for groups"),
     ],
@@ -164,6 +245,26 @@ def test_shares_become_hops_that_balance(seed):
             for k in range(len(part))
         ]
         shares += part.tolist()
-    layout = Layout.shared(holdings, shares)
+    pools = rng.integers(0, 2, len(holdings)).tolist()
+    # What each hands over to a pool is in proportion to what begins there in it.
+    onward = [
+        [
+            shares[k]
+            * sum(
+                shares[j]
+                for j, other in enumerate(holdings)
+                if other.first_segment == held.stop and pools[j] == pool
+            )
+            for pool in range(2)
+        ]
+        for k, held in enumerate(holdings)
+    ]
+    layout = Layout.shared(holdings, shares, pools=pools, onward=onward)
     assert layout.shares() == pytest.approx(shares, abs=1e-9)
-    assert len(layout.hops) <= 2 * len(holdings) + 2
+    assert len(layout.hops) <= 3 * len(holdings) + 2
+    for k, held in enumerate(holdings):
+        for pool in range(2 if held.stop < 7 else 0):
+            moved = [
+                hop.share for hop in layout.hops if hop.source == k and pools[hop.target] == pool
+            ]
+            assert sum(moved) == pytest.approx(onward[k][pool], abs=1e-9)

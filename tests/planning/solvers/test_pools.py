@@ -1,123 +1,116 @@
-"""Plans on pools against brute force: every way to make meshes, rated by its smallest cut."""
+"""Plans on pools against brute force: every way to make meshes, requests shared over all paths."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from gimlax.planning.objective import GOALS, TERMS, Objective
 from gimlax.planning.solvers.pools import solve
-from gimlax.planning.solvers.pools_bound import most_requests_per_s, price_of
+from gimlax.planning.solvers.pools_bound import Ways, lower_bound
 from gimlax.planning.solvers.pools_columns import pipeline
+from gimlax.planning.solvers.pools_counts import terms_of
 from gimlax.planning.solvers.pools_problem import PoolsProblem, cheapest
+from tests.planning.solvers.pools_twin import best_value, multisets, packs, random_problem
+
+THROUGHPUT = Objective(goal="throughput")
 
 
-def random_problem(rng):
-    n, num_groups = int(rng.integers(1, 4)), int(rng.integers(1, 3))
-    groups, sizes = [], []
-    for group in range(num_groups):
-        for size in (1, 2):
-            if rng.random() < 0.7 or size == 1:
-                groups.append(group)
-                sizes.append(size)
-    busy_s = np.full((len(groups), n + 1, n + 1), np.inf)
-    speed = rng.uniform(0.5, 2, num_groups)
-    segment_s = rng.uniform(0.2, 2, n)
-    for option, first in itertools.product(range(len(groups)), range(n)):
-        for stop in range(first + 1, n + 1):
-            if rng.random() < 0.85:
-                work_s = segment_s[first:stop].sum() * speed[groups[option]]
-                busy_s[option, first, stop] = work_s / sizes[option] ** 0.8 + rng.uniform(0, 0.3)
-    return PoolsProblem(
-        busy_s=busy_s,
-        option_group=np.array(groups),
-        option_devices=np.array(sizes),
-        num_devices=rng.integers(1, 4, num_groups),
-        devices_per_host=rng.integers(2, 4, num_groups) // 2 * 2,
-    )
-
-
-def packs(problem, counts):
-    """Whether so many meshes of each shape can be made, host by host, the largest first."""
-    for group, (total, per_host) in enumerate(
-        zip(problem.num_devices, problem.devices_per_host, strict=True)
-    ):
-        free = [per_host] * (total // per_host) + [total % per_host]
-        sizes = [
-            size
-            for g, size, count in zip(
-                problem.option_group, problem.option_devices, counts, strict=True
-            )
-            for _ in range(count)
-            if g == group
-        ]
-        for size in sorted(sizes, reverse=True):
-            host = next((k for k, left in enumerate(free) if left >= size), None)
-            if host is None:
-                return False
-            free[host] -= size
-    return True
-
-
-def brute_force_rate(problem):
-    """The largest of the smallest cuts over all multisets of holders."""
+def rate_by_cuts(problem):
+    """The largest rate over all meshes, by the smallest cut of each choice of them."""
     n = problem.num_segments
-    num_options = len(problem.option_group)
-    holders = np.argwhere(np.isfinite(problem.busy_s))
-    allowed = [
-        counts
-        for counts in itertools.product(
-            *(range(problem.num_devices[g] + 1) for g in problem.option_group)
-        )
-        if packs(problem, counts)
-    ]
     cuts = [
         np.array([True, *inner, False]) for inner in itertools.product((False, True), repeat=n - 1)
     ]
-    best = 0.0
-    for counts in allowed:
-        # For each shape every way to give its meshes their runs.
-        ways = [
-            list(itertools.combinations_with_replacement(holders[holders[:, 0] == o].tolist(), c))
-            for o, c in zip(range(num_options), counts, strict=True)
-        ]
-        for chosen in itertools.product(*ways):
-            made = [holder for part in chosen for holder in part]
-            rate = min(
-                sum(1 / problem.busy_s[o, i, j] for o, i, j in made if cut[i] and not cut[j])
-                for cut in cuts
-            )
-            best = max(best, rate)
-    return best
+    return max(
+        min(
+            sum(c / problem.busy_s[h] for h, c in made.items() if cut[h[1]] and not cut[h[2]])
+            for cut in cuts
+        )
+        for made in multisets(problem)
+    )
 
 
-@pytest.mark.parametrize("seed", range(120))
-def test_small_plans_are_the_best_and_within_the_bound(seed):
+@pytest.mark.parametrize("seed", range(80))
+def test_rates_are_the_best_and_within_the_bound(seed):
     problem = random_problem(np.random.default_rng(seed))
-    best = brute_force_rate(problem)
-    bound = most_requests_per_s(problem).requests_per_s
+    best = rate_by_cuts(problem)
+    bound = 1 / lower_bound(problem, THROUGHPUT).value
     assert bound >= best * (1 - 1e-9)
-    found = solve(problem)
+    found = solve(problem, THROUGHPUT)
     if found is None:
         assert best == 0
         return
     assert found.method == "exact"
-    assert found.requests_per_s == pytest.approx(best, rel=1e-6)
+    assert 1 / found.value == pytest.approx(best, rel=1e-6)
     check(problem, found)
+
+
+def random_objective(rng, problem, goal):
+    """A goal with weights, and limits around what a quick plan has."""
+    weights = {term: float(rng.uniform(0.05, 2)) for term in TERMS}
+    asked = {"goal": goal, "weights": weights if goal == "weighted" else ()}
+    quick = solve(problem, Objective(goal="latency"))
+    if quick is None or rng.random() < 0.3:
+        return Objective(**asked)
+    terms = quick.terms
+    limits = {
+        "max_latency_s": terms.latency_s * rng.uniform(0.95, 2),
+        "min_requests_per_s": rng.uniform(0.5, 1.5) / terms.period_s,
+        "max_usd_per_request": terms.usd * rng.uniform(0.4, 2),
+        "max_joules_per_request": terms.joules * rng.uniform(0.7, 2),
+    }
+    return Objective(**asked, **{k: v for k, v in limits.items() if rng.random() < 0.5})
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("seed", range(14))
+def test_every_goal_is_the_best_within_limits_and_above_the_bound(seed, goal):
+    rng = np.random.default_rng([seed, GOALS.index(goal)])
+    problem = random_problem(rng, most_devices=2)
+    objective = random_objective(rng, problem, goal)
+    best = best_value(problem, objective)
+    assert lower_bound(problem, objective).value <= best * (1 + 1e-9)
+    found = solve(problem, objective)
+    if found is None:
+        assert math.isinf(best)
+        return
+    assert found.method == "exact"
+    assert found.value == pytest.approx(best, rel=2e-6)
+    check(problem, found)
+    terms = zip(found.terms, objective.term_limits, strict=True)
+    assert all(term <= most * (1 + 1e-6) for term, most in terms)
+
+
+def test_a_request_that_runs_alone_gets_no_replicas():
+    for seed in range(30):
+        problem = random_problem(np.random.default_rng(200 + seed))
+        found = solve(problem, Objective(goal="latency"))
+        if found is not None:
+            starts = [held for held in found.held if held.first == 0]
+            assert [held.count for held in starts] == [1]
+            assert len({held.first for held in found.held}) == len(found.held)
 
 
 def check(problem, found):
     """The plan fits into the devices, no mesh has more than it can do, and requests flow."""
     counts = np.zeros(len(problem.option_group), int)
-    balance = np.zeros(problem.num_segments + 1)
+    balance = np.zeros((problem.num_segments + 1, problem.num_groups))
     for held in found.held:
         counts[held.option] += held.count
         most = held.count / problem.busy_s[held.option, held.first, held.stop]
         assert held.requests_per_s <= most * (1 + 1e-6)
-        balance[held.first] -= held.requests_per_s
-        balance[held.stop] += held.requests_per_s
+        balance[held.first, problem.option_group[held.option]] -= held.requests_per_s
+        balance[held.stop] += held.onward
+        inside = held.stop < problem.num_segments
+        assert sum(held.onward) == pytest.approx(held.requests_per_s if inside else 0, rel=1e-6)
     assert packs(problem, counts)
-    assert balance[-1] == pytest.approx(found.requests_per_s)
-    assert balance[1:-1] == pytest.approx(0, abs=1e-6 * found.requests_per_s)
+    rate = 1 / found.terms.period_s
+    assert balance[0].sum() == pytest.approx(-rate)
+    assert balance[1:-1] == pytest.approx(0, abs=1e-6 * rate)
+    assert terms_of(problem, found.held) == pytest.approx(found.terms, nan_ok=True)
 
 
 def layered(num_layers, num_devices, seed=0):
@@ -140,17 +133,23 @@ def layered(num_layers, num_devices, seed=0):
     group, size = np.array(options).T
     return PoolsProblem(
         busy_s=busy_s,
+        stage_s=busy_s,
+        hop_s=np.full((2, 2, n + 1), 0.005),
         option_group=group,
         option_devices=size,
         num_devices=np.array([num_devices, num_devices]),
         devices_per_host=np.array([8, 8]),
+        usd_per_s=speeds[group] ** 1.2 * size,
+        busy_watts=speeds[group] * size,
+        idle_watts=0.1 * size,
     )
 
 
+@pytest.mark.parametrize("goal", TERMS)
 @pytest.mark.parametrize("num_devices", [16, 128])
-def test_large_plans_are_valid_and_near_the_bound(num_devices):
+def test_large_plans_are_valid_and_near_the_bound(num_devices, goal):
     problem = layered(24, num_devices)
-    found = solve(problem, time_limit_s=4.0)
+    found = solve(problem, Objective(goal=goal), time_limit_s=4.0)
     assert found is not None
     check(problem, found)
     assert 0 <= found.gap < 0.1
@@ -160,20 +159,25 @@ def test_any_prices_bound_the_rate():
     rng = np.random.default_rng(7)
     for seed in range(40):
         problem = random_problem(np.random.default_rng(1000 + seed))
-        prices = rng.uniform(0, 1, problem.num_groups)
-        cost, _, _ = price_of(problem.device_s(), prices)
+        device_prices = rng.uniform(0, 1, problem.num_groups)
+        prices = problem.prices((0.0, 0.0, 0.0, 0.0))
+        held = device_prices[problem.option_group] * problem.option_devices
+        cost, _ = Ways(problem).cheapest(prices._replace(held=held))
         if np.isfinite(cost) and cost > 0:
-            assert prices @ problem.num_devices / cost >= brute_force_rate(problem) * (1 - 1e-9)
+            most = device_prices @ problem.num_devices / cost
+            assert most >= rate_by_cuts(problem) * (1 - 1e-9)
 
 
 def test_a_pipeline_is_the_cheapest_in_whole_meshes():
     problem = layered(6, 16, seed=3)
-    prices, rate = np.array([1.0, 2.0]), 0.7
+    prices = problem.prices((0.3, 0.0, 1.0, 0.0))
+    rate = 0.7
 
     def cost(holder):
         o, i, j = holder
         meshes = np.ceil(problem.busy_s[o, i, j] * rate)
-        return meshes * problem.option_devices[o] * prices[problem.option_group[o]]
+        hop = 0.3 * 0.005 if j < 6 else 0.0
+        return meshes * problem.usd_per_s[o] / rate + 0.3 * problem.stage_s[o, i, j] + hop
 
     def least(at):
         if at == 6:
@@ -190,19 +194,20 @@ def test_a_pipeline_is_the_cheapest_in_whole_meshes():
 
 def test_nothing_possible_is_no_plan():
     problem = layered(4, 8)
-    assert (
-        solve(
-            PoolsProblem(
-                busy_s=np.full_like(problem.busy_s, np.inf),
-                option_group=problem.option_group,
-                option_devices=problem.option_devices,
-                num_devices=problem.num_devices,
-                devices_per_host=problem.devices_per_host,
-            )
-        )
-        is None
-    )
+    nowhere = replace(problem, busy_s=np.full_like(problem.busy_s, np.inf))
+    for goal in TERMS:
+        assert solve(nowhere, Objective(goal=goal)) is None
 
 
 def test_no_way_through_costs_infinity():
-    assert cheapest(np.full((4, 4), np.inf)) == (np.inf, [])
+    assert cheapest(np.full((2, 4, 4), np.inf), np.zeros((2, 2, 4))) == (np.inf, [], [])
+
+
+def test_the_cheapest_way_minds_the_links_between_pools():
+    cost = np.full((2, 3, 3), np.inf)
+    cost[0, 0, 1] = cost[1, 1, 2] = 1.0
+    cost[0, 1, 2] = cost[1, 0, 1] = 2.0
+    hop = np.zeros((2, 2, 3))
+    assert cheapest(cost, hop) == (2.0, [(0, 1), (1, 2)], [0, 1])
+    hop[0, 1] = 1.5
+    assert cheapest(cost, hop) == (3.0, [(0, 1), (1, 2)], [0, 0])

@@ -1,0 +1,185 @@
+"""Plans for the meshes of a cluster as they are: figures, search, bound, rivals."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from jax.sharding import PartitionSpec
+
+from gimlax.devices import Calibration, Cluster
+from gimlax.errors import PlanError
+from gimlax.graph import Chain
+from gimlax.planning.bound import lower_bound
+from gimlax.planning.cost import Costs, costs
+from gimlax.planning.explanation import Comparison, compare
+from gimlax.planning.fronts import front
+from gimlax.planning.infeasible import why_not
+from gimlax.planning.labels import OutOfTime
+from gimlax.planning.layout import Layout
+from gimlax.planning.limits import repeated
+from gimlax.planning.objective import Objective
+from gimlax.planning.parking import on_tiers
+from gimlax.planning.plans import Plan, Source
+from gimlax.planning.predicting import predict_meshes, predict_phase
+from gimlax.planning.problem import Problem
+from gimlax.planning.request import Request, checked
+from gimlax.planning.search import Found, search
+from gimlax.planning.shardings import MeshSharding
+from gimlax.planning.splits import Splits, ways
+
+__all__ = ["MeshSetting"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MeshSetting:
+    """All that plans for one chain on the meshes of one cluster have in common."""
+
+    chain: Chain
+    cluster: Cluster
+    calibration: Calibration | None
+    request: Request
+    splits: Splits
+
+    @classmethod
+    def of(
+        cls,
+        chain: Chain,
+        cluster: Cluster,
+        *,
+        cuts: int | Sequence[int] | None,
+        meshes: Sequence[str] | None,
+        calibration: Calibration | None,
+        shardings: Mapping[str, PartitionSpec] | None,
+        tiers: Mapping[str, str] | None,
+    ) -> Self:
+        """The figures of all segments on all meshes, and the caller's wishes."""
+        request = checked(chain, cluster, cuts, meshes)
+
+        def priced(way: Cluster) -> Costs:
+            figures = costs(chain, way, calibration, shardings)
+            return on_tiers(figures, way, request, tiers or {})
+
+        return cls(
+            chain=chain,
+            cluster=cluster,
+            calibration=calibration,
+            request=request,
+            splits=Splits.of(
+                ways(cluster, _axes_of(shardings or {})), priced, repeated(request.meshes or ())
+            ),
+        )
+
+    def search(self, objective: Objective, time_limit_s: float | None = None) -> Found | None:
+        """The best layout, None if none is possible.
+
+        Raises:
+            PlanError: the time was over before any was found.
+        """
+        ends_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
+        try:
+            return search(
+                self.splits.problem,
+                objective,
+                cuts=self.request.cuts,
+                meshes=self.request.meshes,
+                is_late=lambda: time.monotonic() > ends_s,
+            )
+        except OutOfTime:
+            raise PlanError(
+                f"time_limit_s is {time_limit_s}, and no plan was found in it; give more, or name "
+                "the meshes to use, in order, with meshes=(...)"
+            ) from None
+
+    def front(
+        self, goals: tuple[str, str], limits: Mapping[str, float], time_limit_s: float | None
+    ) -> list[tuple[Objective, Found]]:
+        """Every point of the Pareto front of two terms, each with the question it answers."""
+        return front(goals, lambda objective: self.search(objective, time_limit_s), limits)
+
+    def why_not(self, objective: Objective) -> PlanError:
+        """Why no layout satisfies an objective."""
+        return why_not(self.chain, self.cluster, self.splits.problem, self.request, objective)
+
+    def plan(self, objective: Objective, found: Found, time_limit_s: float | None) -> Plan:
+        """The record of a layout that was found."""
+        chain, calibration = self.chain, self.calibration
+        figures, cluster = self.splits.chosen(found.cuts, found.meshes)
+        names = [cluster.meshes[mesh].name for mesh in found.meshes]
+        layout = Layout.pipeline(found.cuts, names, chain.num_segments)
+        return Plan(
+            objective=objective,
+            layout=layout,
+            phases=tuple(
+                predict_phase(chain, cluster, calibration, figures, layout, found.meshes, index)
+                for index in range(len(chain.phases))
+            ),
+            meshes=predict_meshes(cluster, figures, found.cuts, found.meshes),
+            value=found.value,
+            bound=min(lower_bound(self.splits.best_case(), objective), found.value),
+            latency_s=found.terms.latency_s,
+            period_s=found.terms.period_s,
+            usd=_known(found.terms.usd),
+            joules=_known(found.terms.joules),
+            method=found.method,
+            model=chain.fingerprint(),
+            cluster=self.cluster.fingerprint(),
+            specs=tuple(cluster.mesh(name) for name in dict.fromkeys(names)),
+            segments=chain.names,
+            calibration=calibration.title if calibration else "",
+            sources=Source.of(cluster, names),
+            comparison=self._comparison(objective, found, time_limit_s),
+            shardings=tuple(
+                MeshSharding.of(name, figures.sharded[name], chain)
+                for name in dict.fromkeys(names)
+                if name in figures.sharded
+            ),
+        )
+
+    def _comparison(
+        self, objective: Objective, found: Found, time_limit_s: float | None
+    ) -> Comparison | None:
+        """The plan beside its rivals; None if time runs out."""
+        request = self.request
+        ends_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
+
+        def best(problem: Problem, request: Request | None) -> Found | None:
+            result = search(
+                problem,
+                objective,
+                cuts=request.cuts if request else None,
+                meshes=request.meshes if request else None,
+                is_late=lambda: time.monotonic() > ends_s,
+            )
+            if result is not None and result.method == "stopped":
+                raise OutOfTime
+            return result
+
+        try:
+            return compare(
+                self.splits.problem,
+                objective,
+                self.cluster,
+                found,
+                free=lambda problem: best(problem, None),
+                given=lambda problem: best(problem, request),
+                is_free=request.cuts is None and request.meshes is None,
+            )
+        except OutOfTime:
+            return None
+
+
+def _axes_of(shardings: Mapping[str, PartitionSpec]) -> set[str]:
+    """The axes that specs name."""
+    entries = [entry for spec in shardings.values() for entry in spec]
+    return {
+        axis
+        for entry in entries
+        for axis in (entry if isinstance(entry, tuple) else (entry,))
+        if isinstance(axis, str)
+    }
+
+
+def _known(figure: float) -> float | None:
+    return None if math.isnan(figure) else figure
