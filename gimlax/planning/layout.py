@@ -80,36 +80,44 @@ class Layout:
         shares: Sequence[float],
         *,
         pools: Sequence[int],
+        inward: Sequence[Sequence[float]],
         onward: Sequence[Sequence[float]],
     ) -> Self:
         """The layout in which each holding serves this share of all requests.
 
-        At each boundary those that end there hand over to those of a pool that begin there, in
-        their order, with as few hops as that takes.
+        At each boundary those of a pool that end there hand over to those of a pool that begin
+        there, in their order, with as few hops as that takes.
 
         Args:
             holdings: in any order.
-            shares: of each; at each boundary as much goes on to a pool as begins in it.
+            shares: of each.
             pools: of each holding, by number.
-            onward: the share that each hands over to each pool. [holding][pool]
+            inward, onward: the share that each takes over from each pool and hands over to it; at
+                each boundary as much as the other side says. [holding][pool]
         """
         last = max(holding.stop for holding in holdings)
-        every = range(len(holdings))
-        hops: list[Hop] = []
-        for boundary in range(last + 1):
-            for pool in dict.fromkeys(pools):
-                ending = [(k, onward[k][pool]) for k in every if holdings[k].stop == boundary]
-                starting = [
-                    (k, shares[k])
-                    for k in every
-                    if holdings[k].first_segment == boundary and pools[k] == pool
+        starts: dict[tuple[int, int], list[int]] = {}
+        ends: dict[tuple[int, int], list[int]] = {}
+        for k, held in enumerate(holdings):
+            starts.setdefault((held.first_segment, pools[k]), []).append(k)
+            ends.setdefault((held.stop, pools[k]), []).append(k)
+        hops = [
+            Hop(source=OUTSIDE, target=k, share=min(shares[k], 1.0))
+            for (first, _), those in sorted(starts.items())
+            for k in those
+            if first == 0
+        ]
+        for (boundary, source), ending in sorted(ends.items()):
+            for target in sorted(set(pools)):
+                starting = starts.get((boundary, target), [])
+                hops += _matched(
+                    [(k, onward[k][target]) for k in ending],
+                    [(k, inward[k][source]) for k in starting],
+                )
+            if boundary == last:
+                hops += [
+                    Hop(source=k, target=OUTSIDE, share=min(shares[k], 1.0)) for k in ending
                 ]
-                if boundary == 0:
-                    ending = [(OUTSIDE, share) for _, share in starting]
-                if boundary == last:
-                    ending = [(k, shares[k]) for k, _ in ending if pools[k] == pool]
-                    starting = [(OUTSIDE, share) for _, share in ending]
-                hops += _matched(ending, starting)
         return cls(holdings=tuple(holdings), hops=tuple(hops))
 
     @property

@@ -18,9 +18,9 @@ from gimlax.devices import Cluster
 from gimlax.planning.explanation import Change, Comparison, Rival
 from gimlax.planning.groups.pricing import GroupCosts
 from gimlax.planning.objective import Objective
-from gimlax.planning.problem import Terms
 from gimlax.planning.solvers.pools import Solution, solve
-from gimlax.planning.solvers.pools_counts import terms_of
+from gimlax.planning.solvers.pools_counts import flow_of
+from gimlax.planning.solvers.pools_flows import Held, terms_of
 from gimlax.planning.solvers.pools_problem import PoolsProblem
 
 __all__ = ["compare_groups"]
@@ -136,24 +136,13 @@ class _Asked:
         problem = self.problem
         best: Rival | None = None
         for option in np.flatnonzero(problem.possible()[:, 0, -1]):
-            stage_s, period_s = (
-                float(seconds[option, 0, -1]) for seconds in (problem.stage_s, problem.busy_s)
-            )
-            drawn = problem.busy_watts[option] - problem.idle_watts[option]
-            terms = Terms(
-                latency_s=stage_s,
-                period_s=period_s,
-                usd=float(problem.usd_per_s[option]) * period_s,
-                joules=float(drawn * stage_s + problem.idle_watts[option] * period_s),
-            )
-            limits = zip(terms, self.objective.term_limits, strict=True)
-            if not all(math.isinf(most) or term <= most * (1 + _CLOSE) for term, most in limits):
-                continue
-            value = self.objective.value(terms)
-            if best is None or value < best.value:
+            nothing = (0.0,) * problem.num_groups
+            whole = Held(int(option), 0, problem.num_segments, 1, 1.0, nothing, nothing)
+            flow = flow_of(problem, self.objective, (whole,))
+            if flow is not None and (best is None or flow.value < best.value):
                 group = self.cluster.groups[self.figures.option_group[option]].name
                 size = self.figures.shapes[option].num_devices
-                best = Rival(cuts=(), meshes=(f"{size} of {group}",), value=value)
+                best = Rival(cuts=(), meshes=(f"{size} of {group}",), value=flow.value)
         return best
 
     def next_best(self) -> Rival | None:
@@ -161,9 +150,9 @@ class _Asked:
         others: list[Solution] = []
         try:
             for h in self.found.held:
-                busy_s = self.problem.busy_s.copy()
-                busy_s[h.option, h.first, h.stop] = np.inf
-                if (other := self.search(replace(self.problem, busy_s=busy_s))) is not None:
+                stage_s = self.problem.stage_s.copy()
+                stage_s[h.option, h.first, h.stop] = np.inf
+                if (other := self.search(replace(self.problem, stage_s=stage_s))) is not None:
                     others.append(other)
         except TimeoutError:
             return None
@@ -231,6 +220,4 @@ class _Asked:
 
     def _value(self, problem: PoolsProblem) -> float:
         """What the same meshes with the same shares of the requests are worth in a variant."""
-        held = self.found.held
-        terms = terms_of(problem, held)
-        return self.objective.value(terms)
+        return self.objective.value(terms_of(problem, self.found.held))

@@ -87,6 +87,7 @@ class GroupSetting:
             ],
             shares,
             pools=[int(figures.option_group[h.option]) for h in each],
+            inward=[[part / h.count * period_s for part in h.inward] for h in each],
             onward=[[part / h.count * period_s for part in h.onward] for h in each],
         )
         options = [h.option for h in each]

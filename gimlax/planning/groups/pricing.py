@@ -38,22 +38,12 @@ class GroupCosts:
     transfer_s: Array
 
     def problem(self, cluster: Cluster, *, slower: float = 1.0) -> PoolsProblem:
-        """What a search sees, with as many devices as this cluster has, and links so much slower.
-
-        A mesh computes, sends and receives at the same time, each for one request after another;
-        a hand-over takes as long as on the slowest link that it may have to take.
-        """
+        """What a search sees, with the devices of this cluster and links so much slower."""
         found = self.figures.problem
         fits = found.stage_bytes() <= found.capacity_bytes[:, None, None]
-        transfer_s = slower * self.transfer_s
-        sent_s = transfer_s.max(axis=1)[self.option_group]  # [option, boundary]
-        received_s = transfer_s.max(axis=0)[self.option_group]
-        busy_s = np.maximum(found.stage_s, received_s[:, :, None])
-        busy_s = np.maximum(busy_s, sent_s[:, None, :])
         return PoolsProblem(
-            busy_s=np.where(fits, busy_s, np.inf),
             stage_s=np.where(fits, found.stage_s, np.inf),
-            hop_s=transfer_s,
+            hop_s=slower * self.transfer_s,
             usd_per_s=found.usd_per_s,
             busy_watts=found.busy_watts,
             idle_watts=found.idle_watts,

@@ -1,13 +1,13 @@
 """A value that no plan on pools of devices goes below, from prices: weak duality, no search.
 
 A request takes some way through the boundaries and is charged for every stage and hand-over of it;
-a mesh is held for no less than it is busy. Let a second of a device of pool g cost y_g besides, in
-shares of all its devices, and let what a limited term takes of its limit cost u. Then any plan has
-at least the value
+a mesh is held for no less than it computes, sends or receives. Let a second of each of these of all
+devices of a pool cost y besides, and let what a limited term takes of its limit cost u. Then any
+plan has at least the value
 
     D(y, u)  -  sum of u  -  (price of the longest period) * (that period),
 
-where D is the cheapest way there is, as long as the y_g add up to no more than a second of the
+where D is the cheapest way there is, as long as the y add up to no more than a second of the
 period costs: whatever the counts, cuts and shares. D is a minimum of linear functions, so the best
 prices are found with cutting planes (Kelley 1960), each a way; a programme that stops early costs
 tightness only. Units: those of the objective.
@@ -67,7 +67,7 @@ class Ways:
         self._problem = problem
         possible = problem.possible()
         self._blocked = np.where(possible, 0.0, np.inf)
-        self._busy_s = np.where(possible, problem.busy_s, 0.0)
+        self._busy_s = np.where(possible, problem.busy_s(), 0.0)
         self._stage_s = np.where(possible, problem.stage_s, 0.0)
         self._members = [
             np.flatnonzero(problem.option_group == g) for g in range(problem.num_groups)
@@ -95,7 +95,7 @@ class Ways:
             cost = prices.stage[:, None, None] * self._stage_s
             cost += prices.held[:, None, None] * self._busy_s
             cost, which = self._least(cost + self._blocked)
-        least, runs, pools = cheapest(cost, prices.hop * self._problem.hop_s)
+        least, runs, pools = cheapest(cost, prices.hop[:, :, None] * self._problem.hop_s)
         holders = [
             Holder(int(which[pool, *run]), *run) for run, pool in zip(runs, pools, strict=True)
         ]
@@ -108,18 +108,31 @@ class Ways:
             prices.stage[h.option] * self._stage_s[h] + prices.held[h.option] * self._busy_s[h]
             for h in holders
         )
-        pools = [int(problem.option_group[h.option]) for h in holders]
-        hops = zip(pools[:-1], pools[1:], (h.stop for h in holders[:-1]), strict=True)
-        return float(total) + prices.hop * sum(float(problem.hop_s[hop]) for hop in hops)
+        hops = sum(prices.hop[s, t] * problem.hop_s[s, t, b] for s, t, b in self._hops(holders))
+        return float(total + hops)
 
     def device_s(self, holders: list[Holder]) -> Array:
-        """Seconds of all devices of each pool that a request takes on a way. [group]"""
-        result = np.zeros(self._problem.num_groups)
+        """Seconds of all devices of each pool that a request takes on a way.
+
+        Returns:
+            Busy, then sending, then receiving. [3 * group]
+        """
+        problem = self._problem
+        busy, sends, receives = np.zeros((3, problem.num_groups))
+        share = 1 / np.maximum(problem.num_devices, 1)
         for h in holders:
-            group = self._problem.option_group[h.option]
-            work = self._problem.option_devices[h.option] * self._busy_s[h]
-            result[group] += work / max(self._problem.num_devices[group], 1)
-        return result
+            group = problem.option_group[h.option]
+            busy[group] += problem.option_devices[h.option] * self._busy_s[h] * share[group]
+        for source, target, boundary in self._hops(holders):
+            seconds = problem.hop_s[source, target, boundary]
+            sends[source] += seconds * share[source]  # by one device at least
+            receives[target] += seconds * share[target]
+        return np.concatenate([busy, sends, receives])
+
+    def _hops(self, holders: list[Holder]) -> list[tuple[int, int, int]]:
+        pools = [int(self._problem.option_group[h.option]) for h in holders]
+        stops = (h.stop for h in holders[:-1])
+        return list(zip(pools[:-1], pools[1:], stops, strict=True))
 
 
 def lower_bound(problem: PoolsProblem, objective: Objective) -> Bound:
@@ -131,20 +144,25 @@ def lower_bound(problem: PoolsProblem, objective: Objective) -> Bound:
         for term, most in enumerate(limits)
         if term != 1 and math.isfinite(most)
     ]
-    ways = Ways(problem, only_held=not any(p.stage.any() for p in (goal, *limited)))
-    per_device = problem.option_devices / np.maximum(problem.num_devices, 1)[problem.option_group]
-    num_groups = problem.num_groups
+    links_cost = not problem.links_are_equal
+    only_held = not (links_cost or any(p.stage.any() for p in (goal, *limited)))
+    ways = Ways(problem, only_held=only_held)
+    share = 1 / np.maximum(problem.num_devices, 1)
+    per_device = problem.option_devices * share[problem.option_group]
+    num_prices = problem.num_groups * (3 if links_cost else 1)
 
     def priced(y: Array, u: Array) -> Prices:
         """What is charged at prices of devices and of limits."""
-        stage, held, hop = goal.stage, goal.held + y[problem.option_group] * per_device, goal.hop
+        busy, sends, receives = np.append(y, np.zeros(3 * share.size - y.size)).reshape(3, -1)
+        stage, held = goal.stage, goal.held + busy[problem.option_group] * per_device
+        hop = goal.hop + (sends * share)[:, None] + receives * share
         for price, limit in zip(u, limited, strict=True):
             stage = stage + price * limit.stage
             held = held + price * limit.held
             hop = hop + price * limit.hop
         return Prices(stage=stage, held=held, hop=hop, period=goal.period)
 
-    y, u, longest = np.full(num_groups, goal.period / num_groups), np.zeros(len(limited)), 0.0
+    y, u, longest = np.full(num_prices, goal.period / num_prices), np.zeros(len(limited)), 0.0
     best, best_prices = -math.inf, priced(y, u)
     seen: dict[Holder, None] = {}
     cuts: list[_Cut] = []
@@ -160,7 +178,7 @@ def lower_bound(problem: PoolsProblem, objective: Objective) -> Bound:
         cuts.append(
             _Cut(
                 charge=ways.charge(goal, way),
-                device_s=ways.device_s(way),
+                device_s=ways.device_s(way)[:num_prices],
                 over=np.array([ways.charge(limit, way) - 1 for limit in limited]),
             )
         )
@@ -175,8 +193,8 @@ def lower_bound(problem: PoolsProblem, objective: Objective) -> Bound:
 
 
 class _Cut(NamedTuple):
-    """One way: what the goal charges for it, the seconds of all devices of each pool that it takes,
-    and by how many times it is over each limit."""
+    """One way: what the goal charges for it, the seconds of all devices of each pool that it keeps
+    busy (sending, receiving), and by how many times it is over each limit."""
 
     charge: float
     device_s: Array
@@ -202,23 +220,23 @@ def _dearest(
     charge = np.array([cut.charge for cut in cuts])
     unit_s = max(float(device_s.max()), 1e-300)
     unit = max(float(charge.max()), period * unit_s, 1e-300)
-    num, num_groups, num_limits = len(cuts), device_s.shape[1], over.shape[1]
+    num, num_prices, num_limits = len(cuts), device_s.shape[1], over.shape[1]
     is_limited = math.isfinite(longest_s)
     late = np.full((num, 1), -longest_s / unit_s if is_limited else 0.0)
     rows = np.hstack([-device_s / unit_s, -over, -late, np.ones((num, 1))])
-    sums = np.concatenate([np.ones(num_groups), np.zeros(num_limits), [-1.0, 0.0]])
+    sums = np.concatenate([np.ones(num_prices), np.zeros(num_limits), [-1.0, 0.0]])
     solved = optimize.linprog(
-        np.append(np.zeros(num_groups + num_limits + 1), -1.0),
+        np.append(np.zeros(num_prices + num_limits + 1), -1.0),
         A_ub=np.vstack([rows, sums]),
         b_ub=np.append(charge / unit, period * unit_s / unit),
-        bounds=[(0, None)] * num_groups
+        bounds=[(0, None)] * num_prices
         + [(0, _DEAREST)] * num_limits
         + [(0, _DEAREST if is_limited else 0.0), (None, None)],
     )
     if solved.status != 0:
         return None
     y, u, longest, most = np.split(
-        solved.x, [num_groups, num_groups + num_limits, num_groups + num_limits + 1]
+        solved.x, [num_prices, num_prices + num_limits, num_prices + num_limits + 1]
     )
     return (
         float(most[0]) * unit,

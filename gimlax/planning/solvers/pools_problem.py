@@ -22,11 +22,10 @@ class PoolsProblem:
     """A chain of n segments for pools of devices, from which meshes of given shapes are made.
 
     Attributes:
-        busy_s: seconds per request for which a mesh of a shape is busy that holds segments
-            `[first, stop)`: computing, or receiving or sending where that takes longer.
+        stage_s: seconds per request of a mesh of a shape that holds segments `[first, stop)`.
             [option, first, stop], inf where it does not fit or the cut is not legal
-        stage_s: seconds that a request spends there when it runs alone. [option, first, stop]
-        hop_s: seconds of a hand-over between meshes of two pools. [source, target, boundary]
+        hop_s: seconds of a hand-over between meshes of two pools, for which the one is busy sending
+            and the other receiving, beside computing. [source, target, boundary]
         option_group: the pool of each shape. [option]
         option_devices: devices of a mesh of each shape. [option]; of one pool each size divides the
             next, and those of its hosts
@@ -35,7 +34,6 @@ class PoolsProblem:
         usd_per_s, busy_watts, idle_watts: of a mesh of each shape. [option], NaN where nobody knows
     """
 
-    busy_s: Array
     stage_s: Array
     hop_s: Array
     option_group: Ints
@@ -48,16 +46,32 @@ class PoolsProblem:
 
     @property
     def num_segments(self) -> int:
-        return self.busy_s.shape[1] - 1
+        return self.stage_s.shape[1] - 1
 
     @property
     def num_groups(self) -> int:
         return len(self.num_devices)
 
+    @property
+    def links_are_equal(self) -> bool:
+        """Whether it does not matter which pool a request goes on to."""
+        return bool((self.hop_s == self.hop_s[:1, :1]).all())
+
+    def busy_s(self) -> Array:
+        """Seconds per request for which a holder is busy at least, over the quickest links.
+
+        It computes, receives and sends at the same time, each for one request after another.
+        [option, first, stop]
+        """
+        n = self.num_segments
+        sent_s, received_s = (self.hop_s.min(axis=axis)[self.option_group] for axis in (1, 0))
+        sent_s[:, n], received_s[:, 0] = 0.0, 0.0
+        return np.maximum(self.stage_s, np.maximum(sent_s[:, None, :], received_s[:, :, None]))
+
     def possible(self) -> NDArray[np.bool_]:
         """Which holders there can be. [option, first, stop]"""
         rooms = self._room(self.option_group, self.option_devices)
-        return np.isfinite(self.busy_s) & (rooms >= self.option_devices)[:, None, None]
+        return np.isfinite(self.stage_s) & (rooms >= self.option_devices)[:, None, None]
 
     def rooms(self) -> tuple[Array, Array]:
         """What limits the counts of meshes: rows @ counts <= limits, counts by option.
@@ -94,7 +108,8 @@ class PoolsProblem:
         if joules:
             stage = stage + joules * (self.busy_watts - self.idle_watts)
             held = held + joules * self.idle_watts
-        return Prices(stage=stage, held=held, hop=latency, period=period)
+        hop = np.full((self.num_groups, self.num_groups), latency)
+        return Prices(stage=stage, held=held, hop=hop, period=period)
 
 
 class Prices(NamedTuple):
@@ -103,13 +118,13 @@ class Prices(NamedTuple):
     Attributes:
         stage: of a stage, for each request. [option]
         held: of a mesh, for each period. [option]
-        hop: of a hand-over, for each request.
+        hop: of a hand-over, for each request. [source, target]
         period: of a period.
     """
 
     stage: Array
     held: Array
-    hop: float
+    hop: Array
     period: float
 
 

@@ -210,7 +210,7 @@ def test_a_comparison_that_takes_too_long_is_left_out_and_the_text_says_so(monke
     def too_long(*_, **__):
         raise OutOfTime
 
-    monkeypatch.setattr("gimlax.planning.planner.compare", too_long)
+    monkeypatch.setattr("gimlax.planning.meshes.compare", too_long)
     chosen = plan(two_phases(), cluster_of([kind("a"), kind("b")]), time_limit_s=60)
     assert chosen.comparison is None
     assert "not compared with other plans" in str(chosen)

@@ -125,6 +125,35 @@ def test_a_fast_link_within_a_group_is_not_charged_like_a_slow_one_out_of_it(wor
     assert plan.latency_s < 1.0
 
 
+@pytest.mark.parametrize("goal", ["latency", "throughput"])
+@pytest.mark.parametrize("bytes_per_s", [1e10, 1e6])
+def test_groups_of_one_device_are_no_worse_than_these_meshes(workload, goal, bytes_per_s):
+    """Whatever links between other groups are like: nobody has to take the slowest one."""
+    made = cluster([1, 1])
+    links = tuple(
+        link if link.source == link.target else replace(link, bandwidth_bytes_per_s=bytes_per_s)
+        for link in made.links
+    )
+    made = replace(made, links=links)
+    objective = gx.Objective(goal=goal)
+    plan = gx.plan(workload, made, objective=objective)
+    meshes = gx.plan(
+        workload, made.carve({"fast": [(1, 1)], "slow": [(1, 1)]}), objective=objective
+    )
+    assert plan.value <= meshes.value * (1 + 1e-6)
+    assert plan.bound <= meshes.value * (1 + 1e-9)
+    assert plan.period_s == pytest.approx(
+        max(
+            *(mesh.load_s for mesh in plan.meshes),
+            *(
+                sum(p.calls * t.seconds * plan.layout.hops[t.hop].share for t in p.transfers)
+                for p in plan.phases
+            ),
+        ),
+        rel=1e-5,
+    )
+
+
 @pytest.mark.parametrize("goal", ["usd", "joules", "weighted"])
 def test_other_goals_beat_the_fastest_plan(workload, goal):
     made = priced(cluster([2, 4]), 9.0, 1.0)
@@ -246,20 +275,21 @@ def test_shares_become_hops_that_balance(seed):
         ]
         shares += part.tolist()
     pools = rng.integers(0, 2, len(holdings)).tolist()
-    # What each hands over to a pool is in proportion to what begins there in it.
+
+    def moved_to(boundary, other_side):  # in proportion to what is there in each pool
+        at = [getattr(held, other_side) == boundary for held in holdings]
+        parts = list(zip(shares, pools, at, strict=True))
+        return [sum(s for s, p, there in parts if there and p == pool) for pool in range(2)]
+
     onward = [
-        [
-            shares[k]
-            * sum(
-                shares[j]
-                for j, other in enumerate(holdings)
-                if other.first_segment == held.stop and pools[j] == pool
-            )
-            for pool in range(2)
-        ]
-        for k, held in enumerate(holdings)
+        [s * part for part in moved_to(held.stop, "first_segment")]
+        for held, s in zip(holdings, shares, strict=True)
     ]
-    layout = Layout.shared(holdings, shares, pools=pools, onward=onward)
+    inward = [
+        [s * part for part in moved_to(held.first_segment, "stop")]
+        for held, s in zip(holdings, shares, strict=True)
+    ]
+    layout = Layout.shared(holdings, shares, pools=pools, inward=inward, onward=onward)
     assert layout.shares() == pytest.approx(shares, abs=1e-9)
     assert len(layout.hops) <= 3 * len(holdings) + 2
     for k, held in enumerate(holdings):

@@ -28,12 +28,12 @@ def random_problem(rng, *, most_segments=3, most_devices=3):
                 work_s = segment_s[first:stop].sum() * speed[groups[option]]
                 stage_s[option, first, stop] = work_s / sizes[option] ** 0.8 + rng.uniform(0, 0.3)
     option_group, devices = np.array(groups), np.array(sizes)
-    hop_s = rng.uniform(0, 0.6, (num_groups, num_groups, n + 1))
-    sent_s = hop_s.max(axis=1)[option_group]
+    hop_s = rng.uniform(0, 1.5, (num_groups, num_groups, n + 1))
+    if rng.random() < 0.4:
+        hop_s[:] = hop_s[:1, :1]
     each = [rng.uniform(0.5, 4, num_groups)[option_group] * devices for _ in range(2)]
     idle = rng.uniform(0, 0.3, num_groups)[option_group] * devices
     return PoolsProblem(
-        busy_s=np.maximum(stage_s, sent_s[:, None, :]),
         stage_s=stage_s,
         hop_s=hop_s,
         option_group=option_group,
@@ -71,7 +71,7 @@ def packs(problem, counts):
 def multisets(problem):
     """Every choice of meshes with their runs: a dict of counts by (option, first, stop)."""
     num_options = len(problem.option_group)
-    holders = np.argwhere(np.isfinite(problem.busy_s))
+    holders = np.argwhere(np.isfinite(problem.stage_s))
     most = [range(problem.num_devices[g] + 1) for g in problem.option_group]
     for counts in itertools.product(*most):
         if not packs(problem, counts):
@@ -139,10 +139,18 @@ def value_of(problem, objective, made):
         )
     )
     rows = [np.append(*terms[term]) for term in TERMS]
-    busy = [
-        np.append([problem.busy_s[h] * path.count(h) for path in every], -count)
-        for h, count in made.items()
-    ]
+    busy = []
+    for h, count in made.items():
+        each = np.zeros((len(every), 3))  # computing, sending, receiving
+        for row, path in zip(each, every, strict=True):
+            if h in path:
+                at = path.index(h)
+                row[0] = problem.stage_s[h]
+                if at + 1 < len(path):
+                    row[1] = problem.hop_s[group[h[0]], group[path[at + 1][0]], h[2]]
+                if at > 0:
+                    row[2] = problem.hop_s[group[path[at - 1][0]], group[h[0]], h[1]]
+        busy += [np.append(of, -count) for of in each.T]
     limits = [
         (row, most) for row, most in zip(rows, objective.term_limits, strict=True) if most < np.inf
     ]

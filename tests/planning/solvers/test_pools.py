@@ -10,23 +10,32 @@ import pytest
 from gimlax.planning.objective import GOALS, TERMS, Objective
 from gimlax.planning.solvers.pools import solve
 from gimlax.planning.solvers.pools_bound import Ways, lower_bound
-from gimlax.planning.solvers.pools_columns import pipeline
-from gimlax.planning.solvers.pools_counts import terms_of
+from gimlax.planning.solvers.pools_columns import Pipelines
+from gimlax.planning.solvers.pools_flows import occupied, terms_of
 from gimlax.planning.solvers.pools_problem import PoolsProblem, cheapest
 from tests.planning.solvers.pools_twin import best_value, multisets, packs, random_problem
 
 THROUGHPUT = Objective(goal="throughput")
 
 
+def equal_links(problem):
+    return replace(problem, hop_s=np.full_like(problem.hop_s, 0.3))
+
+
 def rate_by_cuts(problem):
-    """The largest rate over all meshes, by the smallest cut of each choice of them."""
+    """The largest rate over all meshes, by the smallest cut of each choice of them.
+
+    That says what flows where it does not matter who hands over to whom.
+    """
     n = problem.num_segments
+    assert problem.links_are_equal
     cuts = [
         np.array([True, *inner, False]) for inner in itertools.product((False, True), repeat=n - 1)
     ]
+    busy_s = problem.busy_s()
     return max(
         min(
-            sum(c / problem.busy_s[h] for h, c in made.items() if cut[h[1]] and not cut[h[2]])
+            sum(c / busy_s[h] for h, c in made.items() if cut[h[1]] and not cut[h[2]])
             for cut in cuts
         )
         for made in multisets(problem)
@@ -35,7 +44,7 @@ def rate_by_cuts(problem):
 
 @pytest.mark.parametrize("seed", range(80))
 def test_rates_are_the_best_and_within_the_bound(seed):
-    problem = random_problem(np.random.default_rng(seed))
+    problem = equal_links(random_problem(np.random.default_rng(seed)))
     best = rate_by_cuts(problem)
     bound = 1 / lower_bound(problem, THROUGHPUT).value
     assert bound >= best * (1 - 1e-9)
@@ -97,19 +106,23 @@ def test_a_request_that_runs_alone_gets_no_replicas():
 def check(problem, found):
     """The plan fits into the devices, no mesh has more than it can do, and requests flow."""
     counts = np.zeros(len(problem.option_group), int)
-    balance = np.zeros((problem.num_segments + 1, problem.num_groups))
+    balance = np.zeros((problem.num_segments + 1, problem.num_groups, problem.num_groups))
     for held in found.held:
         counts[held.option] += held.count
-        most = held.count / problem.busy_s[held.option, held.first, held.stop]
-        assert held.requests_per_s <= most * (1 + 1e-6)
-        balance[held.first, problem.option_group[held.option]] -= held.requests_per_s
-        balance[held.stop] += held.onward
-        inside = held.stop < problem.num_segments
-        assert sum(held.onward) == pytest.approx(held.requests_per_s if inside else 0, rel=1e-6)
+        assert max(occupied(problem, held)) <= held.count * (1 + 1e-6)
+        group = problem.option_group[held.option]
+        balance[held.first, :, group] -= held.inward
+        balance[held.stop, group, :] += held.onward
+        for inside, moved in (
+            (held.stop < problem.num_segments, held.onward),
+            (held.first > 0, held.inward),
+        ):
+            assert sum(moved) == pytest.approx(held.requests_per_s if inside else 0, rel=1e-6)
     assert packs(problem, counts)
     rate = 1 / found.terms.period_s
-    assert balance[0].sum() == pytest.approx(-rate)
-    assert balance[1:-1] == pytest.approx(0, abs=1e-6 * rate)
+    entering = sum(held.requests_per_s for held in found.held if held.first == 0)
+    assert entering == pytest.approx(rate)
+    assert balance == pytest.approx(0, abs=1e-6 * rate)
     assert terms_of(problem, found.held) == pytest.approx(found.terms, nan_ok=True)
 
 
@@ -132,7 +145,6 @@ def layered(num_layers, num_devices, seed=0):
     )
     group, size = np.array(options).T
     return PoolsProblem(
-        busy_s=busy_s,
         stage_s=busy_s,
         hop_s=np.full((2, 2, n + 1), 0.005),
         option_group=group,
@@ -158,7 +170,7 @@ def test_large_plans_are_valid_and_near_the_bound(num_devices, goal):
 def test_any_prices_bound_the_rate():
     rng = np.random.default_rng(7)
     for seed in range(40):
-        problem = random_problem(np.random.default_rng(1000 + seed))
+        problem = equal_links(random_problem(np.random.default_rng(1000 + seed)))
         device_prices = rng.uniform(0, 1, problem.num_groups)
         prices = problem.prices((0.0, 0.0, 0.0, 0.0))
         held = device_prices[problem.option_group] * problem.option_devices
@@ -175,7 +187,7 @@ def test_a_pipeline_is_the_cheapest_in_whole_meshes():
 
     def cost(holder):
         o, i, j = holder
-        meshes = np.ceil(problem.busy_s[o, i, j] * rate)
+        meshes = np.ceil(problem.stage_s[o, i, j] * rate)
         hop = 0.3 * 0.005 if j < 6 else 0.0
         return meshes * problem.usd_per_s[o] / rate + 0.3 * problem.stage_s[o, i, j] + hop
 
@@ -186,15 +198,17 @@ def test_a_pipeline_is_the_cheapest_in_whole_meshes():
             cost((o, at, stop)) + least(stop)
             for o in range(6)
             for stop in range(at + 1, 7)
-            if np.isfinite(problem.busy_s[o, at, stop])
+            if np.isfinite(problem.stage_s[o, at, stop])
         )
 
-    assert sum(map(cost, pipeline(problem, prices, rate))) == pytest.approx(least(0))
+    pipelines = Pipelines(problem, lower_bound(problem, THROUGHPUT), 1.0)
+    found = pipelines.cheapest(prices, rate, [0, 1])
+    assert sum(map(cost, found)) == pytest.approx(least(0))
 
 
 def test_nothing_possible_is_no_plan():
     problem = layered(4, 8)
-    nowhere = replace(problem, busy_s=np.full_like(problem.busy_s, np.inf))
+    nowhere = replace(problem, stage_s=np.full_like(problem.stage_s, np.inf))
     for goal in TERMS:
         assert solve(nowhere, Objective(goal=goal)) is None
 
