@@ -1,17 +1,19 @@
 """A value that no plan can beat, from an argument that never looks at a plan.
 
-If segments could be dealt to meshes one by one, in any order and even in fractions, without
-transfers, no layout would be better than that. Each second on a mesh then adds to the latency, to
-the dollars and to the joules (a mesh is held for no less than it is busy), and work is spread until
-the busiest mesh or shared host is as idle as is worth while. That is a linear programme, and only
-its prices are used: with prices y of a second on each resource (summing to the weight of the
-period), z of a byte in each memory and u of what is limited, any layout's value is at least
+It is the better of two. The first: if segments could be dealt to meshes one by one, in any order
+and even in fractions, without transfers, no layout would be better than that. Each second on a mesh
+then adds to the latency, to the dollars and to the joules (a mesh is held for no less than it is
+busy), and work is spread until the busiest mesh or shared host is as idle as is worth while. That
+is a linear programme, and only its prices are used: with prices y of a second on each resource
+(summing to the weight of the period), z of a byte in each memory and u of what is limited, any
+layout's value is at least
 
     sum over segments of the least over meshes of (weights . terms + y . loads + z * bytes +
     u . limited terms)  -  z . capacities  -  u . limits,
 
 whatever y, z, u >= 0 are (weak duality), so a rounding error of the solver costs tightness only.
 What is true of every layout is added: as many stages, and hops between meshes, as memory demands.
+The second keeps the segments in order and charges each hop by its link (`bound_in_order.py`).
 """
 
 import math
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, sparse
 
+from gimlax.planning.bound_in_order import in_order
 from gimlax.planning.cost import Costs
 from gimlax.planning.objective import Objective
 from gimlax.planning.problem import Array, Problem
@@ -32,12 +35,13 @@ def lower_bound(costs: Costs, objective: Objective) -> float:
         costs: of all segments on all meshes.
         objective: what is minimised; its limits raise the bound where they bind.
     """
-    relaxation = _Relaxation.of(costs, objective)
-    return relaxation.value(*_prices(relaxation))
+    relaxed = Relaxation.of(costs, objective)
+    prices = _prices(relaxed)
+    return max(relaxed.value(*prices), in_order(relaxed, costs.problem, *prices))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Relaxation:
+class Relaxation:
     """The relaxed problem, per segment and per dispatch.
 
     Attributes:
@@ -48,8 +52,10 @@ class _Relaxation:
         capacity, pool_of: of each memory, and the memory of each mesh. [pool], [mesh]
         limited: what it adds to each limited term, in shares of the limit. [limit, mesh, segment]
         on_dispatch: `added`, `loads` and `limited` of one dispatch. [mesh], [., mesh] twice
-        hop: the same of the cheapest hop: objective, and limits. [], [limit]
-        num_stages: that memory demands.
+        on_hop: what a second of a hop adds to the objective, and to each limited term in shares of
+            its limit. [], [limit]
+        num_stages, hop_s: that memory demands, and the seconds of the cheapest hop.
+        host_bytes: in which a mesh may park. [mesh]
         parking: `added`, `loads` and `limited` of a parked byte. [mesh], [., mesh] twice
     """
 
@@ -62,12 +68,14 @@ class _Relaxation:
     pool_of: np.ndarray
     limited: Array
     on_dispatch: tuple[Array, Array, Array]
-    hop: tuple[float, Array]
+    on_hop: tuple[float, Array]
     num_stages: int
+    hop_s: float
+    host_bytes: Array
     parking: tuple[Array, Array, Array]
 
     @classmethod
-    def of(cls, costs: Costs, objective: Objective) -> "_Relaxation":
+    def of(cls, costs: Costs, objective: Objective) -> "Relaxation":
         problem = costs.problem
         weights, limits = objective.term_weights, objective.term_limits
         finite = [term for term in (0, 2, 3) if math.isfinite(limits[term])]
@@ -96,10 +104,12 @@ class _Relaxation:
                 np.concatenate([np.eye(num_meshes) * dispatch_s, costs.shared_dispatch_s]),
                 np.array([rate * dispatch_s for rate in rates[1:]]).reshape(-1, num_meshes),
             ),
-            hop=(weights[0] * hop_s, np.array([row[0] * hop_s for row in limiting])),
+            on_hop=(weights[0], np.array([row[0] for row in limiting])),
             num_stages=num_stages,
+            hop_s=hop_s,
+            host_bytes=costs.host_bytes,
             parking=(
-                np.where(costs.host_bytes > 0, rates[0] * costs.host_s_per_byte, np.inf),
+                rates[0] * costs.host_s_per_byte,
                 np.concatenate(
                     [
                         np.eye(num_meshes) * costs.host_s_per_byte,
@@ -117,17 +127,18 @@ class _Relaxation:
         over = float(y.sum()) - self.weight  # paid for by the limit of the period
         if over > 0 and math.isinf(self.longest_s):
             y = y * (self.weight / y.sum())
-        # No byte is worth more than what it takes to park it.
-        added, loads, limited = self.parking
-        parked = added + y @ loads + u @ limited  # [mesh]
-        z = np.array([min(z[p], parked[self.pool_of == p].min()) for p in range(z.size)])
         held = z[self.pool_of][:, None] * self.bytes_
         charged = self.added + np.tensordot(y, self.loads, 1) + np.tensordot(u, self.limited, 1)
         added, loads, limited = self.on_dispatch
         dispatch = float((added + y @ loads + u @ limited).min())
         bound = (charged + held).min(axis=0).sum() + self.num_stages * dispatch
-        bound += (self.num_stages - 1) * (self.hop[0] + float(u @ self.hop[1]))
+        each, limited = self.on_hop
+        bound += (self.num_stages - 1) * self.hop_s * (each + float(u @ limited))
         bound -= float(z @ self.capacity) + float(u.sum())
+        # What costs less than a byte is worth is parked, as much of it as the host has room for.
+        added, loads, limited = self.parking
+        parked = added + y @ loads + u @ limited - z[self.pool_of]  # [mesh]
+        bound += float(self.host_bytes @ np.minimum(parked, 0.0))
         if over > 0 and math.isfinite(self.longest_s):
             bound -= over * self.longest_s
         # Where nothing can be spread: the period is at least that of the longest segment.
@@ -173,7 +184,7 @@ def _needed_hops(problem: Problem, bytes_: Array, host_bytes: Array) -> tuple[in
     return num_meshes, least_s if math.isfinite(least_s) else 0.0
 
 
-def _prices(relaxed: _Relaxation) -> tuple[Array, Array, Array]:
+def _prices(relaxed: Relaxation) -> tuple[Array, Array, Array]:
     """Prices (of resources, memories, limits) that make the bound large: duals of the programme."""
     num_resources, num_meshes, n = relaxed.loads.shape
     num_limits = len(relaxed.limited)
@@ -182,41 +193,42 @@ def _prices(relaxed: _Relaxation) -> tuple[Array, Array, Array]:
     fits = relaxed.bytes_.max(axis=0).sum() <= relaxed.capacity.min()
     if fits and not relaxed.weight and not num_limits and math.isinf(relaxed.longest_s):
         return y, z, u
-    # Variables: share of segment s on mesh m at m * n + s, then the period; in units near 1.
-    columns = np.arange(num_meshes * n)
+    # Variables: share of segment s on mesh m at m * n + s, parked bytes of each mesh, the period;
+    # in units near 1.
+    num_shares = num_meshes * n
+    columns = np.arange(num_shares)
     unit_s = max(float(relaxed.loads.max()), 1e-30)
     unit = max(float(relaxed.added.max()), relaxed.weight * unit_s, 1e-30)
     unit_bytes = max(float(relaxed.bytes_.sum(axis=1).max()), 1.0)
-    whole = sparse.coo_array((np.ones(columns.size), (columns % n, columns)), (n, columns.size + 1))
-    held = sparse.coo_array(
-        (
-            relaxed.bytes_.ravel() / unit_bytes,
-            (relaxed.pool_of[columns // n], columns),
-        ),
-        (z.size, columns.size + 1),
-    )
-    busy = sparse.block_array(
-        [
-            [
-                sparse.coo_array(relaxed.loads.reshape(num_resources, -1) / unit_s),
-                sparse.coo_array(-np.ones((num_resources, 1))),
-            ]
-        ]
-    )
-    rows = [busy, held]
-    if num_limits:
-        limited = sparse.coo_array(relaxed.limited.reshape(num_limits, -1))
-        rows.append(sparse.block_array([[limited, sparse.coo_array((num_limits, 1))]]))
+    added, loads, limited = relaxed.parking
+
+    def row(shares: Array, parked: Array, period: float) -> sparse.csr_array:
+        whole = np.full((shares.shape[0], 1), period)
+        return sparse.csr_array(np.hstack([shares, parked, whole]))
+
+    pools = relaxed.pool_of == np.arange(z.size)[:, None]  # [pool, mesh]
+    held = pools[:, :, None] * relaxed.bytes_ / unit_bytes
+    rows = [
+        row(relaxed.loads.reshape(num_resources, -1) / unit_s, loads * unit_bytes / unit_s, -1.0),
+        row(held.reshape(z.size, -1), -1.0 * pools, 0.0),
+        row(relaxed.limited.reshape(num_limits, num_shares), limited * unit_bytes, 0.0),
+    ]
+    dealt = sparse.coo_array((np.ones(num_shares), (columns % n, columns)), (n, num_shares))
     most = None if math.isinf(relaxed.longest_s) else relaxed.longest_s / unit_s
     solved = optimize.linprog(
-        np.append(relaxed.added.ravel(), relaxed.weight * unit_s) / unit,
+        np.concatenate(
+            [relaxed.added.ravel(), added * unit_bytes, [relaxed.weight * unit_s]]
+        )
+        / unit,
         A_ub=sparse.vstack(rows).tocsr(),
         b_ub=np.concatenate(
             [np.zeros(num_resources), relaxed.capacity / unit_bytes, np.ones(num_limits)]
         ),
-        A_eq=whole.tocsr(),
+        A_eq=sparse.hstack([dealt, sparse.csr_array((n, num_meshes + 1))]).tocsr(),
         b_eq=np.ones(n),
-        bounds=[(0.0, None)] * columns.size + [(0.0, most)],
+        bounds=[(0.0, None)] * num_shares
+        + [(0.0, room / unit_bytes) for room in relaxed.host_bytes]
+        + [(0.0, most)],
     )
     if solved.status != 0:
         return y, z, u

@@ -19,7 +19,7 @@ from gimlax.planning.infeasible import why_not
 from gimlax.planning.labels import OutOfTime
 from gimlax.planning.layout import Layout
 from gimlax.planning.limits import repeated
-from gimlax.planning.objective import Objective
+from gimlax.planning.objective import Objective, certified
 from gimlax.planning.parking import on_tiers
 from gimlax.planning.plans import Plan, Source
 from gimlax.planning.predicting import predict_meshes, predict_phase
@@ -117,7 +117,7 @@ class MeshSetting:
             ),
             meshes=predict_meshes(cluster, figures, found.cuts, found.meshes),
             value=found.value,
-            bound=min(lower_bound(self.splits.best_case(), objective), found.value),
+            bound=certified(lower_bound(self.splits.best_case(), objective), found.value),
             latency_s=found.terms.latency_s,
             period_s=found.terms.period_s,
             usd=_known(found.terms.usd),

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from gimlax.errors import SpecError
+from gimlax.errors import InternalError, SpecError
 
 TERMS = ("latency", "throughput", "usd", "joules")
 GOALS = (*TERMS, "weighted")
@@ -20,6 +20,7 @@ TERM_OF_LIMIT = {
     "max_usd_per_request": "usd",
     "max_joules_per_request": "joules",
 }
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,20 @@ class Objective:
         for name, limit in self.limits:
             if not _positive(limit):
                 yield f"{name} is {limit!r}; give a positive number, or leave it out"
+
+
+def certified(bound: float, value: float) -> float:
+    """The bound of a value that was found, which rounding may put a little above it.
+
+    Raises:
+        InternalError: it lies further above, so one of the two is wrong.
+    """
+    if bound > value * (1 + _ROUNDING):
+        raise InternalError(
+            f"a plan of value {value!r} was found, and a bound says that none lies below {bound!r};"
+            " please report this"
+        )
+    return min(bound, value)
 
 
 def _positive(number: object) -> bool:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gimlax.errors import InternalError
 from gimlax.graph import chain, trace
 from gimlax.planning.bound import lower_bound
 from gimlax.planning.cost import costs
-from gimlax.planning.objective import Objective
+from gimlax.planning.objective import Objective, certified
 from tests.planning.cases import cluster_of, kind, two_phases
 from tests.planning.test_objectives import least, objectives
 from tests.reference import best_layout_value, layout_terms, layouts
@@ -131,3 +132,48 @@ def test_memory_that_forces_a_hop_takes_the_cheapest_one():
     figures = costs(CHAIN, cheap)
     best = best_layout_value(figures.problem, "latency")
     assert 11 * 0.01 < lower_bound(figures, Objective(goal="latency")) <= best
+
+
+def unlike_halves():
+    """Layers that compute, then layers that read."""
+
+    def apply(params, x):
+        for w in params["many"]:
+            x = jax.nn.silu(x @ w)
+        x = x[:1]
+        for w in params["one"]:
+            x = jax.nn.silu(x @ w)
+        return x
+
+    def shape(*dims):
+        return jax.ShapeDtypeStruct(dims, np.float32)
+
+    params = {"many": [shape(256, 256)] * 3, "one": [shape(256, 4096), shape(4096, 256)]}
+    return chain(trace(apply, params, jax.ShapeDtypeStruct((2048, 256), np.float32)))
+
+
+@pytest.mark.parametrize("goal", ["latency", "throughput"])
+@pytest.mark.parametrize("latency_s", [1e-9, 1e-5, 1e-4])
+def test_hops_are_charged_by_the_links_that_they_take(latency_s, goal):
+    kinds = [
+        kind("computes", flops_per_s=1e14, bytes_per_s=1e10),
+        kind("reads", flops_per_s=1e11, bytes_per_s=1e12),
+    ]
+    figures = costs(unlike_halves(), cluster_of(kinds, latency_s=latency_s))
+    best = best_layout_value(figures.problem, goal)
+    bound = lower_bound(figures, Objective(goal=goal))
+    alone = figures.problem.stage_s[:, 0, -1].min()
+    assert best < 0.9 * alone  # it takes both of them
+    assert (0.999 if goal == "latency" else 0.7) * best < bound <= best * (1 + 1e-9)
+
+
+def test_many_meshes_are_bounded_without_keeping_the_order():
+    names = [f"m{k}" for k in range(26)]
+    figures = costs(CHAIN, cluster_of([kind(name) for name in names]))
+    assert lower_bound(figures, Objective(goal="latency")) > 0
+
+
+def test_a_bound_above_a_plan_is_an_internal_error():
+    assert certified(1.0 + 1e-9, 1.0) == 1.0
+    with pytest.raises(InternalError, match=r"value 1\.0 .* none lies below 1\.1"):
+        certified(1.1, 1.0)

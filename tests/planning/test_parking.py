@@ -120,3 +120,13 @@ def test_a_time_limit_that_is_none(time_limit_s):
 def test_no_time_at_all_is_said():
     with pytest.raises(PlanError, match="time_limit_s is 1e-09, and no plan was found in it"):
         plan(CHAIN, cluster_of([kind("a")]), time_limit_s=1e-9)
+
+
+def test_what_has_to_be_parked_is_in_the_bound():
+    """Weights and state, that is: temporaries and the buffer of parking itself are left out."""
+    made = cluster(0.7, slow=3.0)
+    found = plan(CHAIN, made)
+    roomy = plan(CHAIN, cluster(2.0, slow=3.0))
+    passing = found.meshes[0].temp_bytes + found.meshes[0].received_bytes
+    missing = TOTAL_BYTES - int(TOTAL_BYTES * 0.7) - passing
+    assert found.bound >= roomy.value + 11 * missing / LINK * (1 - 1e-6)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gimlax.planning.objective import Objective
+from gimlax.planning.objective import Objective, certified
 from gimlax.planning.problem import Terms
 from gimlax.planning.solvers.pools_bound import Holder, lower_bound
 from gimlax.planning.solvers.pools_columns import Pipelines
@@ -192,6 +192,6 @@ def _solution(
         held=flow.held,
         terms=flow.terms,
         value=flow.value,
-        bound=min(bound, flow.value),
+        bound=certified(bound, flow.value),
         method=method,
     )

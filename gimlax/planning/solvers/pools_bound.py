@@ -8,9 +8,8 @@ plan has at least the value
     D(y, u)  -  sum of u  -  (price of the longest period) * (that period),
 
 where D is the cheapest way there is, as long as the y add up to no more than a second of the
-period costs: whatever the counts, cuts and shares. D is a minimum of linear functions, so the best
-prices are found with cutting planes (Kelley 1960), each a way; a programme that stops early costs
-tightness only. Units: those of the objective.
+period costs: whatever the counts, cuts and shares. `cutting.py` finds good prices. Units: those of
+the objective.
 """
 
 import math
@@ -19,17 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from gimlax.planning.objective import Objective
+from gimlax.planning.solvers.cutting import Cut, PriceVector, raise_bound
 from gimlax.planning.solvers.pools_problem import Array, PoolsProblem, Prices, cheapest
 
 __all__ = ["Bound", "Holder", "Ways", "lower_bound"]
 
 _MOST_CUTS = 200
-_CLOSE = 1e-7
-# No unit of a limit is charged more than so many times the value; past that it cannot be kept.
-_DEAREST = 1e4
 
 
 class Holder(NamedTuple):
@@ -162,85 +158,27 @@ def lower_bound(problem: PoolsProblem, objective: Objective) -> Bound:
             hop = hop + price * limit.hop
         return Prices(stage=stage, held=held, hop=hop, period=goal.period)
 
-    y, u, longest = np.full(num_prices, goal.period / num_prices), np.zeros(len(limited)), 0.0
-    best, best_prices = -math.inf, priced(y, u)
     seen: dict[Holder, None] = {}
-    cuts: list[_Cut] = []
-    for _ in range(_MOST_CUTS):
-        prices = priced(y, u)
-        least, way = ways.cheapest(prices)
+
+    def answer(prices: PriceVector) -> Cut | None:
+        _, way = ways.cheapest(priced(prices.resources, prices.limits))
         if not way:
-            return Bound(value=math.inf, prices=prices, holders=())
+            return None
         seen.update(dict.fromkeys(way))
-        value = least - float(u.sum()) - (longest * limits[1] if longest else 0.0)
-        if value > best:
-            best, best_prices = value, prices
-        cuts.append(
-            _Cut(
-                charge=ways.charge(goal, way),
-                device_s=ways.device_s(way)[:num_prices],
-                over=np.array([ways.charge(limit, way) - 1 for limit in limited]),
-            )
+        return Cut(
+            charge=ways.charge(goal, way),
+            resource_s=ways.device_s(way)[:num_prices],
+            over=np.array([ways.charge(limit, way) - 1 for limit in limited]),
         )
-        solved = _dearest(cuts, goal.period, limits[1])
-        if solved is None:
-            break
-        most, y, u, longest = solved
-        y *= min(1.0, (goal.period + longest) / max(float(y.sum()), 1e-300))
-        if most - best <= _CLOSE * abs(most):
-            break
-    return Bound(value=max(best, 0.0), prices=best_prices, holders=tuple(seen))
 
-
-class _Cut(NamedTuple):
-    """One way: what the goal charges for it, the seconds of all devices of each pool that it keeps
-    busy (sending, receiving), and by how many times it is over each limit."""
-
-    charge: float
-    device_s: Array
-    over: Array
-
-
-def _dearest(
-    cuts: list[_Cut], period: float, longest_s: float
-) -> tuple[float, Array, Array, float] | None:
-    """The prices at which the cheapest of some ways is dearest.
-
-    Args:
-        cuts: the ways.
-        period: what a second of the period is charged.
-        longest_s: the limit of the period.
-
-    Returns:
-        An upper estimate of the bound; prices of a second of all devices of a pool, of what is
-        over a limit, and of a second of the longest period. None where the programme fails.
-    """
-    device_s = np.array([cut.device_s for cut in cuts])
-    over = np.array([cut.over for cut in cuts])
-    charge = np.array([cut.charge for cut in cuts])
-    unit_s = max(float(device_s.max()), 1e-300)
-    unit = max(float(charge.max()), period * unit_s, 1e-300)
-    num, num_prices, num_limits = len(cuts), device_s.shape[1], over.shape[1]
-    is_limited = math.isfinite(longest_s)
-    late = np.full((num, 1), -longest_s / unit_s if is_limited else 0.0)
-    rows = np.hstack([-device_s / unit_s, -over, -late, np.ones((num, 1))])
-    sums = np.concatenate([np.ones(num_prices), np.zeros(num_limits), [-1.0, 0.0]])
-    solved = optimize.linprog(
-        np.append(np.zeros(num_prices + num_limits + 1), -1.0),
-        A_ub=np.vstack([rows, sums]),
-        b_ub=np.append(charge / unit, period * unit_s / unit),
-        bounds=[(0, None)] * num_prices
-        + [(0, _DEAREST)] * num_limits
-        + [(0, _DEAREST if is_limited else 0.0), (None, None)],
+    start = PriceVector(
+        resources=np.full(num_prices, goal.period / num_prices),
+        limits=np.zeros(len(limited)),
+        longest=0.0,
     )
-    if solved.status != 0:
-        return None
-    y, u, longest, most = np.split(
-        solved.x, [num_prices, num_prices + num_limits, num_prices + num_limits + 1]
+    value, prices = raise_bound(
+        answer, start, period=goal.period, longest_s=limits[1], most_cuts=_MOST_CUTS
     )
-    return (
-        float(most[0]) * unit,
-        np.maximum(y, 0.0) * (unit / unit_s),
-        np.maximum(u, 0.0) * unit,
-        max(float(longest[0]), 0.0) * (unit / unit_s),
+    return Bound(
+        value=value, prices=priced(prices.resources, prices.limits), holders=tuple(seen)
     )

@@ -130,13 +130,14 @@ class Counting:
         room = room[:, [holder.option for holder in self._holders]]
         most = np.where(room > 0, limits[:, None] / np.where(room > 0, room, 1), np.inf)
         most_count = np.floor(most).min(axis=0)
-        alone = columns.busy.shape[0]
+        alone = len(columns.busy_of)
         made = sparse.csr_array((np.ones(alone), (np.arange(alone), columns.busy_of)), (alone, num))
-        unused, places = sparse.csr_array((len(room), len(columns.of))), columns.balance.shape[0]
+        unused, places = sparse.csr_array((len(room), len(columns.of))), columns.num_places
+        balance = sparse.hstack([sparse.csr_array((places, num)), columns.balance])
         constraints = [
             (sparse.hstack([-made, columns.busy * self._rate]), -np.inf, 0.0),
             (sparse.hstack([sparse.csr_array(room), unused]), -np.inf, limits),
-            (sparse.hstack([sparse.csr_array((places, num)), columns.balance]), 0.0, 0.0),
+            *([(balance, 0.0, 0.0)] if places else []),
             *(self._within(charge, limit) for charge, limit in self._limited),
         ]
         solved = optimize.milp(
@@ -146,7 +147,6 @@ class Counting:
             constraints=[
                 optimize.LinearConstraint(matrix, low, high)  # pyright: ignore[reportArgumentType]
                 for matrix, low, high in constraints
-                if matrix.shape[0]
             ],
             options={"time_limit": max(time_limit_s, 0.01), "mip_rel_gap": relative_gap},
         )
@@ -163,7 +163,7 @@ class Counting:
     def flow(self, counts: Array) -> Flow | None:
         """The best flow through so many meshes, None if none keeps the limits."""
         columns, unit_s = self._columns, 1 / self._rate
-        num, places = len(columns.of), columns.balance.shape[0]
+        num, places = len(columns.of), columns.num_places
         rows = [sparse.hstack([columns.busy / unit_s, -counts[columns.busy_of][:, None]])]
         most = [np.zeros(len(columns.busy_of))]
         for charge, limit in self._limited:

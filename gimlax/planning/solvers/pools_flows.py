@@ -83,6 +83,7 @@ class Columns:
         busy_of: the holder of each row of it. [row]
         balance: what arrives at each place less what goes on from there, which is nothing.
             [place, column]
+        num_places: how many places there are.
     """
 
     of: Ints
@@ -93,6 +94,7 @@ class Columns:
     busy: sparse.csr_array
     busy_of: Ints
     balance: sparse.csr_array
+    num_places: int
 
     @classmethod
     def of_holders(cls, problem: PoolsProblem, holders: Sequence[Holder]) -> "Columns":
@@ -140,7 +142,8 @@ class Columns:
             hop_s=np.where(leaves, out_s, 0.0),
             busy=sparse.csr_array(sparse.vstack(busy)),
             busy_of=np.tile(np.arange(num), len(busy)),
-            balance=sparse.csr_array(sparse.vstack(balance)),
+            balance=sparse.csr_array(sparse.vstack([rows for rows, _ in balance])),
+            num_places=sum(num_rows for _, num_rows in balance),
         )
 
     def held(
@@ -230,12 +233,13 @@ def _shares(at: Ints, group: Ints, served: Array, boundary: Ints, num_groups: in
     return rows / np.maximum(rows.sum(axis=1, keepdims=True), 1e-300)
 
 
-def _rows(entries: Sequence[tuple[Ints, Array]]) -> sparse.csr_array:
-    """Rows from the number of the row and the value of each column; -1 is none. [row, column]"""
+def _rows(entries: Sequence[tuple[Ints, Array]]) -> tuple[sparse.csr_array, int]:
+    """Rows from the number of the row and the value of each column, and how many; -1 is none."""
     row = np.concatenate([number for number, _ in entries])
     value = np.concatenate([values for _, values in entries])
     column = np.concatenate([np.arange(len(number)) for number, _ in entries])
     inside = row >= 0
     names, row = np.unique(row[inside], return_inverse=True)
     shape = (len(names), len(entries[0][0]))
-    return sparse.csr_array(sparse.coo_array((value[inside], (row, column[inside])), shape))
+    matrix = sparse.csr_array(sparse.coo_array((value[inside], (row, column[inside])), shape))
+    return matrix, len(names)
