@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from jax.sharding import PartitionSpec
 
 from gimlax.devices import Calibration, Cluster
+from gimlax.devices.groups import group_of
 from gimlax.errors import PlanError, SpecError
 from gimlax.graph import Chain, Traced, Workload
 from gimlax.graph import chain as build_chain
@@ -169,6 +170,17 @@ def _of_groups(cluster: Cluster) -> bool:
     return bool(cluster.groups) and not cluster.meshes
 
 
+def _check_groups(cluster: Cluster) -> None:
+    """Refuses groups beside meshes that would be left out of the plan."""
+    carved = {group_of(mesh.name) for mesh in cluster.meshes}
+    if left_out := [group.name for group in cluster.groups if group.name not in carved]:
+        raise PlanError(
+            f"the cluster has meshes, and group {', '.join(map(repr, left_out))} besides, of which "
+            "no mesh is made; plans are for meshes or for groups: make meshes of it with "
+            "cluster.carve(...), describe the meshes as groups, or leave one of them out"
+        )
+
+
 def _setting(
     workload: Traced | Workload | Chain,
     cluster: Cluster,
@@ -185,6 +197,7 @@ def _setting(
     if isinstance(calibration, str | Path):
         calibration = Calibration.load(calibration)
     if not _of_groups(cluster):
+        _check_groups(cluster)
         return MeshSetting.of(
             chain,
             cluster,

@@ -1,5 +1,6 @@
 """Plans for groups of devices: replicas, shares, memory, words, JSON, and what is refused."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -113,12 +114,11 @@ def test_a_fast_link_within_a_group_is_not_charged_like_a_slow_one_out_of_it(wor
     whole = gx.plan(workload, cluster([1]), objective=gx.Objective(goal="latency"))
     needed = max(mesh.needed_bytes for mesh in whole.meshes)
     made = cluster([2, 2], memory_bytes=needed * 7 // 8)
-    kinds = tuple(replace(k, interconnect=None) for k in made.kinds)
     slow = tuple(
         link if link.source == link.target else replace(link, latency_s=1.0) for link in made.links
     )
     plan = gx.plan(
-        workload, replace(made, kinds=kinds, links=slow), objective=gx.Objective(goal="latency")
+        workload, plain(replace(made, links=slow)), objective=gx.Objective(goal="latency")
     )
     assert {name.partition("/")[0] for name in plan.mesh_names} == {"fast"}
     assert len(plan.mesh_names) == 2
@@ -225,9 +225,39 @@ def test_memory_is_kept_and_its_lack_told(workload):
         workload, cluster([8], memory_bytes=need * 3 // 4), objective=THROUGHPUT, time_limit_s=2.0
     )
     assert all(mesh.needed_bytes <= mesh.capacity_bytes for mesh in plan.meshes)
-    with pytest.raises(PlanError, match=r"the model fits nowhere: .* needs .* 'fast'"):
+    with pytest.raises(PlanError, match=r"fits nowhere: .* no number of these devices would do"):
         gx.plan(workload, cluster([2], memory_bytes=1000), objective=THROUGHPUT)
 
+
+def plain(made):
+    """Devices that nothing joins, so that meshes have one."""
+    return replace(made, kinds=tuple(replace(k, interconnect=None) for k in made.kinds))
+
+
+@pytest.mark.parametrize("share", [0.6, 0.75, 0.9])
+def test_so_many_devices_would_do_as_are_told(workload, share):
+    whole = price_groups(gx.graph.chain(workload), plain(cluster([1]))).figures.problem
+    memory = int(whole.stage_bytes()[0, 0, -1] * share)
+    with pytest.raises(PlanError, match="fits nowhere") as error:
+        gx.plan(workload, plain(cluster([1], memory_bytes=memory)), objective=THROUGHPUT)
+    said = re.search(r"would do is (\d+) of group 'fast' \(it has 1\)", str(error.value))
+    needed = int(said.group(1))
+    for count, fits in ((needed, True), (needed - 1, False)):
+        made = plain(cluster([count], memory_bytes=memory))
+        if fits:
+            assert gx.plan(workload, made, objective=THROUGHPUT).value > 0
+        else:
+            with pytest.raises(PlanError, match="fits nowhere"):
+                gx.plan(workload, made, objective=THROUGHPUT)
+    lacks = re.search(r"'fast' alone, ([\d.]+) (\w+) are missing", str(error.value))
+    lacks = float(lacks.group(1)) * {"KiB": 2**10, "MiB": 2**20}[lacks.group(2)]
+    for more, fits in ((1.02, True), (0.98, False)):
+        made = plain(cluster([1], memory_bytes=int(memory + more * lacks)))
+        if fits:
+            assert gx.plan(workload, made, objective=THROUGHPUT).value > 0
+        else:
+            with pytest.raises(PlanError, match="fits nowhere"):
+                gx.plan(workload, made, objective=THROUGHPUT)
 
 def test_a_slow_link_costs_no_more_than_not_using_it(workload):
     alone = gx.plan(workload, cluster([4]), objective=THROUGHPUT, time_limit_s=2.0)
@@ -298,3 +328,10 @@ def test_shares_become_hops_that_balance(seed):
                 hop.share for hop in layout.hops if hop.source == k and pools[hop.target] == pool
             ]
             assert sum(moved) == pytest.approx(onward[k][pool], abs=1e-9)
+
+
+def test_groups_beside_meshes_are_not_left_out_silently(workload):
+    made = cluster([2, 2])
+    with pytest.raises(PlanError, match="group 'slow' besides, of which no mesh is made"):
+        gx.plan(workload, made.carve({"fast": [(1, 1)]}))
+    assert gx.plan(workload, made.carve({"fast": [(1, 1)], "slow": [(1, 2)]})).value > 0
