@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 import gimlax as gx
-from gimlax.devices import DeviceKind, Interconnect, Link, MeshSpec
+from gimlax.devices import DeviceKind, Group, Interconnect, Link, MeshSpec
 from gimlax.graph import chain
 from gimlax.models import LlamaConfig, init_cache, init_params, llama_apply
 from gimlax.planning.rates import Roofline
@@ -186,6 +186,34 @@ def check_jit():
     return {"error": float(error), "specs": specs, "split": len(specs)}
 
 
+def check_group():
+    """A mesh made from a group of devices, none of which has room for all parameters."""
+    params, x = expert_args()
+    traced = gx.trace(experts, params, x)
+    made = cluster((1, 4))
+    group = Group(
+        name="pod", device_kind="cpu", num_devices=8, backend="cpu", memory_bytes=500 * 1024
+    )
+    link = Link(source="pod", target="pod", latency_s=1e-6, bandwidth_bytes_per_s=1e10)
+    pod = dataclasses.replace(made, meshes=(), groups=(group,), links=(link,))
+    plan = gx.plan(traced, pod, objective=gx.Objective(goal="latency"))
+    with gx.compile(plan, traced) as step:
+        placed = step.place(params)
+        held = Counter()
+        for leaf in jax.live_arrays():
+            for shard in leaf.addressable_shards if len(leaf.devices()) > 1 else ():
+                held[shard.device.id] += shard.data.nbytes
+        reference = np.asarray(jax.jit(experts)(params, x))
+        error = np.abs(np.asarray(step(placed, x)) - reference).max() / np.abs(reference).max()
+    return {
+        "error": float(error),
+        "split": sum(len(of.specs) for of in plan.shardings),
+        "most_bytes": max(held.values()),
+        "capacity_bytes": group.memory_bytes,
+        "whole_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(params)),
+    }
+
+
 def cases():
     one = {1: 1}
     for size in (4, 8):
@@ -212,4 +240,6 @@ if __name__ == "__main__":
             found[name] = check(*given, **settings)
     if not chosen or "jit" in chosen:
         found["jit"] = check_jit()
+    if not chosen or "group" in chosen:
+        found["group"] = check_group()
     print(json.dumps(found))

@@ -37,7 +37,7 @@ def found():
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", [*CASES, "open axes", "two meshes", "jit"])
+@pytest.mark.parametrize("case", [*CASES, "open axes", "two meshes", "jit", "group"])
 def test_a_sharded_stage_gives_what_one_device_gives(found, case):
     assert found[case]["split"] > 0
     assert found[case]["error"] <= 2e-6
@@ -53,6 +53,12 @@ def test_given_specs_and_constraints_of_the_model_reach_the_devices(found):
     specs = found["jit"]["specs"]
     assert specs["params['up']"] == [["data"], []]
     assert "model" in json.dumps(specs)
+
+
+def test_a_mesh_made_from_a_group_keeps_to_the_memory_of_its_devices(found):
+    group = found["group"]
+    assert group["whole_bytes"] > group["capacity_bytes"]
+    assert 0 < group["most_bytes"] <= group["capacity_bytes"]
 
 
 def test_axes_that_are_open_are_those_of_the_plan(found):
