@@ -48,17 +48,20 @@ def flow_of(
 
 
 def fewest(problem: PoolsProblem, objective: Objective, flow: Flow) -> Flow:
-    """The same shares on as few meshes as the limits allow, if the goal does not mind fewer."""
+    """The same shares on as few meshes as the limits allow and the goal does not mind."""
     meshes = [max(occupied(problem, h)) for h in flow.held]
     # At so many times the rate one mesh of each would do.
-    slower = max(1 / max(meshes), flow.terms.period_s / objective.term_limits[1])
-    fewer = tuple(
-        replace(h, count=min(math.ceil(needed * slower - 1e-9), h.count))
-        for h, needed in zip(flow.held, meshes, strict=True)
-    )
-    fewer = at_rate(fewer, 1 / terms_of(problem, fewer).period_s)
-    found = flow_of(problem, objective, fewer)
-    return flow if found is None or found.value > flow.value * (1 + _SAME) else found
+    slowest = max(1 / max(meshes), flow.terms.period_s / objective.term_limits[1])
+    for slower in (min(slowest, 1.0), 1.0):
+        fewer = tuple(
+            replace(h, count=min(math.ceil(needed * slower - 1e-9), h.count))
+            for h, needed in zip(flow.held, meshes, strict=True)
+        )
+        fewer = at_rate(fewer, 1 / terms_of(problem, fewer).period_s)
+        found = flow_of(problem, objective, fewer)
+        if found is not None and found.value <= flow.value * (1 + _SAME):
+            return found
+    return flow
 
 
 class _Charge(NamedTuple):

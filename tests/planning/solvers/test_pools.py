@@ -103,6 +103,19 @@ def test_a_request_that_runs_alone_gets_no_replicas():
             assert len({held.first for held in found.held}) == len(found.held)
 
 
+@pytest.mark.parametrize("goal", TERMS)
+def test_no_mesh_is_held_that_could_be_left_out(goal):
+    for seed in range(30):
+        problem = random_problem(np.random.default_rng(300 + seed))
+        found = solve(problem, Objective(goal=goal))
+        for k, held in enumerate(found.held if found else ()):
+            fewer = [*found.held]
+            fewer[k] = replace(held, count=held.count - 1)
+            if held.count > 1:
+                value = Objective(goal=goal).value(terms_of(problem, fewer))
+                assert value > found.value * (1 + 1e-9)
+
+
 def check(problem, found):
     """The plan fits into the devices, no mesh has more than it can do, and requests flow."""
     counts = np.zeros(len(problem.option_group), int)
