@@ -4,7 +4,8 @@ A limit is lifted at a time: without memory limits, is there a plan? If not, lin
 meshes are to blame. If so, the plan that lacks the fewest bytes on its worst mesh is found by the
 very search for throughput, with missing bytes in place of seconds, and told, with the number of
 such devices that would do. If only a limit of the objective is to blame, the best possible value of
-its term is.
+its term is. Cuts and meshes that the caller fixed are limits too: where a layout would do without
+them, it is told.
 """
 
 import itertools
@@ -34,7 +35,9 @@ def why_not(
             found = search(problem, asked, **wishes)  # type: ignore[arg-type]
             return None if found is None else (found.value, True)
 
-        return beyond_limits(objective, best)
+        error = beyond_limits(objective, best)
+        lifted = _without_wishes(chain, cluster, problem, request, objective)
+        return PlanError(f"of the layouts asked for: {error}; {lifted}") if lifted else error
     endless = replace(problem, capacity_bytes=np.full_like(problem.capacity_bytes, np.inf))
     if search(endless, Objective(), **wishes) is None:  # type: ignore[arg-type]
         return _not_joined(chain, cluster, problem, request)
@@ -58,8 +61,9 @@ def why_not(
         for k, ((first, stop), mesh) in enumerate(zip(runs, least.meshes, strict=True))
     )
     names = [mesh.name for mesh in cluster.meshes]
+    lifted = _without_wishes(chain, cluster, problem, request, Objective())
     if missing <= 0:
-        return _too_much_together(problem, names, least.cuts, least.meshes)
+        return _too_much_together(problem, names, least.cuts, least.meshes, lifted)
     first, stop = runs[stage]
     mesh = least.meshes[stage]
     what = (
@@ -67,6 +71,8 @@ def why_not(
         f"{show_bytes(needs[mesh, first, stop])} on mesh {names[mesh]!r}, which has "
         f"{show_bytes(problem.capacity_bytes[mesh])}: {show_bytes(missing)} are missing"
     )
+    if lifted:
+        return PlanError(f"{what}; {lifted}")
     if request.meshes is not None and isinstance(request.cuts, tuple):
         return PlanError(f"{what}; move the cuts, or give it a larger mesh")
     largest = int(problem.capacity_bytes.argmax())
@@ -78,6 +84,25 @@ def why_not(
         f"the layout that comes nearest, {what}; {_smallest(chain, cluster, problem)}, or lower "
         "batch, context or precision"
     )
+
+
+def _without_wishes(
+    chain: Chain, cluster: Cluster, problem: Problem, request: Request, objective: Objective
+) -> str:
+    """Which of the caller's wishes to lift and what is possible then, empty where nothing is."""
+    given = [name for name in ("cuts", "meshes") if getattr(request, name) is not None]
+    for number in range(1, len(given) + 1):
+        for lifted in itertools.combinations(given, number):
+            kept = {name: getattr(request, name) for name in given if name not in lifted}
+            if found := search(problem, objective, **kept):
+                ends = [*found.cuts, chain.num_segments]
+                layout = ", ".join(
+                    f"{cluster.meshes[mesh].name!r} to {chain.names[stop - 1]}"
+                    for mesh, stop in zip(found.meshes, ends, strict=True)
+                )
+                what = " and ".join(lifted)
+                return f"with {what} free there is a layout ({layout}); leave {what} out"
+    return ""
 
 
 def fewest_meshes(problem: Problem, mesh: int) -> int | None:
@@ -152,7 +177,11 @@ def beyond_limits(
 
 
 def _too_much_together(
-    problem: Problem, names: list[str], cuts: tuple[int, ...], meshes: tuple[int, ...]
+    problem: Problem,
+    names: list[str],
+    cuts: tuple[int, ...],
+    meshes: tuple[int, ...],
+    lifted: str,
 ) -> PlanError:
     used = used_bytes(problem, cuts, meshes)
     over = []
@@ -166,9 +195,12 @@ def _too_much_together(
                 f"the stages on {who} need {show_bytes(needed)} together, and their memory has "
                 f"{show_bytes(capacity)}: {show_bytes(needed - capacity)} are missing"
             )
+    said = f"each stage fits alone, but {'; '.join(over) or 'not all at once'}"
+    if lifted:
+        return PlanError(f"{said}; {lifted}")
     return PlanError(
-        f"the model fits nowhere: each stage fits alone, but {'; '.join(over) or 'not all at once'}"
-        "; use more or larger meshes, or lower batch, context or precision"
+        f"the model fits nowhere: {said}; use more or larger meshes, or lower batch, context or "
+        "precision"
     )
 
 

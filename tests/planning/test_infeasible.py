@@ -96,3 +96,30 @@ def test_prices_and_power_that_nobody_knows_are_asked_for():
         plan(CHAIN, TWO, objective=Objective(max_joules_per_request=1.0))
     unknown = plan(CHAIN, TWO)
     assert unknown.usd is None and unknown.joules is None
+
+
+@pytest.mark.parametrize(
+    ("wishes", "lifted"),
+    [
+        ({"cuts": (1,)}, "cuts"),
+        ({"meshes": ("a",)}, "meshes"),
+        ({"cuts": (1,), "meshes": ("a", "b")}, "cuts"),
+        ({"cuts": 1, "meshes": ("a",)}, "cuts and meshes"),
+    ],
+)
+def test_wishes_are_to_blame_where_the_model_fits_without_them(wishes, lifted):
+    half = cluster_of([kind(name, memory_bytes=TOTAL_BYTES * 0.75) for name in "ab"])
+    assert len(plan(CHAIN, half).layout.holdings) == 2
+    pattern = (
+        rf"are missing; with {lifted} free there is a layout \('.*' to .*\); leave {lifted} out"
+    )
+    with pytest.raises(PlanError, match=pattern) as refused:
+        plan(CHAIN, half, **wishes)
+    assert "nowhere" not in str(refused.value) and "smallest" not in str(refused.value)
+
+
+def test_wishes_are_to_blame_where_only_they_break_a_limit():
+    limit = Objective(max_latency_s=plan(CHAIN, TWO).value * 1.01)
+    pattern = r"of the layouts asked for: max_latency_s is .*; with meshes free there is a layout"
+    with pytest.raises(PlanError, match=pattern):
+        plan(CHAIN, TWO, objective=limit, meshes=("b",))
