@@ -20,6 +20,7 @@ from gimlax.devices.cluster_writing import write_cluster
 from gimlax.devices.consistency import (
     mistakes_between,
     mistakes_of_groups,
+    overlapping,
     unequal_memories,
     unreachable,
 )
@@ -45,8 +46,8 @@ class Cluster:
 
     Raises:
         SpecError: names that repeat, links to what is not there, kinds that nobody knows, meshes
-            that share a memory but not its size, or that their group has not enough devices for;
-            all of them at once.
+            that share a memory but not its size, that have devices in common, or that their group
+            has not enough devices for; all of them at once.
     """
 
     meshes: tuple[MeshSpec, ...]
@@ -61,6 +62,7 @@ class Cluster:
         mistakes = [
             *mistakes_between(self.meshes, self.groups, self.links, self.kinds, names),
             *mistakes_of_groups(self.meshes, self.groups),
+            *overlapping(self.meshes),
         ]
         if not mistakes:
             kinds = _kinds_used((*self.meshes, *self.groups), self.kinds)
@@ -218,6 +220,7 @@ class Cluster:
         cross = [
             *mistakes_between(file.meshes, file.groups, file.links, file.kinds, file.names),
             *mistakes_of_groups(file.meshes, file.groups),
+            *overlapping(file.meshes),
             *unreachable(file.names, file.groups, file.links),
         ]
         mistakes += [f"{name}: {mistake}" for mistake in cross]

@@ -13,7 +13,13 @@ from gimlax.devices.kinds import DeviceKind, find_kind
 from gimlax.devices.mesh import Link, MeshSpec
 from gimlax.errors import SpecError
 
-__all__ = ["mistakes_between", "mistakes_of_groups", "unequal_memories", "unreachable"]
+__all__ = [
+    "mistakes_between",
+    "mistakes_of_groups",
+    "overlapping",
+    "unequal_memories",
+    "unreachable",
+]
 
 _MOST_NAMES = 10
 
@@ -120,6 +126,33 @@ def mistakes_of_groups(meshes: Sequence[MeshSpec], groups: Sequence[Group]) -> I
                 f"the meshes of group {name!r} have {num_devices} devices together, but the group "
                 f"has {by_name[name].num_devices}; make them smaller or fewer"
             )
+
+
+def overlapping(meshes: Sequence[MeshSpec]) -> Iterator[str]:
+    """Live meshes that have a device in common, whose memory and time would count twice.
+
+    Meshes of different hosts have different devices; one that names no host is of this process.
+    """
+    live = sorted((m for m in meshes if m.backend), key=lambda m: m.first_device)
+    furthest: dict[tuple[str, str | None], MeshSpec] = {}  # by backend and host; None is any host
+    for mesh in live:
+        stop = mesh.first_device + mesh.num_devices
+        hosts = (mesh.host, "") if mesh.host else (None,)
+        others = [furthest[mesh.backend, h] for h in hosts if (mesh.backend, h) in furthest]
+        for other in others:
+            common = min(stop, other.first_device + other.num_devices) - mesh.first_device
+            if common > 0:
+                last = mesh.first_device + common - 1
+                which = f"{mesh.first_device} to {last}" if common > 1 else f"{last}"
+                yield (
+                    f"meshes {other.name!r} and {mesh.name!r} share device{'s' * (common > 1)} "
+                    f"{which} of backend {mesh.backend!r}, which would count twice; give each "
+                    "other devices with first_device and num_devices"
+                )
+        for host in {mesh.host, None}:
+            known = furthest.get((mesh.backend, host))
+            if known is None or stop > known.first_device + known.num_devices:
+                furthest[mesh.backend, host] = mesh
 
 
 def unequal_memories(meshes: Sequence[MeshSpec], memory_bytes: Mapping[str, int]) -> Iterator[str]:

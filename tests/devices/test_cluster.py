@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import gimlax.devices
 from gimlax.devices import Backend, Cluster, DeviceKind, Group, Interconnect, Link, MeshSpec, Price
+from gimlax.devices.consistency import overlapping
 from gimlax.devices.naming import name_mistakes
 from gimlax.errors import SpecError
 
@@ -214,6 +215,50 @@ def test_one_memory_has_one_size():
         Cluster(meshes=(CPU, dataclasses.replace(PLUGIN, memory_bytes=7)))
 
 
+def live(name, first_device, num_devices, host="", backend="cpu"):
+    return MeshSpec(
+        name=name,
+        device_kind="cpu",
+        num_devices=num_devices,
+        backend=backend,
+        first_device=first_device,
+        host=host,
+    )
+
+
+def test_meshes_do_not_have_devices_in_common():
+    m, n = live("m", 0, 4), live("n", 2, 4)
+    pattern = "meshes 'm' and 'n' share devices 2 to 3 of backend 'cpu'"
+    with pytest.raises(SpecError, match=pattern):
+        Cluster(meshes=(n, m))
+    blocks = "".join(
+        f'[[mesh]]\nname = "{x.name}"\ndevice_kind = "cpu"\nbackend = "cpu"\n'
+        f"num_devices = 4\nfirst_device = {x.first_device}\n"
+        for x in (m, n)
+    )
+    with pytest.raises(SpecError, match=pattern) as once:
+        Cluster.from_toml(blocks)
+    assert str(once.value).count("share devices") == 1
+    with pytest.raises(SpecError, match="'m' and 'o' share device 3 of"):
+        Cluster(meshes=(m, live("n", 1, 2, "h"), live("o", 3, 1, "h")))
+    Cluster(meshes=(m, live("n", 4, 4), live("o", 2, 4, backend="other")))
+    Cluster(meshes=(live("m", 0, 4, "h0"), live("n", 2, 4, "h1")))
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 4), st.sampled_from(["", "h", "g"])))
+)
+def test_common_devices_are_found_like_pair_by_pair(drawn):
+    meshes = [live(str(k), *row) for k, row in enumerate(drawn)]
+    apart = all(
+        (a.host != b.host and a.host and b.host)
+        or a.first_device + a.num_devices <= b.first_device
+        or b.first_device + b.num_devices <= a.first_device
+        for a, b in itertools.combinations(meshes, 2)
+    )
+    assert (not list(overlapping(meshes))) == apart
+
+
 words = st.text(min_size=1, max_size=8).filter(lambda word: not list(name_mistakes(word)))
 
 
@@ -221,7 +266,7 @@ words = st.text(min_size=1, max_size=8).filter(lambda word: not list(name_mistak
 def clusters(draw):
     names = draw(st.lists(words, min_size=1, max_size=4, unique=True))
     meshes = []
-    for name in names:
+    for place, name in enumerate(names):
         data, model = draw(st.integers(1, 4)), draw(st.integers(1, 4))
         host = draw(st.sampled_from(["", "here"]))
         shares = draw(st.sampled_from([(), ("compute",), ("compute", "memory")])) if host else ()
@@ -235,7 +280,7 @@ def clusters(draw):
                 num_devices=data * model,
                 axes=(("data", data), ("model", model)),
                 backend=backend,
-                first_device=draw(st.integers(0, 9)) if backend else 0,
+                first_device=draw(st.integers(0, 9)) + 32 * place if backend else 0,
                 host=host,
                 shares=shares,
                 memory_bytes=None
