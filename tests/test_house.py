@@ -20,6 +20,8 @@ RANKS = {
     "_floor": 0,
     "errors": 0,
     "units": 0,
+    "checking": 0,
+    "records": 0,
     "_jax": 0,
     "graph": 1,
     "devices": 1,
@@ -37,8 +39,14 @@ RANKS = {
 }
 SEES_RANK_ZERO_ONLY = {"models"}
 FOR_API_ONLY = {"models"}
-# The foundation is one rank, but its wrapper may raise the errors.
-FOUNDATION = {("_jax", "errors"), ("units", "errors")}
+# The foundation is one rank, but all of it may raise the errors.
+FOUNDATION = {
+    ("_jax", "errors"),
+    ("units", "errors"),
+    ("checking", "errors"),
+    ("records", "errors"),
+    ("records", "checking"),
+}
 
 
 def part_of(path):

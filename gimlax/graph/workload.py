@@ -7,13 +7,14 @@ before it and after it, and drops the others.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import jax
 
 from gimlax import _jax
+from gimlax.checking import mistakes_of_fields
 from gimlax.errors import SpecError
 from gimlax.graph.dataflow import Graph, build_graph
 from gimlax.graph.segments import Segment, build_segments, find_boundaries, used_parts
@@ -35,26 +36,14 @@ class Workload:
     calls: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
+        if wrong := mistakes_of_fields(self):
+            raise SpecError(f"workload: {'; '.join(wrong)}")
         phases = dict(self.phases)
         if not phases:
             raise SpecError("a workload has no phase; give at least one traced function")
-        for name, traced in phases.items():
-            if not isinstance(traced, Traced):
-                raise SpecError(
-                    f"phase {name!r} is a {type(traced).__name__}, not a Traced; call"
-                    f" gimlax.trace first"
-                )
         calls = {name: 1.0 for name in phases} | dict(self.calls or {})
-        unknown = sorted(set(calls) - set(phases))
-        if unknown:
-            raise SpecError(
-                f"calls= names phase {unknown[0]!r}, but the workload has {sorted(phases)}"
-            )
-        wrong = [f"{n!r}: {c}" for n, c in calls.items() if not 0 < c < float("inf")]
-        if wrong:
-            raise SpecError(
-                f"calls per request must be positive and finite, not {', '.join(wrong)}"
-            )
+        if wrong := list(_mistakes(phases, calls)):
+            raise SpecError(f"workload: {'; '.join(wrong)}")
         object.__setattr__(self, "phases", phases)
         object.__setattr__(self, "calls", calls)
         first, *others = phases.items()
@@ -72,6 +61,18 @@ class Workload:
                 " gimlax.Workload of several"
             )
         return workload
+
+
+def _mistakes(phases: Mapping[str, Traced], calls: Mapping[str, float]) -> Iterator[str]:
+    """What is wrong with names and calls, a sentence each."""
+    for name in phases:
+        if not name or not name.isprintable():
+            yield f"a phase is called {name!r}; give it a name that can be printed on a line"
+    for name, number in calls.items():
+        if name not in phases:
+            yield f"calls= names phase {name!r}, but the workload has {list(phases)}"
+        elif not 0 < number < float("inf"):
+            yield f"calls per request must be positive and finite, not {name!r}: {number}"
 
 
 def _check_shared(first: tuple[str, Traced], other: tuple[str, Traced]) -> None:

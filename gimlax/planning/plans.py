@@ -7,23 +7,25 @@ dollars, joules.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from gimlax.devices import Cluster, MeshSpec
+from gimlax.devices.reading import read_text, write_text
 from gimlax.errors import PlanError
+from gimlax.planning.contradictions import contradictions
 from gimlax.planning.explanation import Comparison
 from gimlax.planning.explanation.differing import difference
 from gimlax.planning.layout import Layout, Route
 from gimlax.planning.objective import Objective
-from gimlax.planning.predictions import BINDS, MeshPrediction, PhasePrediction
-from gimlax.planning.serialise import from_json, to_json
+from gimlax.planning.predictions import MeshPrediction, PhasePrediction
 from gimlax.planning.shardings import MeshSharding
 from gimlax.planning.tables import explained, table
+from gimlax.records import Amount, from_json, to_json
 
+MOST_BYTES = 2**26  # of a saved plan, in which a mesh takes some kilobytes
 SCHEMA_VERSION = 2  # 1 had no dollars, joules, methods and sources, and called the value value_s
-METHODS = ("exact", "stopped", "local")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +73,12 @@ class Plan:
     layout: Layout
     phases: tuple[PhasePrediction, ...]
     meshes: tuple[MeshPrediction, ...]
-    value: float
-    bound: float
-    latency_s: float
-    period_s: float
-    usd: float | None
-    joules: float | None
+    value: Amount
+    bound: Amount
+    latency_s: Amount
+    period_s: Amount
+    usd: Amount | None
+    joules: Amount | None
     method: str
     model: str
     cluster: str
@@ -88,7 +90,7 @@ class Plan:
     comparison: Comparison | None = None
 
     def __post_init__(self) -> None:
-        wrong = _mistakes(self)
+        wrong = list(contradictions(self))
         if wrong:
             raise PlanError(f"plan: {'; '.join(wrong)}; make a new plan")
 
@@ -157,11 +159,15 @@ class Plan:
         Raises:
             PlanError: it is no plan, of another schema version, or contradicts itself.
         """
-        return from_json(cls, text, SCHEMA_VERSION, name)
+        return from_json(cls, text, SCHEMA_VERSION, name, error=PlanError, advice="make a new plan")
 
     def save(self, path: str | Path) -> None:
-        """Writes the plan as JSON."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        """Writes the plan as JSON.
+
+        Raises:
+            PlanError: the file cannot be written.
+        """
+        write_text(path, self.to_json(), "plan", error=PlanError)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -170,62 +176,7 @@ class Plan:
         Raises:
             PlanError: there is no such file, or it holds no plan.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PlanError(
-                f"plan {str(path)!r} cannot be read: {error}; give a saved plan"
-            ) from error
+        text = read_text(
+            path, "plan", most_bytes=MOST_BYTES, advice="give a saved plan", error=PlanError
+        )
         return cls.from_json(text, name=f"plan {str(path)!r}")
-
-
-def _mistakes(plan: Plan) -> list[str]:
-    wrong: list[str] = []
-    num = len(plan.layout.holdings)
-    last = max(holding.stop for holding in plan.layout.holdings)
-    if last != len(plan.segments):
-        wrong.append(f"its layout ends at segment {last}, but it names {len(plan.segments)}")
-    names = list(plan.mesh_names)
-    for what, found in (
-        ("specs", [spec.name for spec in plan.specs]),
-        ("meshes", [mesh.mesh for mesh in plan.meshes]),
-    ):
-        if sorted(found) != sorted(names):
-            wrong.append(f"its {what} are of {found}, but its layout uses {names}")
-    wrong += [f"mesh {spec.name!r} has no axes" for spec in plan.specs if not spec.axes]
-    if plan.method not in METHODS:
-        wrong.append(f"its method is {plan.method!r}, not one of {', '.join(METHODS)}")
-    if not plan.phases:
-        wrong.append("it has no phase")
-    inner = [k for k, hop in enumerate(plan.layout.hops) if min(hop.source, hop.target) >= 0]
-    for phase in plan.phases:
-        if sorted(stage.holding for stage in phase.stages) != list(range(num)):
-            wrong.append(f"phase {phase.name!r} does not predict each of its {num} stages once")
-        if sorted(transfer.hop for transfer in phase.transfers) != inner:
-            wrong.append(
-                f"phase {phase.name!r} does not predict each of its {len(inner)} hops once"
-            )
-        wrong += [
-            f"phase {phase.name!r} says that {stage.binds!r} binds holding {stage.holding}"
-            for stage in phase.stages
-            if stage.binds not in BINDS
-        ]
-        if not phase.calls > 0:
-            wrong.append(f"phase {phase.name!r} is called {phase.calls} times")
-    wrong += [f"{name} is negative" for name in _negative(plan)]
-    return wrong
-
-
-def _negative(plan: Plan) -> list[str]:
-    """Names of figures below zero."""
-    records: list[tuple[str, object]] = [("plan", plan)]
-    for phase in plan.phases:
-        records += [(f"phase {phase.name!r}, stage {s.holding}", s) for s in phase.stages]
-        records += [(f"phase {phase.name!r}, hop {t.hop}", t) for t in phase.transfers]
-    records += [(f"mesh {mesh.mesh!r}", mesh) for mesh in plan.meshes]
-    return [
-        f"{where}: {field.name}"
-        for where, record in records
-        for field in fields(record)  # type: ignore[arg-type]
-        if isinstance(value := getattr(record, field.name), int | float) and value < 0
-    ]

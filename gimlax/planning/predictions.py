@@ -8,6 +8,8 @@ bytes, FLOPs.
 
 from dataclasses import dataclass
 
+from gimlax.records import Amount, Count
+
 BINDS = ("compute", "bandwidth", "overhead", "host")
 
 
@@ -18,26 +20,26 @@ class StagePrediction:
     which of 'compute', 'bandwidth', 'overhead', 'host' (`parked_s`: streaming what is parked in
     host memory) most of the seconds are spent."""
 
-    holding: int
-    seconds: float
-    compute_s: float
-    memory_s: float
-    overhead_s: float
-    flops: float
-    bytes_accessed: float
+    holding: Count
+    seconds: Amount
+    compute_s: Amount
+    memory_s: Amount
+    overhead_s: Amount
+    flops: Amount
+    bytes_accessed: Amount
     binds: str
-    parked_s: float = 0.0
+    parked_s: Amount = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferPrediction:
     """One call's traffic on a hop between two holdings; nothing is sent within one mesh."""
 
-    hop: int
+    hop: Count
     source: str
     target: str
-    num_bytes: int
-    seconds: float
+    num_bytes: Count
+    seconds: Amount
     basis: str = "declared"
 
 
@@ -46,7 +48,7 @@ class PhasePrediction:
     """One call of a phase, which a request calls `calls` times."""
 
     name: str
-    calls: float
+    calls: Amount
     stages: tuple[StagePrediction, ...]
     transfers: tuple[TransferPrediction, ...]
 
@@ -65,13 +67,13 @@ class MeshPrediction:
     """
 
     mesh: str
-    resident_bytes: int
-    carried_bytes: int
-    temp_bytes: int
-    received_bytes: int
-    capacity_bytes: int
-    load_s: float
-    parked_bytes: int = 0
+    resident_bytes: Count
+    carried_bytes: Count
+    temp_bytes: Count
+    received_bytes: Count
+    capacity_bytes: Count
+    load_s: Amount
+    parked_bytes: Count = 0
     basis: str = "card"
 
     @property

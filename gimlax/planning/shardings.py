@@ -1,6 +1,7 @@
 """The shardings of a plan as plain data: specs by mesh and name."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -73,8 +74,8 @@ class MeshSharding:
     inside: tuple[AxisSplits, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [name for name, _ in self.specs]
-        if twice := [name for name in names if names.count(name) > 1]:
+        counts = Counter(name for name, _ in self.specs)
+        if twice := [name for name, count in counts.items() if count > 1]:
             raise PlanError(
                 f"sharding of mesh {self.mesh!r} has two specs for {twice[0]!r}; make a new plan"
             )

@@ -157,6 +157,14 @@ def test_the_fingerprint_is_the_same_on_every_jax():
     [
         (lambda a, b: Workload({}), "no phase"),
         (lambda a, b: Workload({"a": a}, calls={"c": 1}), "calls= names phase 'c'"),
+        (lambda a, b: Workload([a]), r"phases is a list of 1; give a dict from strings to Traceds"),
+        (lambda a, b: Workload({"a": 5}), r"phases\['a'\] is 5; give a Traced"),
+        (
+            lambda a, b: Workload({"a\n": a}),
+            r"a phase is called 'a\\n'; give it a name that can be",
+        ),
+        (lambda a, b: Workload({"a": a}, calls={"a": "x"}), r"calls\['a'\] is 'x'; give a number"),
+        (lambda a, b: Workload({"a": a}, calls={"a": 10**400}), r"calls\['a'\] is a huge number"),
         (lambda a, b: Workload({"a": a}, calls={"a": 0}), "positive and finite, not 'a': 0"),
         (
             lambda a, b: Workload({"a": a, "b": trace(lambda p, x: x, 1.0, 2.0)}),

@@ -32,6 +32,19 @@ def model_with_state_across_a_cut():
     return chain(trace(apply, [shape] * 3, {"count": counter}, shape, carried={1: 1}))
 
 
+def layers(number):
+    def apply(params, x):
+        for w in params:
+            x = jax.nn.silu(x @ w)
+        return x
+
+    shape = jax.ShapeDtypeStruct((32, 32), np.float32)
+    return chain(trace(apply, [shape] * number, shape))
+
+
+SMALL = layers(3)
+
+
 def test_one_mesh_is_the_plan_where_transfers_would_only_cost():
     best = plan(CHAIN, TWO)
     assert best.layout.route() == ((), ("a",))
@@ -234,7 +247,7 @@ def changed(**changes):
         (changed(schema_version=True), "schema version True"),
         (changed(extra=1), "extra is not known"),
         (changed(value="fast"), "value is 'fast', not a finite number"),
-        (changed(value=-1.0), "value is negative"),
+        (changed(value=-1.0), "value is -1.0; give 0 or more"),
         (changed(value=int("9" * 400)), "value is a huge number, not a finite number"),
         (changed(segments="all"), "segments is 'all', not a list"),
         (changed(segments=["one"]), "its layout ends at segment"),
@@ -251,6 +264,112 @@ def changed(**changes):
 def test_hostile_json_is_one_error(text, message):
     with pytest.raises(PlanError, match=re.escape(message)):
         Plan.from_json(text)
+
+
+def tampered(plan, path, value):
+    """The JSON of a plan with another value at a path of keys and indices."""
+    data = json.loads(plan.to_json())
+    *keys, last = path
+    inner = data
+    for key in keys:
+        inner = inner[key]
+    inner[last] = value
+    return json.dumps(data)
+
+
+RIVAL = {"cuts": [], "meshes": ["a"], "value": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            ("comparison", "next_best"),
+            RIVAL | {"cuts": [999], "meshes": ["a", "b"]},
+            r"its next best plan has cuts (999,) of ",
+        ),
+        (
+            ("comparison", "next_best"),
+            RIVAL | {"cuts": [1, 2], "meshes": ["a", "b"]},
+            "its next best plan has 2 cuts and 2 meshes",
+        ),
+        (("comparison", "single_mesh"), RIVAL | {"meshes": []}, "best single mesh is on no mesh"),
+        (
+            ("comparison", "single_vendor"),
+            RIVAL | {"value": -1},
+            "comparison.single_vendor.value is -1; give 0 or more",
+        ),
+        (("comparison", "transfer_share"), 99.0, "transfer_share is 99.0; give 0 to 1"),
+        (("comparison", "transfer_share"), -1, "transfer_share is -1; give 0 to 1"),
+        (("comparison", "crowded"), [7], "says that stages [7] have no room, but has 2"),
+        (("comparison", "break_even"), 0.5, "ends with links 0.5 times slower"),
+        (("meshes", 0, "resident_bytes"), 10**400, "meshes[0].resident_bytes is a huge number"),
+        (("meshes", 0, "parked_bytes"), 10**9, "mesh 'a' parks 1000000000 bytes, but has"),
+        (("meshes", 0, "basis"), "rumour", "seconds of mesh 'a' rest on 'rumour', not one of card"),
+        (("bound",), 1e9, "below the bound of 1e+09"),
+        (
+            ("phases", 0, "transfers", 0, "source"),
+            "zzz",
+            "phase 'prefill', hop 1 leads from 'zzz' to 'b', in its layout from 'a' to 'b'",
+        ),
+        (("phases", 0, "transfers", 0, "basis"), "", "hop 1 rests on '', not one of declared"),
+        (("phases", 0, "name"), "x\x1b[2J", r"phases[0].name is 'x\x1b[2J', which cannot be"),
+        (("segments", 0), "a\nb", r"segments[0] is 'a\nb', which cannot be printed on a line"),
+        (("comparison", "vendor"), "\x07", "comparison.vendor is "),
+        (("sources",), [{"device_kind": "a", "figure": "f", "source": "\r"}], "sources[0].source"),
+        (("calibration",), "\t", "calibration is "),
+    ],
+    ids=range(19),
+)
+def test_a_plan_that_contradicts_itself_is_one_error(path, value, message):
+    chosen = plan(CHAIN, TWO, meshes=("a", "b"))
+    with pytest.raises(PlanError, match=re.escape(message)) as refused:
+        Plan.from_json(tampered(chosen, path, value), name="plan 'x.json'")
+    text = str(refused.value)
+    assert text.startswith("plan 'x.json': ") and text.endswith("; make a new plan")
+    assert text.count("plan: ") == 0 and text.count("make a new plan") == 1
+    assert text.isprintable()
+
+
+def leaves(data, path=()):
+    """The paths of all values of a JSON, those of lists and objects too."""
+    inner = data.items() if isinstance(data, dict) else enumerate(data)
+    for key, value in inner:
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from leaves(value, (*path, key))
+
+
+@pytest.mark.parametrize(
+    "value", [0, -1, 1e-320, 1e308, 10**400, 2**61, "", "\n", [], {}, None], ids=range(11)
+)
+def test_what_is_read_from_a_tampered_file_can_be_printed(value):
+    chosen = plan(SMALL, TWO, meshes=("a", "b"), objective=Objective(max_latency_s=1e3))
+    read = 0
+    for path in leaves(json.loads(chosen.to_json())):
+        try:
+            again = Plan.from_json(tampered(chosen, path, value))
+        except PlanError:
+            continue
+        read += 1
+        assert str(again) and again.explain() and chosen.diff(again) and again.diff(chosen)
+    assert read or value in ({}, -1, "\n", 10**400)
+
+
+def test_keys_are_compared_in_one_pass():
+    keys = ", ".join(f'"{k}": 0' for k in range(200_000))
+    with pytest.raises(PlanError, match="key '0' comes twice"):
+        Plan.from_json(f'{{{keys}, "0": 1}}')
+
+
+def test_a_file_without_end_is_not_read_to_its_end(tmp_path):
+    with pytest.raises(PlanError, match=r"plan '/dev/zero' has more than 64.0 MiB; give a saved"):
+        Plan.load("/dev/zero")
+    chosen = plan(CHAIN, TWO)
+    with pytest.raises(PlanError, match=r"plan cannot be written to '.*nowhere/x.json'"):
+        chosen.save(tmp_path / "nowhere" / "x.json")
+    with pytest.raises(PlanError, match="plan is a NoneType, not a string of JSON"):
+        Plan.from_json(None)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -6,6 +6,8 @@ itself without model or cluster.
 
 from dataclasses import dataclass
 
+from gimlax.records import Amount, Count, Share
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rival:
@@ -15,9 +17,9 @@ class Rival:
     group it uses.
     """
 
-    cuts: tuple[int, ...]
+    cuts: tuple[Count, ...]
     meshes: tuple[str, ...]
-    value: float
+    value: Amount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +61,11 @@ class Comparison:
     single_mesh: Rival | None
     vendor: str
     single_vendor: Rival | None
-    num_vendors: int
+    num_vendors: Count
     next_best: Rival | None
     free: Rival | None
-    transfer_share: float
-    break_even: float | None
-    crowded: tuple[int, ...]
+    transfer_share: Share
+    break_even: Amount | None
+    crowded: tuple[Count, ...]
     changes: tuple[Change, ...]
     single_group: Rival | None = None

@@ -73,7 +73,8 @@ def _gain(plan: "Plan", rival: Rival) -> str:
         return "no gain"
     if rival.value > plan.value:
         return f"the plan takes {1 - plan.value / rival.value:.1%} less"
-    return f"the plan takes {plan.value / rival.value - 1:.1%} more, as cuts or meshes were given"
+    more = f"{plan.value / rival.value - 1:.1%}" if rival.value else show(plan, plan.value)
+    return f"the plan takes {more} more, as cuts or meshes were given"
 
 
 def _group(plan: "Plan", rival: Rival) -> str:

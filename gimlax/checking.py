@@ -1,0 +1,183 @@
+"""Values against the types written beside them: fields of records, arguments of functions.
+
+A caller who mixes two things up should read which, what it was and what belongs there, not where
+deep inside that led. The annotations are the schema, so there is no second list to keep; all that
+is wrong is found at once.
+"""
+
+import collections.abc
+import dataclasses
+import functools
+import math
+import pathlib
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any
+
+from gimlax.errors import SpecError
+
+__all__ = ["Range", "check_arguments", "hints_of", "is_number", "mistakes_of_fields", "shown"]
+
+_MOST_SHOWN = 60
+_WORDS: Mapping[Any, tuple[str, str]] = types.MappingProxyType(
+    {
+        str: ("a string", "strings"),
+        int: ("a whole number", "whole numbers"),
+        float: ("a number", "numbers"),
+        bool: ("True or False", "True or False"),
+        pathlib.Path: ("a path", "paths"),
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """The numbers that an annotated field may have, both ends included."""
+
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.least} to {self.most}" if self.most < math.inf else f"{self.least} or more"
+
+
+def check_arguments(what: str, function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuses arguments of other kinds than a function says that it takes.
+
+    Args:
+        what: how messages call the function, such as 'gimlax.plan'.
+        function: with annotations.
+        given: arguments by name.
+
+    Raises:
+        SpecError: names each, with its value and what to give.
+    """
+    wrong = [
+        mistake
+        for name, hint in hints_of(function).items()
+        if name in given
+        for mistake in _mistakes(hint, given[name], name)
+    ]
+    if wrong:
+        raise SpecError(f"{what}: {'; '.join(wrong)}")
+
+
+def mistakes_of_fields(record: Any) -> list[str]:
+    """Fields of a dataclass that are of another kind than it says, a sentence each."""
+    hints = hints_of(type(record))
+    return [
+        mistake
+        for field in dataclasses.fields(record)
+        if field.init
+        for mistake in _mistakes(hints[field.name], getattr(record, field.name), field.name)
+    ]
+
+
+@functools.cache
+def hints_of(annotated: Any) -> dict[str, Any]:
+    """The annotations of a class or function, ranges included."""
+    return typing.get_type_hints(annotated, include_extras=True)
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number that a float can hold; True and False are none."""
+    return _is_float(value) and math.isfinite(value)
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it, however long it is."""
+    if isinstance(value, dict | list):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    if isinstance(value, int) and abs(value) >= 10**15:
+        return "a huge number"
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
+
+
+def _is_float(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def _mistakes(hint: Any, value: Any, where: str) -> Iterator[str]:
+    """What is wrong with a value, or with what it holds."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        wrong = list(_mistakes(inner[0], value, where))
+        if not wrong and not inner[1].least <= value <= inner[1].most:
+            wrong = [f"{where} is {shown(value)}; give {inner[1]}"]
+        yield from wrong
+    elif origin in (types.UnionType, typing.Union):
+        fitting = [option for option in inner if _is_outside(option, value)]
+        if fitting:
+            yield from _mistakes(fitting[0], value, where)
+        else:
+            yield f"{where} is {shown(value)}; give {_words(hint)}"
+    elif not _is_outside(hint, value):
+        yield f"{where} is {shown(value)}; give {_words(hint)}"
+    elif origin is tuple or _is_sequence(origin):
+        kinds = inner if origin is tuple and inner[-1] is not ... else (inner[0],) * len(value)
+        if len(kinds) != len(value):
+            yield f"{where} has {len(value)} items; give {len(kinds)}"
+            return
+        for index, (kind, item) in enumerate(zip(kinds, value, strict=True)):
+            yield from _mistakes(kind, item, f"{where}[{index}]")
+    elif isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
+        for key, item in value.items():
+            yield from _mistakes(inner[0], key, f"a key of {where}")
+            yield from _mistakes(inner[1], item, f"{where}[{shown(key)}]")
+
+
+def _is_outside(hint: Any, value: Any) -> bool:
+    """Whether a value is of the kind of a hint, whatever it holds."""
+    kind = typing.get_origin(hint) or hint
+    if kind is Annotated:
+        return _is_outside(typing.get_args(hint)[0], value)
+    if kind is Any:
+        return True
+    if kind is float:
+        return _is_float(value)
+    if kind is int:
+        return type(value) is int
+    if kind is collections.abc.Callable:
+        return callable(value)
+    if _is_sequence(kind) and isinstance(value, str | bytes):
+        return False
+    return isinstance(value, kind)
+
+
+def _is_sequence(kind: Any) -> bool:
+    return kind is collections.abc.Sequence
+
+
+def _words(hint: Any, many: bool = False) -> str:
+    """What to give, in words."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _WORDS:
+        return _WORDS[hint][many]
+    if origin is Annotated:
+        return _words(inner[0], many)
+    if origin in (types.UnionType, typing.Union):
+        options = [_words(option, many) for option in inner if option is not type(None)]
+        last = f" or {options[-1]}"
+        return ", ".join(options[:-1]) + last if len(options) > 1 else options[-1]
+    if origin is tuple:
+        one, plural = "a tuple", "tuples"
+        inside = f" of {_words(inner[0], True)}" if inner[-1] is ... else ""
+    elif _is_sequence(origin):
+        one, plural = "a sequence", "sequences"
+        inside = f" of {_words(inner[0], True)}"
+    elif isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
+        one, plural = "a dict", "dicts"
+        inside = f" from {_words(inner[0], True)} to {_words(inner[1], True)}"
+    elif origin is collections.abc.Callable:
+        return "functions" if many else "a function"
+    else:
+        return f"{hint.__name__}s" if many else f"a {hint.__name__}"
+    return (plural if many else one) + inside
