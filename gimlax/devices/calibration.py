@@ -6,24 +6,29 @@ bytes/s.
 """
 
 import dataclasses
+import datetime
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 
-from gimlax.devices.calibration_file import (
-    parse_calibration,
-    read_calibration,
-    write_calibration,
-)
+from gimlax.checking import mistakes_of_fields
+from gimlax.devices.calibration_file import SCHEMA_VERSION, write_calibration
 from gimlax.devices.cluster import Cluster
 from gimlax.devices.mesh import MeshSpec
 from gimlax.devices.processor import processor_name
+from gimlax.devices.reading import read_text, write_text
 from gimlax.devices.report import show_measured
 from gimlax.devices.samples import MeasuredLink, MeshCalibration, Slowdown
 from gimlax.errors import SpecError
+from gimlax.records import from_json
 
 __all__ = ["Calibration"]
+
+_ADVICE = "write it anew with scripts/calibrate.py"
+_MOST_BYTES = 2**26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,8 @@ class Calibration:
         meshes, links, slowdowns: the figures.
 
     Raises:
-        SpecError: a mesh or a link is there twice, or what it belongs to is not said.
+        SpecError: a mesh or a link is there twice, a link or a slowdown is of a mesh that is not
+            there, or what it belongs to is not said.
     """
 
     jax_version: str
@@ -48,17 +54,33 @@ class Calibration:
     slowdowns: tuple[Slowdown, ...] = ()
 
     def __post_init__(self) -> None:
-        wrong = [
-            f"{key} is {value!r}; say it"
-            for key in ("jax_version", "processor", "date")
-            if not isinstance(value := getattr(self, key), str) or not value
-        ]
-        names = [repr(mesh.mesh) for mesh in self.meshes]
-        names += [f"{link.source!r} -> {link.target!r}" for link in self.links]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        wrong += [f"{name} is there {names.count(name)} times; keep one" for name in twice]
+        wrong = mistakes_of_fields(self) or list(self._mistakes())
         if wrong:
             raise SpecError(f"calibration: {'; '.join(wrong)}")
+
+    def _mistakes(self) -> Iterator[str]:
+        for key in ("jax_version", "processor"):
+            value = getattr(self, key)
+            if not value or not value.isprintable():
+                yield f"{key} is {value!r}; say it in a line"
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError:
+            yield f"date is {self.date!r}; give year, month and day: '2026-11-24'"
+        names = [repr(mesh.mesh) for mesh in self.meshes]
+        names += [f"{link.source!r} -> {link.target!r}" for link in self.links]
+        for name, count in Counter(names).items():
+            if count > 1:
+                yield f"{name} is there {count} times; keep one"
+        known = {mesh.mesh for mesh in self.meshes}
+        ends = [((link.source, link.target), "link") for link in self.links]
+        ends += [(slowdown.meshes, "slowdown") for slowdown in self.slowdowns]
+        for pair, what in ends:
+            if missing := [repr(mesh) for mesh in pair if mesh not in known]:
+                yield (
+                    f"it has a {what} of {pair[0]!r} and {pair[1]!r}, but no mesh "
+                    f"{' and '.join(missing)}; leave it out"
+                )
 
     @property
     def title(self) -> str:
@@ -143,19 +165,15 @@ class Calibration:
         Raises:
             SpecError: it is no calibration of this schema, or holds figures that none has.
         """
-        fields = parse_calibration(text, name)
-        try:
-            return cls(**fields)
-        except SpecError as error:
-            raise SpecError(f"{name}: {error}; write it anew with scripts/calibrate.py") from None
-        except TypeError as error:  # a key that is missing or that it does not have
-            raise SpecError(
-                f"{name}: {str(error).partition(' ')[2]}; write it anew with scripts/calibrate.py"
-            ) from None
+        return from_json(cls, text, SCHEMA_VERSION, name, error=SpecError, advice=_ADVICE)
 
     def save(self, path: str | Path) -> None:
-        """Writes it as JSON."""
-        Path(path).write_text(self.to_json(), "utf-8")
+        """Writes it as JSON.
+
+        Raises:
+            SpecError: the file cannot be written.
+        """
+        write_text(path, self.to_json(), "calibration")
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
@@ -164,4 +182,6 @@ class Calibration:
         Raises:
             SpecError: it cannot be read, or is no calibration of this schema.
         """
-        return cls.from_json(read_calibration(path), name=f"calibration file {str(path)!r}")
+        what = "calibration file"
+        text = read_text(path, what, most_bytes=_MOST_BYTES, advice=_ADVICE)
+        return cls.from_json(text, name=f"{what} {str(path)!r}")

@@ -7,11 +7,33 @@ FLOPs.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import jax.numpy as jnp
+
+from gimlax.checking import Range, mistakes_of_fields
+from gimlax.devices.mesh import MOST_DEVICES
 from gimlax.errors import SpecError
 
 __all__ = ["MeasuredLink", "MeshCalibration", "Sample", "Slowdown"]
+
+_MOST_ELEMENTS = 2**60
+_Size = Annotated[int, Range(1, _MOST_ELEMENTS)]
+_Work = Annotated[float, Range(0, 1e21)]  # FLOPs or bytes: hours of the fastest device
+_Seconds = Annotated[float, Range(1e-12, 1e6)]  # below a clock's tick to eleven days
+
+# The kinds of operations that are timed, as those of segments, and how many sizes matter to each.
+_NUM_DIMS = {
+    "matmul": 4,
+    "attention": 6,
+    "convolution": 4,
+    "elementwise": 1,
+    "reduction": 2,
+    "gather": 2,
+    "sort": 2,
+    "other": 1,
+    "sweep": 1,  # over parameters that no cache holds
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,32 +53,36 @@ class Sample:
     """
 
     kind: str
-    dims: tuple[int, ...]
+    dims: tuple[_Size, ...]
     dtype: str
     layout: str = ""
-    flops: float = 0.0
-    transcendentals: float = 0.0
-    num_bytes: float = 0.0
-    out_itemsize: int = 4
-    seconds: float
-    spread: float = 0.0
+    flops: _Work = 0.0
+    transcendentals: _Work = 0.0
+    num_bytes: _Work = 0.0
+    out_itemsize: Annotated[int, Range(1, 64)] = 4
+    seconds: _Seconds
+    spread: Annotated[float, Range(0, 1e6)] = 0.0
 
     def __post_init__(self) -> None:
-        wrong = [*_no_words(kind=self.kind, dtype=self.dtype), *_no_positive(seconds=self.seconds)]
-        wrong += _no_amounts(
-            flops=self.flops,
-            transcendentals=self.transcendentals,
-            num_bytes=self.num_bytes,
-            spread=self.spread,
-        )
-        wrong += _no_sizes(out_itemsize=self.out_itemsize)
-        if not isinstance(self.dims, tuple) or not self.dims:
-            wrong.append(f"dims is {self.dims!r}; give its sizes")
-        else:
-            wrong += _no_sizes(**{f"dims[{i}]": size for i, size in enumerate(self.dims)})
-        if not isinstance(self.layout, str):
-            wrong.append(f"layout is {self.layout!r}; give a string")
-        _raise(f"sample {self.kind!r} {self.dims!r}", wrong)
+        wrong = mistakes_of_fields(self) or list(self._mistakes())
+        _refuse(f"sample {self.kind!r} {self.dims!r}", *wrong)
+
+    def _mistakes(self) -> Iterator[str]:
+        num_dims = _NUM_DIMS.get(self.kind)
+        if num_dims is None:
+            yield f"kind is {self.kind!r}; give one of {', '.join(_NUM_DIMS)}"
+        elif len(self.dims) != num_dims:
+            yield f"dims is {self.dims!r}; give the {num_dims} sizes of a {self.kind}"
+        elif math.prod(self.dims) > _MOST_ELEMENTS:
+            yield f"dims is {self.dims!r}: more elements than any device has; give true sizes"
+        if self.kind == "sweep" and not self.num_bytes:
+            yield "num_bytes is 0, but a sweep goes over bytes; give them"
+        try:
+            known = str(jnp.dtype(self.dtype)) == self.dtype
+        except TypeError:
+            known = False
+        if not known:
+            yield f"dtype is {self.dtype!r}; give a dtype of JAX by name, such as 'float32'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,18 +103,14 @@ class MeshCalibration:
 
     mesh: str
     device_kind: str
-    num_devices: int
-    dispatch_s: float
-    probe_s: float
+    num_devices: Annotated[int, Range(1, MOST_DEVICES)]
+    dispatch_s: _Seconds
+    probe_s: _Seconds
     samples: tuple[Sample, ...]
 
     def __post_init__(self) -> None:
-        wrong = [
-            *_no_words(mesh=self.mesh, device_kind=self.device_kind),
-            *_no_sizes(num_devices=self.num_devices),
-            *_no_positive(dispatch_s=self.dispatch_s, probe_s=self.probe_s),
-        ]
-        _raise(f"mesh {self.mesh!r}", wrong)
+        wrong = mistakes_of_fields(self) or _no_words(self, "mesh", "device_kind")
+        _refuse(f"mesh {self.mesh!r}", *wrong)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,19 +127,13 @@ class MeasuredLink:
 
     source: str
     target: str
-    latency_s: float
-    bandwidth_bytes_per_s: float
+    latency_s: Annotated[float, Range(0, 1e6)]
+    bandwidth_bytes_per_s: Annotated[float, Range(1, 1e18)]
     aliases: bool = False
 
     def __post_init__(self) -> None:
-        wrong = [
-            *_no_words(source=self.source, target=self.target),
-            *_no_amounts(latency_s=self.latency_s),
-            *_no_positive(bandwidth_bytes_per_s=self.bandwidth_bytes_per_s),
-        ]
-        if not isinstance(self.aliases, bool):
-            wrong.append(f"aliases is {self.aliases!r}; give true or false")
-        _raise(f"link {self.source!r} -> {self.target!r}", wrong)
+        wrong = mistakes_of_fields(self) or _no_words(self, "source", "target")
+        _refuse(f"link {self.source!r} -> {self.target!r}", *wrong)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,48 +145,22 @@ class Slowdown:
     """
 
     meshes: tuple[str, str]
-    factor: float
+    factor: Annotated[float, Range(1e-3, 1e3)]
 
     def __post_init__(self) -> None:
-        wrong = list(_no_positive(factor=self.factor))
-        if not isinstance(self.meshes, tuple) or len(set(self.meshes)) != 2:
-            wrong.append(f"meshes is {self.meshes!r}; name two")
-        _raise(f"slowdown of {self.meshes!r}", wrong)
+        wrong = mistakes_of_fields(self)
+        if not wrong and self.meshes[0] == self.meshes[1]:
+            wrong = [f"meshes is {self.meshes!r}; name two"]
+        _refuse(f"slowdown of {self.meshes!r}", *wrong)
 
 
-def _raise(what: str, wrong: list[str]) -> None:
+def _refuse(what: str, *wrong: str) -> None:
     if wrong:
         raise SpecError(f"{what}: {'; '.join(wrong)}")
 
 
-def _no_words(**values: Any) -> Iterator[str]:
-    for name, value in values.items():
-        if not isinstance(value, str) or not value:
-            yield f"{name} is {value!r}; give a name"
-
-
-def _no_sizes(**values: Any) -> Iterator[str]:
-    for name, value in values.items():
-        if type(value) is not int or not 1 <= value < 2**62:
-            yield f"{name} is {value!r}; give a whole number from 1"
-
-
-def _no_amounts(**values: Any) -> Iterator[str]:
-    for name, value in values.items():
-        if not _is_finite(value) or value < 0:
-            yield f"{name} is {value!r}; give a finite number from 0"
-
-
-def _no_positive(**values: Any) -> Iterator[str]:
-    for name, value in values.items():
-        if not _is_finite(value) or value <= 0:
-            yield f"{name} is {value!r}; give a finite number above 0"
-
-
-def _is_finite(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+def _no_words(record: Any, *names: str) -> Iterator[str]:
+    for name in names:
+        value = getattr(record, name)
+        if not value or not value.isprintable():
+            yield f"{name} is {value!r}; give a name that can be printed on a line"
