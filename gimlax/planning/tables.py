@@ -17,6 +17,12 @@ _MEANS = {
     "host": "the link to host memory binds",
 }
 
+_FOUND = {
+    "exact": "exact: nothing better exists for what was asked",
+    "stopped": "stopped: time ran out before it was known whether anything better exists",
+    "local": "local: only what lies near a good plan was tried",
+}
+
 
 def table(plan: "Plan") -> str:
     """stage | mesh | segments | seconds per phase | bytes | sent bytes | what binds; total; gap.
@@ -80,8 +86,9 @@ def explained(plan: "Plan") -> str:
             f"{'; '.join([*parts, *sent])}; the mesh needs {show_bytes(mesh.needed_bytes)} of "
             f"{show_bytes(mesh.capacity_bytes)}{_full(plan, index)}"
         )
+    lines += ["", _verdict(plan)]
     if plan.comparison:
-        lines += ["", *beside(plan, plan.comparison), *reasons(plan, plan.comparison)]
+        lines += [*beside(plan, plan.comparison), *reasons(plan, plan.comparison)]
     return "\n".join(lines)
 
 
@@ -144,10 +151,13 @@ def _verdict(plan: "Plan") -> str:
         said = f"throughput {rate}: the busiest part takes {value} per request ({calls})"
     else:
         said = f"{goal} {value} per request ({calls})"
-    said += _terms(plan)
+    said += f"{_terms(plan)}; {_FOUND[plan.method]}"
     if plan.bound <= 0:
         return f"{said}; no bound"
     least = show(plan, plan.bound)
+    # The bound of an exact plan says how sharp the bound is, not what a search could gain.
+    if plan.method == "exact":
+        return f"{said} ({plan.gap:.1%} above the bound that needs no search, {least})"
     return f"{said}; at most {plan.gap:.1%} above the best possible, {least}"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -96,10 +97,21 @@ def test_the_plan_prints_and_explains_each_stage():
     assert re.search(rf"0 +\| b +\| .* \.\. {re.escape(first)} ", text)
     assert re.search(rf"1 +\| a +\| {re.escape(last)} \.\. ", text)
     assert "prefill" in text and "decode" in text and "transfers" in text
-    assert "above the best possible" in text
+    exact = "; exact: nothing better exists for what was asked ("
+    assert f"{exact}{chosen.gap:.1%} above the bound that needs no search, " in text
+    assert exact in chosen.explain()
     lines = chosen.explain().splitlines()
     assert len([line for line in lines if line.startswith("stage ")]) == 2
     assert lines[0].startswith("stage 0 on 'b'") and "binds" in lines[0] and "to 'a'" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "said"), [("stopped", "time ran out"), ("local", "only what lies near a good plan")]
+)
+def test_what_may_be_improved_says_why_and_by_how_much(method, said):
+    chosen = replace(plan(CHAIN, TWO, cuts=(3,)), method=method)
+    text = rf"; {method}: {said}.*; at most {chosen.gap:.1%} above the best possible, "
+    assert re.search(text, str(chosen)) and re.search(text, chosen.explain())
 
 
 def test_a_plan_survives_json_and_files(tmp_path):
