@@ -3,20 +3,17 @@
 import datetime
 import functools
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from gimlax.devices.cards import read_card
-from gimlax.devices.kinds import KINDS_FOLDER, DeviceKind, find_kind
+from gimlax.devices.kinds import KINDS_FOLDER, DeviceKind, collisions, find_kind
 from gimlax.devices.reading import read_text
 from gimlax.errors import SpecError
 
 __all__ = ["catalogue", "check_cards", "load_kind", "read_data"]
-
-# The vendor of a kind that stands in for all devices that report its name.
-ANY_VENDOR = "any"
 
 
 @functools.cache
@@ -32,7 +29,7 @@ def catalogue() -> tuple[DeviceKind, ...]:
         if file.name.endswith(".toml"):
             kinds.append(read_card(file.read_text("utf-8"), file.name, mistakes))
     found = tuple(sorted((kind for kind in kinds if kind), key=lambda kind: kind.name))
-    mistakes += _collisions(found)
+    mistakes += collisions(found)
     if mistakes:
         raise SpecError(f"{KINDS_FOLDER}: " + "\n".join(mistakes))
     return found
@@ -60,7 +57,7 @@ def check_cards(paths: Iterable[str | Path], today: datetime.date) -> tuple[Devi
         if kind := read_card(text, str(path), mistakes, today=today):
             kinds.append(kind)
     given = {kind.name for kind in kinds}
-    mistakes += _collisions([*kinds, *(kind for kind in catalogue() if kind.name not in given)])
+    mistakes += collisions([*kinds, *(kind for kind in catalogue() if kind.name not in given)])
     if mistakes:
         raise SpecError("\n".join(mistakes))
     return tuple(kinds)
@@ -84,24 +81,6 @@ def load_kind(device_kind: str) -> DeviceKind:
 def read_data(name: str) -> dict[str, Any]:
     """A data file of the catalogue that describes no kind: 'links.toml', 'plugins.toml'."""
     return tomllib.loads(_folder().joinpath(name).read_text("utf-8"))
-
-
-def _collisions(kinds: Iterable[DeviceKind]) -> Iterator[str]:
-    """Names and aliases that would mean two kinds."""
-    owners: dict[str, DeviceKind] = {}
-    for kind in kinds:
-        if kind.name in owners:
-            yield f"device kind {kind.name!r} is there twice; give each card its own name"
-        owners[kind.name] = kind
-    named = dict(owners)
-    for kind in named.values():
-        for alias in kind.aliases:
-            owner = owners.setdefault(alias, kind)
-            if owner is not kind and not (alias == owner.name and owner.vendor == ANY_VENDOR):
-                yield (
-                    f"device kind {kind.name!r}: its alias {alias!r} also means {owner.name!r}; "
-                    "leave it to one of them"
-                )
 
 
 def _folder() -> Any:

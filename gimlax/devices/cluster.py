@@ -25,7 +25,7 @@ from gimlax.devices.consistency import (
     unreachable,
 )
 from gimlax.devices.groups import Group, carve
-from gimlax.devices.kinds import DeviceKind, find_kind
+from gimlax.devices.kinds import DeviceKind, collisions, find_kind
 from gimlax.devices.lookup import Lookup
 from gimlax.devices.mesh import SHAREABLE, Link, MeshSpec
 from gimlax.devices.reading import read_text
@@ -45,7 +45,8 @@ class Cluster:
     part in comparison, fingerprint or TOML.
 
     Raises:
-        SpecError: names that repeat, links to what is not there, kinds that nobody knows, meshes
+        SpecError: names that repeat, links to what is not there, kinds that nobody knows or
+            that are there twice, meshes
             that share a memory but not its size, that have devices in common, or that their group
             has not enough devices for; all of them at once.
     """
@@ -70,7 +71,7 @@ class Cluster:
             lookup = Lookup.of(self.meshes, self.groups, self.links, kinds)
             object.__setattr__(self, "_lookup", lookup)
             sizes = {name: self.memory_bytes(name) for name in lookup.meshes}
-            mistakes = list(unequal_memories(self.meshes, sizes))
+            mistakes = [*unequal_memories(self.meshes, sizes), *collisions(kinds)]
         if mistakes:
             raise SpecError("\n".join(mistakes))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gimlax.devices.catalogue import load_kind
 from gimlax.devices.groups import Group, group_of
-from gimlax.devices.kinds import DeviceKind, find_kind
+from gimlax.devices.kinds import DeviceKind, collisions, find_kind
 from gimlax.devices.mesh import Link, MeshSpec
 from gimlax.errors import SpecError
 
@@ -40,6 +40,7 @@ def mistakes_between(
     counts = Counter(names)
     for name in sorted(name for name, count in counts.items() if count > 1):
         yield f"the name {name!r} is there {counts[name]} times; give each mesh and group its own"
+    yield from collisions(kinds)
     find = functools.cache(lambda device_kind: _unknown(kinds, device_kind))
     for what, found in (("mesh", meshes), ("group", groups)):
         for record in found:

@@ -6,16 +6,19 @@ the file to add. Units: bytes, bytes/s, FLOP/s, watts.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gimlax.devices.interconnect import Interconnect
 from gimlax.devices.prices import Price
 from gimlax.errors import SpecError
 
-__all__ = ["FIGURES", "KINDS_FOLDER", "DeviceKind", "find_kind"]
+__all__ = ["ANY_VENDOR", "FIGURES", "KINDS_FOLDER", "DeviceKind", "collisions", "find_kind"]
 
 KINDS_FOLDER = "gimlax/devices/catalogue/kinds"
+
+# The vendor of a kind that stands in for all devices that report its name.
+ANY_VENDOR = "any"
 
 # The figures that are one number each, besides peaks, interconnect and prices.
 FIGURES = (
@@ -147,3 +150,21 @@ def find_kind(kinds: Sequence[DeviceKind], device_kind: str) -> DeviceKind | Non
     named = [kind for kind in kinds if kind.name == device_kind]
     named += [kind for kind in kinds if device_kind in kind.aliases]
     return named[0] if named else None
+
+
+def collisions(kinds: Iterable[DeviceKind]) -> Iterator[str]:
+    """Names and aliases that would mean two kinds."""
+    owners: dict[str, DeviceKind] = {}
+    for kind in kinds:
+        if kind.name in owners:
+            yield f"device kind {kind.name!r} is there twice; keep one, or give each its own name"
+        owners[kind.name] = kind
+    named = dict(owners)
+    for kind in named.values():
+        for alias in kind.aliases:
+            owner = owners.setdefault(alias, kind)
+            if owner is not kind and not (alias == owner.name and owner.vendor == ANY_VENDOR):
+                yield (
+                    f"device kind {kind.name!r}: its alias {alias!r} also means {owner.name!r}; "
+                    "leave it to one of them"
+                )

@@ -215,6 +215,23 @@ def test_one_memory_has_one_size():
         Cluster(meshes=(CPU, dataclasses.replace(PLUGIN, memory_bytes=7)))
 
 
+def test_a_name_means_one_kind():
+    faster = dataclasses.replace(OWN_KIND, memory_bytes_per_s=9e9)
+    twin = dataclasses.replace(OWN_KIND, name="twin")
+    mesh = dataclasses.replace(GPU, device_kind="Thing 1")
+    for kinds, said in (
+        ((OWN_KIND, faster), "'a \"quoted\" kind' is there twice; keep one"),
+        ((OWN_KIND, twin), "'twin': its alias 'Thing 1' also means 'a \"quoted\" kind'"),
+    ):
+        with pytest.raises(SpecError, match=f"device kind {re.escape(said)}"):
+            Cluster(meshes=(mesh,), kinds=kinds)
+    text = Cluster(meshes=(mesh,), kinds=(OWN_KIND,)).to_toml()
+    block = text[text.index("[[kind]]") :]
+    with pytest.raises(SpecError, match=r"device kind .* is there twice") as once:
+        Cluster.from_toml(text + block)
+    assert str(once.value).count("twice") == 1
+
+
 def live(name, first_device, num_devices, host="", backend="cpu"):
     return MeshSpec(
         name=name,
