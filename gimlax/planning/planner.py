@@ -17,6 +17,7 @@ from gimlax.devices.groups import group_of
 from gimlax.errors import PlanError, SpecError
 from gimlax.graph import Chain, Traced, Workload
 from gimlax.graph import chain as build_chain
+from gimlax.planning.constraints import check_constraints
 from gimlax.planning.groups import GroupSetting
 from gimlax.planning.meshes import MeshSetting
 from gimlax.planning.objective import TERM_OF_LIMIT, TERMS, Objective
@@ -79,7 +80,8 @@ def plan(
         PlanError: the request contradicts the model or the cluster, or nothing satisfies it.
         SpecError: a kind of device has no figure for a dtype that the model computes in, an
             argument is of another kind than it should be, or the calibration belongs to another
-            JAX, machine or cluster, or a sharding does not fit its argument or the meshes.
+            JAX, machine or cluster, or a sharding or a constraint in the model does not fit its
+            array or the meshes.
     """
     _check_time(time_limit_s)
     _check_kind(cluster, Cluster)
@@ -194,6 +196,7 @@ def _setting(
 ) -> Setting:
     """The workload on the meshes of the cluster, or on those that its groups can give."""
     chain = workload if isinstance(workload, Chain) else build_chain(workload)
+    check_constraints(chain)
     if isinstance(calibration, str | Path):
         calibration = Calibration.load(calibration)
     if not _of_groups(cluster):
