@@ -13,7 +13,7 @@ FLOOR = ".".join(map(str, JAX_FLOOR))
 
 
 def test_an_older_jax_is_refused_with_the_command_to_run():
-    message = re.escape(f'needs JAX {FLOOR} or newer and found 0.4.38; run: python -m pip install')
+    message = re.escape(f"needs JAX {FLOOR} or newer and found 0.4.38; run: python -m pip install")
     with pytest.raises(ImportError, match=message):
         require_jax("0.4.38")
 

@@ -144,8 +144,7 @@ def test_records_are_frozen(path):
 
 @pytest.mark.parametrize(
     "name",
-    ["gimlax"]
-    + [f"gimlax.{m.name}" for m in pkgutil.iter_modules([str(PACKAGE)]) if m.ispkg],
+    ["gimlax"] + [f"gimlax.{m.name}" for m in pkgutil.iter_modules([str(PACKAGE)]) if m.ispkg],
 )
 def test_every_export_exists_and_says_what_it_is(name):
     module = importlib.import_module(name)

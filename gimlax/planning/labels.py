@@ -8,18 +8,15 @@ dominated label can never win. Exact, and exponential only in the worst case: cu
 layers give equal sums, which merge.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from gimlax.planning.deadline import IsLate, check_time
 from gimlax.planning.orders import State
 from gimlax.planning.paths import Path
 from gimlax.planning.problem import Array, Problem
-
-
-class OutOfTime(Exception):
-    """A search was stopped before it had proved anything; it never reaches a caller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,7 +78,7 @@ def cheapest_label(
     dimensions: Sequence[Dimension],
     bounds: Sequence[tuple[Array, Array]],
     most: int | None = None,
-    is_late: Callable[[], bool] | None = None,
+    is_late: IsLate | None = None,
 ) -> Path | None:
     """The path of least first dimension within all limits, or None.
 
@@ -92,7 +89,7 @@ def cheapest_label(
         bounds: pairs of weights of the dimensions that are sums, summing to 1, and what the
             cheapest completion costs with these weights, in shares of the limits. [state, boundary]
         most: how many labels are kept per state and boundary, the best by weight; None proves.
-        is_late: asked before each state.
+        is_late: asked before each stop of each state.
 
     Raises:
         OutOfTime: it is late.
@@ -102,10 +99,8 @@ def cheapest_label(
     reaches = np.isfinite(problem.transfer_s)
     after: list[_Labels] = []
     for state in states:
-        if is_late is not None and is_late():
-            raise OutOfTime
         entry = _entries(state, states, after, rules, reaches)
-        after.append(_run(entry, len(after), state.mesh, rules, runs[state.mesh], most))
+        after.append(_run(entry, len(after), state.mesh, rules, runs[state.mesh], most, is_late))
     best: tuple[float, int, int] | None = None
     for index, (state, labels) in enumerate(zip(states, after, strict=True)):
         done = np.flatnonzero(labels.boundary == problem.num_segments)
@@ -202,11 +197,18 @@ def _entries(
 
 
 def _run(
-    entry: _Labels, state: int, mesh: int, rules: _Rules, runs: np.ndarray, most: int | None
+    entry: _Labels,
+    state: int,
+    mesh: int,
+    rules: _Rules,
+    runs: np.ndarray,
+    most: int | None,
+    is_late: IsLate | None,
 ) -> _Labels:
     """Labels after a stage on this mesh, at all boundaries where it may stop."""
     found: list[_Labels] = []
     for stop in range(1, runs.shape[1]):
+        check_time(is_late)
         which = np.flatnonzero(runs[entry.boundary, stop])
         values, kept = rules.grown(
             entry.values[which], rules.stage[:, mesh, :, stop][:, entry.boundary[which]].T

@@ -115,9 +115,7 @@ class Layout:
                     [(k, inward[k][source]) for k in starting],
                 )
             if boundary == last:
-                hops += [
-                    Hop(source=k, target=OUTSIDE, share=min(shares[k], 1.0)) for k in ending
-                ]
+                hops += [Hop(source=k, target=OUTSIDE, share=min(shares[k], 1.0)) for k in ending]
         return cls(holdings=tuple(holdings), hops=tuple(hops))
 
     @property

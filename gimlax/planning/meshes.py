@@ -13,10 +13,10 @@ from gimlax.errors import PlanError
 from gimlax.graph import Chain
 from gimlax.planning.bound import lower_bound
 from gimlax.planning.cost import Costs, costs
+from gimlax.planning.deadline import OutOfTime, check_time
 from gimlax.planning.explanation import Comparison, compare
 from gimlax.planning.fronts import front
 from gimlax.planning.infeasible import why_not
-from gimlax.planning.labels import OutOfTime
 from gimlax.planning.layout import Layout
 from gimlax.planning.limits import repeated
 from gimlax.planning.objective import Objective, certified
@@ -144,13 +144,17 @@ class MeshSetting:
         request = self.request
         ends_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
 
+        def is_late() -> bool:
+            return time.monotonic() > ends_s
+
         def best(problem: Problem, request: Request | None) -> Found | None:
+            check_time(is_late)
             result = search(
                 problem,
                 objective,
                 cuts=request.cuts if request else None,
                 meshes=request.meshes if request else None,
-                is_late=lambda: time.monotonic() > ends_s,
+                is_late=is_late,
             )
             if result is not None and result.method == "stopped":
                 raise OutOfTime

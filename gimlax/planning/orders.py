@@ -6,12 +6,15 @@ sequence fixed by hand it is the position in the sequence, so a mesh may come ba
 serves both. Meshes that no cost can tell apart are used in the order of their index only.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gimlax.planning.problem import Problem
+from gimlax.planning.deadline import IsLate, check_time
+from gimlax.planning.problem import Array, Problem
 
 # States times segments squared is the work of a search: this many take about 3 s for 160 segments.
 MAX_STATES = 50_000
@@ -36,7 +39,10 @@ def fixed_order(meshes: Sequence[int]) -> tuple[State, ...]:
 
 
 def free_orders(
-    problem: Problem, num_stages: int | None, beam: int | None = None
+    problem: Problem,
+    num_stages: int | None,
+    beam: int | None = None,
+    is_late: IsLate | None = None,
 ) -> tuple[State, ...] | None:
     """States of every order in which each mesh holds at most one stage.
 
@@ -44,85 +50,129 @@ def free_orders(
         num_stages: how many stages there must be, or None for any number.
         beam: how many states of each number of stages are kept, the fastest and the largest sets
             of meshes; all of them by default.
+        is_late: asked before each state that others may follow.
 
     Returns:
         None if there are too many different meshes for an exact search.
+
+    Raises:
+        OutOfTime: it is late.
     """
-    twin_before = _twins(problem)
-    reaches = np.any(np.isfinite(problem.transfer_s), axis=2)  # [source, target]
+    twin_before = twins(problem, is_late)
     runs = np.any(np.isfinite(problem.stage_s), axis=(1, 2))
+    reaches = np.any(np.isfinite(problem.transfer_s), axis=2) & runs  # [source, target]
+    np.fill_diagonal(reaches, False)
+    followers = [np.flatnonzero(row).tolist() for row in reaches]
     most = min(problem.num_meshes, problem.num_segments, num_stages or problem.num_meshes)
+    worths = None if beam is None else _worths(problem)
     states: list[State] = []
     level: dict[tuple[int, int], int] = {}  # (used meshes as bits, last mesh) -> state
+    before: dict[tuple[int, int], list[int]] = {
+        (1 << mesh, mesh): []
+        for mesh in range(problem.num_meshes)
+        if runs[mesh] and twin_before[mesh] is None
+    }
     for size in range(1, most + 1):
-        before: dict[tuple[int, int], list[int]] = {}
-        for mesh in range(problem.num_meshes):
-            if not runs[mesh]:
-                continue
-            twin = twin_before[mesh]
-            if size == 1 and twin is None:
-                before[1 << mesh, mesh] = []
-            for (used, last), state in level.items():
-                twin_used = twin is None or used >> twin & 1
-                if not used >> mesh & 1 and twin_used and reaches[last, mesh]:
-                    before.setdefault((used | 1 << mesh, mesh), []).append(state)
+        if worths is not None and beam is not None:
+            before = _promising(worths, before, beam)
         level = {}
-        if beam is not None:
-            before = _promising(problem, before, beam)
         for (used, mesh), earlier in before.items():
             level[used, mesh] = len(states)
             may_end = num_stages is None or size == num_stages
             states.append(State(mesh=mesh, before=tuple(earlier), may_end=may_end))
-        if beam is None and len(states) > MAX_STATES:
-            return None
+        before = {}
+        for (used, last), state in level.items() if size < most else ():
+            check_time(is_late)
+            for mesh in followers[last]:
+                twin = twin_before[mesh]
+                if not used >> mesh & 1 and (twin is None or used >> twin & 1):
+                    before.setdefault((used | 1 << mesh, mesh), []).append(state)
+            if beam is None and len(states) + len(before) > MAX_STATES:
+                return None
     return tuple(states)
 
 
-def _promising(
-    problem: Problem, before: dict[tuple[int, int], list[int]], beam: int
-) -> dict[tuple[int, int], list[int]]:
-    """Half of them by the speed, half by the memory of the meshes that they have used."""
+def _worths(problem: Problem) -> tuple[Array, Array]:
+    """How fast meshes are, and how much of the model they hold. [mesh] each"""
     runs = np.isfinite(problem.stage_s)
     length = np.maximum(
         np.arange(problem.num_segments + 1) - np.arange(problem.num_segments + 1)[:, None], 1
     )
     each_s = np.where(runs, problem.stage_s, 0.0) / length
     speed = 1 / np.maximum(each_s.max(axis=(1, 2)), 1e-30)
-    kept: dict[tuple[int, int], list[int]] = {}
     needed_bytes = problem.stage_bytes().max(axis=(1, 2))
-    for worth in (speed, np.minimum(problem.capacity_bytes, needed_bytes)):
+    return speed, np.minimum(problem.capacity_bytes, needed_bytes)
 
-        def total(key: tuple[int, int], worth: np.ndarray = worth) -> float:
-            return float(sum(worth[m] for m in range(problem.num_meshes) if key[0] >> m & 1))
 
-        for key in sorted(before, key=total, reverse=True)[: beam // 2]:
+def _promising(
+    worths: Sequence[Array], before: dict[tuple[int, int], list[int]], beam: int
+) -> dict[tuple[int, int], list[int]]:
+    """Half of them by the speed, half by the memory of the meshes that they have used."""
+    kept: dict[tuple[int, int], list[int]] = {}
+    for worth in worths:
+        totals = {used: _total(worth, used) for used in {used for used, _ in before}}
+        for key in sorted(before, key=lambda key: totals[key[0]], reverse=True)[: beam // 2]:
             kept[key] = before[key]
     return kept
 
 
-def _twins(problem: Problem) -> list[int | None]:
-    """For each mesh the nearest earlier one that it can be swapped with at no change, if any."""
+def _total(worth: Array, used: int) -> float:
+    """Of the meshes whose bits are set, in the order of their index."""
+    total = 0.0
+    while used:
+        lowest = used & -used
+        total += float(worth[lowest.bit_length() - 1])
+        used ^= lowest
+    return total
+
+
+def twins(problem: Problem, is_late: IsLate | None = None) -> list[int | None]:
+    """For each mesh the nearest earlier one that it can be swapped with at no change, if any.
+
+    To be swappable is an equivalence, so a mesh is compared with one of each sort only.
+    """
     result: list[int | None] = []
-    for b in range(problem.num_meshes):
-        result.append(next((a for a in range(b - 1, -1, -1) if _swappable(problem, a, b)), None))
+    sorts: dict[bytes, list[int]] = {}  # by all figures but links: the last of each
+    sent_s = problem.transfer_s[:, :, problem.num_segments // 2]
+    alone = np.bincount(problem.pool, minlength=problem.num_meshes)[problem.pool] == 1
+    for mesh in range(problem.num_meshes):
+        check_time(is_late)
+        latest = sorts.setdefault(_figures(problem, mesh, alone), [])
+        # Rows of one boundary tell most apart at once: twins differ at each other only.
+        differ = (sent_s[latest] != sent_s[mesh]).sum(axis=1)
+        of = next(
+            (k for k in np.flatnonzero(differ <= 2) if _swappable(problem, latest[k], mesh)), None
+        )
+        result.append(None if of is None else latest[of])
+        if of is None:
+            latest.append(mesh)
+        else:
+            latest[of] = mesh
     return result
 
 
+def _figures(problem: Problem, mesh: int, alone: NDArray[np.bool_]) -> bytes:
+    """A digest of all that tells meshes apart beside links; what fits on each is in `stage_s`."""
+    digest = hashlib.blake2b()
+    for figure in (
+        -1 if alone[mesh] else problem.pool[mesh],
+        problem.stage_s[mesh],
+        problem.added_bytes[mesh],
+        problem.largest_bytes[:, mesh],
+        problem.parked_bytes[mesh],
+        problem.shared_s[:, mesh],
+        problem.usd_per_s[mesh],
+        problem.busy_watts[mesh],
+        problem.idle_watts[mesh],
+    ):
+        digest.update(np.ascontiguousarray(figure))
+    return digest.digest()
+
+
 def _swappable(problem: Problem, a: int, b: int) -> bool:
-    """Whether nothing tells two meshes apart; what fits on each is in `stage_s`."""
-    swap = np.arange(problem.num_meshes)
-    swap[[a, b]] = b, a
-    pools = [np.flatnonzero(problem.pool == problem.pool[mesh]) for mesh in (a, b)]
-    return bool(
-        (problem.pool[a] == problem.pool[b] or pools[0].size == pools[1].size == 1)
-        and np.array_equal(problem.stage_s[a], problem.stage_s[b])
-        and np.array_equal(problem.added_bytes[a], problem.added_bytes[b])
-        and np.array_equal(problem.largest_bytes[:, a], problem.largest_bytes[:, b])
-        and np.array_equal(problem.parked_bytes[a], problem.parked_bytes[b])
-        and np.array_equal(problem.transfer_s, problem.transfer_s[np.ix_(swap, swap)])
-        and np.array_equal(problem.shared_s, problem.shared_s[:, swap])
-        and all(
-            np.array_equal(figure[a], figure[b], equal_nan=True)
-            for figure in (problem.usd_per_s, problem.busy_watts, problem.idle_watts)
-        )
+    """Whether links are the same if two meshes that are equal otherwise change places."""
+    others = np.arange(problem.num_meshes)
+    others[[a, b]] = b, a
+    return np.array_equal(problem.transfer_s[a][others], problem.transfer_s[b]) and np.array_equal(
+        problem.transfer_s[others, a], problem.transfer_s[:, b]
     )

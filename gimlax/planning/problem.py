@@ -7,7 +7,7 @@ passing cost functions: arrays can be masked, compared and reduced as a whole.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +69,30 @@ class Problem:
     def stage_bytes(self) -> Array:
         """Memory of a stage that is alone on its mesh, parked or not. [mesh, first, stop]"""
         return self.added_bytes + self.largest_bytes.sum(axis=0)
+
+
+_PER_MESH = (
+    "stage_s",
+    "added_bytes",
+    "parked_bytes",
+    "capacity_bytes",
+    "pool",
+    "usd_per_s",
+    "busy_watts",
+    "idle_watts",
+)
+
+
+def on_meshes(problem: Problem, meshes: Sequence[int]) -> Problem:
+    """Only these meshes, which are numbered anew in this order."""
+    kept = list(meshes)
+    return replace(
+        problem,
+        transfer_s=problem.transfer_s[np.ix_(kept, kept)],
+        shared_s=problem.shared_s[:, kept],
+        largest_bytes=problem.largest_bytes[:, kept],
+        **{name: getattr(problem, name)[kept] for name in _PER_MESH},
+    )
 
 
 class Terms(NamedTuple):

@@ -6,11 +6,12 @@ often keeps them (a Lagrangian relaxation; weights follow the loads of the last 
 happens, labels decide, and the weights tell which labels cannot be completed within the limits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from gimlax.planning.deadline import IsLate
 from gimlax.planning.labels import Dimension, cheapest_label, growth
 from gimlax.planning.orders import State
 from gimlax.planning.paths import Cost, Path, cheapest_path, cost_to_go
@@ -34,7 +35,7 @@ def path_within(
     states: tuple[State, ...],
     dimensions: Sequence[Dimension],
     start: Array | None = None,
-    is_late: Callable[[], bool] | None = None,
+    is_late: IsLate | None = None,
 ) -> Answer:
     """A path that keeps all limits.
 
@@ -62,7 +63,7 @@ def path_within(
     best, best_cost, latest = weights, -np.inf, weights
     for round_ in range(_ROUNDS):
         latest = weights
-        found = cheapest_path(states, _mixed(shares, weights))
+        found = cheapest_path(states, _mixed(shares, weights), is_late)
         if found is None:
             return Answer(path=None, weights=weights)
         path, cost = found

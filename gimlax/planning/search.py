@@ -14,10 +14,13 @@ promising first, until none can hold a better one (to a part in 10^9).
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gimlax.planning.labels import Dimension, OutOfTime
+import numpy as np
+
+from gimlax.planning.deadline import IsLate, OutOfTime, check_time
+from gimlax.planning.labels import Dimension
 from gimlax.planning.limits import (
     as_dimension,
     below,
@@ -30,7 +33,7 @@ from gimlax.planning.limits import (
 from gimlax.planning.objective import Objective
 from gimlax.planning.orders import State, fixed_order, free_orders
 from gimlax.planning.paths import Cost, Path, cheapest_path
-from gimlax.planning.problem import Array, Problem, Terms, terms_of
+from gimlax.planning.problem import Array, Problem, Terms, on_meshes, terms_of
 from gimlax.planning.relaxed import keeps_limits, path_within
 from gimlax.planning.solvers.local import improve
 
@@ -64,9 +67,12 @@ def search(
     *,
     cuts: int | Sequence[int] | None = None,
     meshes: Sequence[int] | None = None,
-    is_late: Callable[[], bool] | None = None,
+    is_late: IsLate | None = None,
 ) -> Found | None:
     """Finds the layout with the least value, or None if none is possible.
+
+    Where all of the chain on one mesh is an answer, the best of these is known before anything is
+    searched, so that time cannot run out without an answer.
 
     Args:
         problem: what everything costs; what the objective looks at has to be known of all meshes.
@@ -84,32 +90,123 @@ def search(
     else:
         num_stages = cuts
     problem = that_fit(problem)
-    states = free_orders(problem, num_stages) if meshes is None else fixed_order(meshes)
-    if states is None:
-        return _near(problem, objective, num_stages, is_late)
-    return _Search(problem, objective, states, meshes, is_late).best()
+    if meshes is not None:
+        return _searched(problem, objective, fixed_order(meshes), meshes, is_late)
+    single = _single(problem, objective) if num_stages in (None, 1) else None
+    try:
+        states = free_orders(problem, num_stages, is_late=is_late)
+        if states is None:
+            return _near(problem, objective, num_stages, single, is_late)
+        return _searched(problem, objective, states, None, is_late, single)
+    except OutOfTime:
+        if single is None:
+            raise
+        return replace(single, method="stopped")
+
+
+def _single(problem: Problem, objective: Objective) -> Found | None:
+    """The best layout of one stage; of equally good ones the quickest."""
+    best: tuple[float, float, int] | None = None
+    n = problem.num_segments
+    for mesh in np.flatnonzero(np.isfinite(problem.stage_s[:, 0, n])).tolist():
+        alone_s = float(problem.stage_s[mesh, 0, n])
+        period_s = max(alone_s, float(problem.shared_s[:, mesh, 0, n].max(initial=0.0)))
+        waits_s = period_s - alone_s
+        terms = Terms(
+            latency_s=alone_s,
+            period_s=period_s,
+            usd=float(problem.usd_per_s[mesh]) * period_s,
+            joules=float(problem.busy_watts[mesh] * alone_s + problem.idle_watts[mesh] * waits_s),
+        )
+        found = (objective.value(terms), alone_s, mesh)
+        if _keeps(objective, terms) and (best is None or found < best):
+            best = found
+    if best is None:
+        return None
+    terms = terms_of(problem, (), best[2:])
+    return Found(cuts=(), meshes=best[2:], value=objective.value(terms), terms=terms)
+
+
+def _searched(
+    problem: Problem,
+    objective: Objective,
+    states: tuple[State, ...],
+    meshes: Sequence[int] | None,
+    is_late: IsLate | None,
+    single: Found | None = None,
+) -> Found | None:
+    """The best layout that these states allow, or the best one on a single mesh.
+
+    Meshes that are of no use are left out of all arrays: those of no state, and of a free choice
+    those that neither follow nor are followed, since `single` has looked at them.
+    """
+    used = {state.mesh for state in states}
+    if meshes is None:
+        later = [(states[k].mesh, state.mesh) for state in states for k in state.before]
+        used = {mesh for pair in later for mesh in pair}
+    kept = sorted(used)
+    if not kept:
+        return single
+    number = {mesh: index for index, mesh in enumerate(kept)}
+    capacity_bytes = np.array(
+        [problem.capacity_bytes[problem.pool == problem.pool[mesh]].max() for mesh in kept]
+    )
+    found = _Search(
+        replace(on_meshes(problem, kept), capacity_bytes=capacity_bytes),
+        objective,
+        _renumbered(states, number),
+        None if meshes is None else [number[mesh] for mesh in meshes],
+        is_late,
+    ).best(single)
+    if found is None:
+        return None
+    if single is not None and not found.cuts:
+        return replace(single, method=found.method)
+    return replace(found, meshes=tuple(kept[mesh] for mesh in found.meshes))
+
+
+def _renumbered(states: tuple[State, ...], number: dict[int, int]) -> tuple[State, ...]:
+    """States of the meshes that have a number, by that number."""
+    at: dict[int, int] = {}
+    for index, state in enumerate(states):
+        if state.mesh in number:
+            at[index] = len(at)
+    return tuple(
+        State(
+            mesh=number[states[index].mesh],
+            before=tuple(at[earlier] for earlier in states[index].before),
+            may_end=states[index].may_end,
+        )
+        for index in at
+    )
 
 
 def _near(
     problem: Problem,
     objective: Objective,
     num_stages: int | None,
-    is_late: Callable[[], bool] | None,
+    single: Found | None,
+    is_late: IsLate | None,
 ) -> Found | None:
     """A good layout: the best of some orders of meshes, then of those near it."""
-    states = free_orders(problem, num_stages, beam=_BEAM)
+    states = free_orders(problem, num_stages, beam=_BEAM, is_late=is_late)
     assert states is not None
-    start = _Search(problem, objective, states, None, is_late).best()
+    start = _searched(problem, objective, states, None, is_late, single)
     if start is None:
         return None
     seen = {start.meshes: start}
+    stopped = start.method == "stopped"
 
     def solve(order: tuple[int, ...]) -> float | None:
-        if is_late is not None and is_late():
-            return None
-        found = _Search(problem, objective, fixed_order(order), order, is_late).best()
+        nonlocal stopped
+        try:
+            found = _searched(problem, objective, fixed_order(order), order, is_late)
+        except OutOfTime:
+            found = None
+            stopped = True
         if found is not None:
             seen[order] = found
+            stopped = stopped or found.method == "stopped"
         return found and found.value
 
     best = improve(
@@ -119,8 +216,9 @@ def _near(
         problem.num_meshes,
         keep_length=num_stages is not None,
         most_tries=_TRIES,
+        is_late=lambda: stopped,
     )
-    return replace(seen[best], method="local")
+    return replace(seen[best], method="stopped" if stopped else "local")
 
 
 class _Search:
@@ -132,7 +230,7 @@ class _Search:
         objective: Objective,
         states: tuple[State, ...],
         meshes: Sequence[int] | None,
-        is_late: Callable[[], bool] | None,
+        is_late: IsLate | None,
     ) -> None:
         self._is_late = is_late
         self._problem = problem
@@ -153,13 +251,12 @@ class _Search:
         periodic = [objective.term_weights[term] > 0 for term in (1, 2, 3)]
         self._periodic = any(periodic) or any(math.isfinite(limits[term]) for term in (2, 3))
 
-    def best(self) -> Found | None:
-        """The layout of least value.
+    def best(self, best: Found | None = None) -> Found | None:
+        """The layout of least value, or the one that is given if nothing is better.
 
         Raises:
             OutOfTime: it was late before any layout was found.
         """
-        best: Found | None = None
         # (least value, period from, to, whether its end lies just below the best)
         opened = [(0.0, 0.0, self._longest_s, False)]
         while opened:
@@ -177,7 +274,7 @@ class _Search:
                 continue
             path, least = answer
             found = self._found(path)
-            if self._keeps(found.terms) and (best is None or found.value < best.value):
+            if _keeps(self._objective, found.terms) and (best is None or found.value < best.value):
                 best = found
             if not self._periodic or (best and least >= best.value * (1 - TOLERANCE)):
                 continue
@@ -204,8 +301,7 @@ class _Search:
             least: no layout in it lies below.
             most: layouts above are of no interest.
         """
-        if self._is_late is not None and self._is_late():
-            raise OutOfTime
+        check_time(self._is_late)
         allowed = below(self._problem, to_s) if math.isfinite(to_s) else self._problem
         weights = self._objective.term_weights
         cost = cost_at(allowed, weights, from_s, self._meshes)
@@ -213,7 +309,7 @@ class _Search:
         only_period = not (weights[0] or weights[2] or weights[3])
         if only_period:  # of equally good ones the quickest
             cost = Cost(stage=allowed.stage_s, hop=allowed.transfer_s)
-        found = cheapest_path(self._states, cost)
+        found = cheapest_path(self._states, cost, self._is_late)
         if found is None:
             return None
         path, added = found
@@ -286,9 +382,10 @@ class _Search:
         terms = terms_of(self._problem, cuts, meshes)
         return Found(cuts=cuts, meshes=meshes, value=self._objective.value(terms), terms=terms)
 
-    def _keeps(self, terms: Terms) -> bool:
-        limits = zip(terms, self._objective.term_limits, strict=True)
-        return all(math.isinf(most) or term <= most * (1 + TOLERANCE) for term, most in limits)
+
+def _keeps(objective: Objective, terms: Terms) -> bool:
+    limits = zip(terms, objective.term_limits, strict=True)
+    return all(math.isinf(most) or term <= most * (1 + TOLERANCE) for term, most in limits)
 
 
 def _middle(from_s: float, to_s: float, period_s: float) -> float:

@@ -79,9 +79,7 @@ def compare(
     )
 
 
-def check(
-    reference: Runner, runner: Runner, request: Request, tokens: Sequence[int]
-) -> Agreement:
+def check(reference: Runner, runner: Runner, request: Request, tokens: Sequence[int]) -> Agreement:
     """Compares `tokens`, the runner's answer to a request, with the answer of the reference."""
     expected = [token.id for token in generate(reference, request)]
     if list(tokens) == expected:

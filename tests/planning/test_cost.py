@@ -1,13 +1,16 @@
 """What stages cost: rooflines by hand, memory against the chain's own account of its parts."""
 
 from dataclasses import replace
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from gimlax.errors import SpecError
+from gimlax.devices import Cluster, Link
+from gimlax.devices.groups import Group
+from gimlax.errors import PlanError, SpecError
 from gimlax.graph import Role, chain, trace
 from gimlax.planning.cost import DISPATCH_S, costs
 from tests.planning.cases import chain_of, cluster_of, kind, two_phases
@@ -84,6 +87,36 @@ def test_nothing_is_sent_within_a_mesh_and_every_link_has_its_price():
         calls * (1e-3 + size / 1e10) for calls, size in zip((1, 10), num_bytes, strict=True)
     )
     assert transfer_s[0, 1, b] == pytest.approx(expected_s)
+
+
+def test_a_link_of_groups_joins_their_meshes_and_only_what_links_name_is_looked_up():
+    shapes = {"a": [(1, 1)] * 2, "b": [(1, 1)]}
+    groups = tuple(
+        Group(name=name, device_kind=name, num_devices=4, devices_per_host=1) for name in "ab"
+    )
+    links = tuple(
+        Link(source=source, target=target, latency_s=latency_s, bandwidth_bytes_per_s=1e10)
+        for source, target, latency_s in [("a", "b", 1e-3), ("b/0", "a/1", 2e-3)]
+    )
+    kinds = (kind("a"), kind("b"))
+    made = replace(
+        Cluster(meshes=(), groups=groups, links=(), kinds=kinds).carve(shapes), links=links
+    )
+    with mock.patch.object(Cluster, "link", autospec=True, side_effect=Cluster.link) as asked:
+        transfer_s = costs(chain(two_phases()), made).problem.transfer_s[:, :, 2]
+    names = [mesh.name for mesh in made.meshes]
+    for s, source in enumerate(names):
+        for t, target in enumerate(names):
+            joined = made.link(source, target) is not None
+            assert np.isfinite(transfer_s[s, t]) == joined, (source, target)
+    assert transfer_s[2, 1] > 1.5 * transfer_s[0, 2] > 0
+    assert asked.call_count == 3
+
+
+def test_more_meshes_than_a_table_of_pairs_has_room_for_are_refused(monkeypatch):
+    monkeypatch.setattr("gimlax.planning.cost.MOST_BYTES", 1000)
+    with pytest.raises(PlanError, match=r"has 5 meshes: .* takes .*, and 1000 B are the most"):
+        costs(chain(two_phases()), cluster_of([kind(name) for name in "abcde"]))
 
 
 @pytest.mark.parametrize("shares", [("compute", "memory"), ("compute",), ("memory",)])

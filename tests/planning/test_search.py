@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gimlax.planning.labels import OutOfTime
+from gimlax.planning import orders
+from gimlax.planning import search as searching
+from gimlax.planning.deadline import OutOfTime
 from gimlax.planning.objective import Objective
-from gimlax.planning.orders import free_orders
+from gimlax.planning.orders import MAX_STATES, free_orders, twins
+from gimlax.planning.paths import _MOST_ENTRIES, Cost, cheapest_path
 from gimlax.planning.problem import Problem
 from gimlax.planning.search import search
 from tests.planning.random_problems import problems
@@ -170,8 +173,146 @@ def test_a_search_that_is_late_returns_its_best_and_says_so():
     assert found.value >= best.value
     again = layout_value(problem, "throughput", found.cuts, found.meshes)
     assert again == pytest.approx(found.value)
+    with pytest.raises(OutOfTime):  # nothing on one mesh would be an answer
+        search(problem, goal, cuts=2, is_late=lambda: True)
+
+
+@given(problem=problems(), goal=st.sampled_from(GOALS))
+def test_what_is_late_from_the_start_is_the_best_single_mesh(problem, goal):
+    singles = [
+        value
+        for mesh in range(problem.num_meshes)
+        if (value := layout_value(problem, goal, (), (mesh,))) is not None
+    ]
+    if not singles:
+        return
+    found = search(problem, Objective(goal=goal), is_late=lambda: True)
+    assert found is not None and (found.cuts, found.method) == ((), "stopped")
+    assert found.value == pytest.approx(min(singles), rel=1e-12)
+
+
+@pytest.mark.parametrize("limit", [{"max_usd_per_request": 3.0}, {"max_joules_per_request": 5.0}])
+def test_the_single_mesh_that_is_tried_first_keeps_limits(limit):
+    problem = replace(
+        uniform(4, 2, [1.0, 1.2]), usd_per_s=np.array([9.0, 0.1]), busy_watts=np.array([9.0, 1.0])
+    )
+    found = search(problem, Objective(**limit), is_late=lambda: True)
+    assert found is not None and (found.meshes, found.value) == ((1,), pytest.approx(4.8))
+
+
+class Patience:
+    """Is late after so many questions."""
+
+    def __init__(self, most):
+        self.most, self.asked = most, 0
+
+    def __call__(self):
+        self.asked += 1
+        return self.asked > self.most
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_a_local_search_that_is_late_anywhere_returns_its_best(goal):
+    objective = Objective(goal=goal)
+    problem = uniform(12, 6, [1.0 + k / 7 for k in range(6)])
+    with (
+        mock.patch("gimlax.planning.orders.MAX_STATES", 20),
+        mock.patch("gimlax.planning.search._TRIES", 40),
+    ):
+        endless = Patience(10**9)
+        best = search(problem, objective, is_late=endless)
+        single = search(problem, objective, is_late=Patience(0))
+        assert best is not None and single is not None and best.method == "local"
+        # Where a question is the last one, some neighbour's search is under way.
+        for most in np.linspace(0, endless.asked - 1, 60).astype(int).tolist():
+            found = search(problem, objective, is_late=Patience(most))
+            assert found is not None and found.method == "stopped", most
+            assert best.value <= found.value <= single.value
+
+
+def joined_in_a_row(num_meshes, num_segments, seconds_of_mesh):
+    problem = uniform(num_segments, num_meshes, seconds_of_mesh)
+    near = np.abs(np.arange(num_meshes)[:, None] - np.arange(num_meshes)) <= 1
+    return replace(problem, transfer_s=np.where(near[:, :, None], problem.transfer_s, np.inf))
+
+
+@settings(max_examples=200)
+@given(problem=problems(most_meshes=6))
+def test_twins_are_those_that_nothing_tells_apart(problem):
+    expected = [
+        next((a for a in range(b - 1, -1, -1) if swapped_is_equal(problem, a, b)), None)
+        for b in range(problem.num_meshes)
+    ]
+    assert twins(problem) == expected
+
+
+def swapped_is_equal(problem, a, b):
+    swap = np.arange(problem.num_meshes)
+    swap[[a, b]] = b, a
+    pools = [set(np.flatnonzero(problem.pool == pool)) for pool in problem.pool]
+    swapped = [{int(swap[mesh]) for mesh in pools[swap[of]]} for of in range(len(swap))]
+    return (
+        swapped == pools
+        and all(
+            np.array_equal(figure, figure[swap] if axis == 0 else figure[:, swap])
+            for figure, axis in (
+                (problem.stage_s, 0),
+                (problem.added_bytes, 0),
+                (problem.largest_bytes, 1),
+                (problem.parked_bytes, 0),
+                (problem.shared_s, 1),
+                (problem.usd_per_s, 0),
+                (problem.busy_watts, 0),
+                (problem.idle_watts, 0),
+            )
+        )
+        and np.array_equal(problem.transfer_s, problem.transfer_s[np.ix_(swap, swap)])
+    )
+
+
+def test_many_equal_meshes_are_compared_once_each_and_in_time():
+    count = mock.patch("gimlax.planning.orders._swappable", wraps=orders._swappable)
+    with count as asked:
+        assert sum(of is not None for of in twins(uniform(3, 300, [1.0] * 300))) == 299
+    assert asked.call_count == 299
+    with count as asked:  # in a row no two are equal, and one boundary tells that
+        assert sum(of is not None for of in twins(joined_in_a_row(100, 3, [1.0] * 100))) == 0
+    assert asked.call_count < 1000
+    for late in range(0, 300, 30):
+        with pytest.raises(OutOfTime):
+            free_orders(joined_in_a_row(100, 3, [1.0] * 100), 3, is_late=Patience(late))
+
+
+def test_orders_follow_links_only_and_end_early_if_there_are_too_many():
+    problem = uniform(25, 24, [1.0 + k for k in range(24)])
+    patience = Patience(10**9)
+    assert free_orders(problem, None, is_late=patience) is None
+    assert patience.asked < MAX_STATES / 2  # most states were only counted
+    assert len(free_orders(joined_in_a_row(40, 25, [1.0] * 40), None)) == sum(
+        2 * (40 - size + 1) if size > 1 else 40 for size in range(1, 26)
+    )
+
+
+def test_meshes_that_no_order_uses_are_not_in_the_tables_of_a_search():
+    problem = uniform(6, 30, [1.0 + k for k in range(30)])
+    alone = np.full_like(problem.transfer_s, np.inf)
+    alone[np.arange(30), np.arange(30)] = 0.0
+    alone[7, 9] = alone[9, 7] = 0.25
+    with mock.patch("gimlax.planning.search._Search", wraps=searching._Search) as made:
+        found = search(replace(problem, transfer_s=alone), Objective(goal="throughput"))
+    assert found is not None and found.meshes == (0,)
+    assert [call.args[0].num_meshes for call in made.call_args_list] == [2]
+
+
+def test_a_pass_over_states_asks_for_the_time():
+    problem = uniform(30, 8, [1.0 + k for k in range(8)])
+    states = free_orders(problem, None)
+    cost = Cost(stage=problem.stage_s, hop=problem.transfer_s)
+    patience = Patience(10**9)
+    assert cheapest_path(states, cost, patience) == cheapest_path(states, cost)
+    assert patience.asked >= len(states) * 31**2 / _MOST_ENTRIES
     with pytest.raises(OutOfTime):
-        search(problem, goal, is_late=lambda: True)
+        cheapest_path(states, cost, Patience(5))
 
 
 @settings(max_examples=150)

@@ -51,8 +51,7 @@ def test_a_draw_depends_on_seed_and_position_only():
         for position in range(3)
     }
     again = {
-        key: sample(logits, Sampling(temperature=1, seed=key[0]), key[1])
-        for key in reversed(draws)
+        key: sample(logits, Sampling(temperature=1, seed=key[0]), key[1]) for key in reversed(draws)
     }
     assert draws == again
     assert len(set(draws.values())) == len(draws)

@@ -10,11 +10,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from gimlax.devices import Cluster
 from gimlax.planning.explanation.comparison import Change, Comparison, Rival
-from gimlax.planning.explanation.variants import cheaper, forbidding, on_meshes, with_links
+from gimlax.planning.explanation.variants import cheaper, forbidding, with_links
 from gimlax.planning.objective import Objective
-from gimlax.planning.problem import Problem, latency_s, spans, terms_of, used_bytes
+from gimlax.planning.problem import Problem, latency_s, on_meshes, spans, terms_of, used_bytes
 from gimlax.planning.search import TOLERANCE, Found
 
 __all__ = ["compare"]
@@ -177,11 +179,12 @@ def _changes(asked: _Question, cluster: Cluster) -> list[Change]:
     problem, names = asked.problem, asked.names
     found = asked.found
     used = list(dict.fromkeys(found.meshes))
+    joined = np.isfinite(problem.transfer_s).any(axis=2)
     pairs = [
         (a, b)
         for a in range(problem.num_meshes)
         for b in range(a + 1, problem.num_meshes)
-        if math.isfinite(problem.transfer_s[a, b].min() + problem.transfer_s[b, a].min())
+        if joined[a, b] and joined[b, a]
     ]
     if len(pairs) > _MOST_LINKS:
         pairs = [pair for pair in pairs if set(pair) <= set(used)][:_MOST_LINKS]

@@ -10,30 +10,7 @@ import numpy as np
 
 from gimlax.planning.problem import Problem
 
-__all__ = ["cheaper", "forbidding", "on_meshes", "with_links"]
-
-_PER_MESH = (
-    "stage_s",
-    "added_bytes",
-    "parked_bytes",
-    "capacity_bytes",
-    "pool",
-    "usd_per_s",
-    "busy_watts",
-    "idle_watts",
-)
-
-
-def on_meshes(problem: Problem, meshes: Sequence[int]) -> Problem:
-    """Only these meshes, which are numbered anew in this order."""
-    kept = list(meshes)
-    return replace(
-        problem,
-        transfer_s=problem.transfer_s[np.ix_(kept, kept)],
-        shared_s=problem.shared_s[:, kept],
-        largest_bytes=problem.largest_bytes[:, kept],
-        **{name: getattr(problem, name)[kept] for name in _PER_MESH},
-    )
+__all__ = ["cheaper", "forbidding", "with_links"]
 
 
 def forbidding(problem: Problem, mesh: int, first: int, stop: int) -> Problem:

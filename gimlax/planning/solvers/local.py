@@ -2,8 +2,8 @@
 
 A neighbour puts another mesh in place of one, adds one, leaves one out, or exchanges two. The best
 cuts for a given order are found exactly, so only the order is searched; it stops where no neighbour
-is better, or after so many tries. Chosen over moving cuts as well: an order has few neighbours, and
-its best cuts cost milliseconds.
+is better, after so many tries or when it is late. Chosen over moving cuts as well: an order has few
+neighbours, and its best cuts cost milliseconds.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,7 @@ def improve(
     *,
     keep_length: bool,
     most_tries: int,
+    is_late: Callable[[], bool],
 ) -> Order:
     """The best order that is found by going from neighbour to neighbour.
 
@@ -29,6 +30,7 @@ def improve(
         num_meshes: to choose from.
         keep_length: whether the number of stages is fixed.
         most_tries: how often `solve` may be asked.
+        is_late: asked before each of them; once it is late the best so far is the answer.
     """
     best, tried = start, {start}
     found = True
@@ -37,7 +39,7 @@ def improve(
         for order in neighbours(best, num_meshes, keep_length=keep_length):
             if order in tried:
                 continue
-            if len(tried) > most_tries:
+            if len(tried) > most_tries or is_late():
                 return best
             tried.add(order)
             at = solve(order)

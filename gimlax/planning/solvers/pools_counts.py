@@ -36,9 +36,7 @@ class Flow(NamedTuple):
     value: float
 
 
-def flow_of(
-    problem: PoolsProblem, objective: Objective, held: tuple[Held, ...]
-) -> Flow | None:
+def flow_of(problem: PoolsProblem, objective: Objective, held: tuple[Held, ...]) -> Flow | None:
     """What is held with its terms, None if it breaks a limit."""
     terms = terms_of(problem, held)
     limits = zip(terms, objective.term_limits, strict=True)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import gimlax as gx
 from gimlax.planning import Plan, plan
+from gimlax.planning.deadline import OutOfTime
 from gimlax.planning.explanation import compare
-from gimlax.planning.explanation.variants import cheaper, forbidding, on_meshes, with_links
-from gimlax.planning.labels import OutOfTime
+from gimlax.planning.explanation.variants import cheaper, forbidding, with_links
 from gimlax.planning.objective import Objective
-from gimlax.planning.problem import spans
+from gimlax.planning.problem import on_meshes, spans
 from gimlax.planning.search import search
 from tests.planning.cases import cluster_of, kind, two_phases
 from tests.planning.random_problems import problems

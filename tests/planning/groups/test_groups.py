@@ -98,9 +98,7 @@ def priced(made, *usd_per_hour):
 def test_latency_is_that_of_the_best_meshes_that_can_be_made(workload):
     made = cluster([1, 2], memory_bytes=10**9)
     plan = gx.plan(workload, made, objective=gx.Objective(goal="latency"))
-    ways = [
-        {"fast": [(1, 1)], "slow": slow} for slow in ([(1, 1), (1, 1)], [(1, 2)], [(2, 1)])
-    ]
+    ways = [{"fast": [(1, 1)], "slow": slow} for slow in ([(1, 1), (1, 1)], [(1, 2)], [(2, 1)])]
     best = min(
         gx.plan(workload, replace(made.carve(way), groups=made.groups)).value for way in ways
     )
