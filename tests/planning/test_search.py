@@ -223,11 +223,13 @@ def test_a_local_search_that_is_late_anywhere_returns_its_best(goal):
         best = search(problem, objective, is_late=endless)
         single = search(problem, objective, is_late=Patience(0))
         assert best is not None and single is not None and best.method == "local"
+        value = single.value
         # Where a question is the last one, some neighbour's search is under way.
         for most in np.linspace(0, endless.asked - 1, 60).astype(int).tolist():
             found = search(problem, objective, is_late=Patience(most))
             assert found is not None and found.method == "stopped", most
-            assert best.value <= found.value <= single.value
+            assert best.value <= found.value <= value  # more time is never worse
+            value = found.value
 
 
 def joined_in_a_row(num_meshes, num_segments, seconds_of_mesh):
@@ -278,9 +280,10 @@ def test_many_equal_meshes_are_compared_once_each_and_in_time():
     with count as asked:  # in a row no two are equal, and one boundary tells that
         assert sum(of is not None for of in twins(joined_in_a_row(100, 3, [1.0] * 100))) == 0
     assert asked.call_count < 1000
-    for late in range(0, 300, 30):
-        with pytest.raises(OutOfTime):
-            free_orders(joined_in_a_row(100, 3, [1.0] * 100), 3, is_late=Patience(late))
+    with pytest.raises(OutOfTime):
+        twins(joined_in_a_row(100, 3, [1.0] * 100), Patience(50))
+    with pytest.raises(OutOfTime):
+        free_orders(joined_in_a_row(100, 3, [1.0] * 100), 3, is_late=Patience(250))
 
 
 def test_orders_follow_links_only_and_end_early_if_there_are_too_many():
