@@ -119,7 +119,7 @@ def _single(problem: Problem, objective: Objective) -> Found | None:
             joules=float(problem.busy_watts[mesh] * alone_s + problem.idle_watts[mesh] * waits_s),
         )
         found = (objective.value(terms), alone_s, mesh)
-        if _keeps(objective, terms) and (best is None or found < best):
+        if keeps(objective, terms) and (best is None or found < best):
             best = found
     if best is None:
         return None
@@ -274,7 +274,7 @@ class _Search:
                 continue
             path, least = answer
             found = self._found(path)
-            if _keeps(self._objective, found.terms) and (best is None or found.value < best.value):
+            if keeps(self._objective, found.terms) and (best is None or found.value < best.value):
                 best = found
             if not self._periodic or (best and least >= best.value * (1 - TOLERANCE)):
                 continue
@@ -383,7 +383,8 @@ class _Search:
         return Found(cuts=cuts, meshes=meshes, value=self._objective.value(terms), terms=terms)
 
 
-def _keeps(objective: Objective, terms: Terms) -> bool:
+def keeps(objective: Objective, terms: Terms) -> bool:
+    """Whether terms are within all limits, to a part in 10^9."""
     limits = zip(terms, objective.term_limits, strict=True)
     return all(math.isinf(most) or term <= most * (1 + TOLERANCE) for term, most in limits)
 

@@ -1,9 +1,9 @@
 """A plan against its rivals: each figure is the answer of another search, none is an estimate.
 
 The next best layout is found by forbidding the stages of the best one, one after another: another
-layout lacks at least one of them. The link speed at which a gain becomes zero is where the value of
-a layout with slower links meets that of the best single mesh; a layout that needs its links less
-may still gain there, so the search is asked again at that speed until nothing gains.
+layout lacks at least one of them. The link speed at which a gain becomes zero is where a
+layout with slower links is no better than the best single mesh, or breaks a limit; one that needs
+its links less may still gain there, so the search is asked again at that speed until nothing gains.
 """
 
 import math
@@ -17,7 +17,7 @@ from gimlax.planning.explanation.comparison import Change, Comparison, Rival
 from gimlax.planning.explanation.variants import cheaper, forbidding, with_links
 from gimlax.planning.objective import Objective
 from gimlax.planning.problem import Problem, latency_s, on_meshes, spans, terms_of, used_bytes
-from gimlax.planning.search import TOLERANCE, Found
+from gimlax.planning.search import TOLERANCE, Found, keeps
 
 __all__ = ["compare"]
 
@@ -138,11 +138,14 @@ def _break_even(asked: _Question, single: Rival | None) -> float | None:
 
 
 def _meeting_point(asked: _Question, found: Found, value: float, factor: float) -> float | None:
-    """How many times slower links bring this layout to `value`; None if they never do."""
+    """How many times slower links bring this layout to `value`, or beyond a limit of the objective.
+
+    None if they never do.
+    """
 
     def gains(slower: float) -> bool:
         terms = terms_of(with_links(asked.problem, slower), found.cuts, found.meshes)
-        return asked.objective.value(terms) < value
+        return asked.objective.value(terms) < value and keeps(asked.objective, terms)
 
     low, high = factor, 2 * factor
     while gains(high):

@@ -51,7 +51,7 @@ class Comparison:
         free: the best layout if cuts and meshes had not been given; None where they were not.
         transfer_share: of the seconds of a request that runs alone, the part that transfers take.
         break_even: how many times slower links would have to be until the gain over the best
-            single mesh is zero, whatever the layout; below 1 is impossible, None: at no speed, or
+            single mesh is zero or a limit breaks, whatever the layout; below 1 is impossible, None: at no speed, or
             there is no gain to lose; 0: time ran out before it was known.
         crowded: holdings that cannot take over the segment before or after them for want of memory.
         changes: what would happen if single things were different.

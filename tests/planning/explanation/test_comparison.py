@@ -51,6 +51,19 @@ def test_a_plan_that_gains_over_one_mesh_says_by_how_much_and_until_which_link_s
         assert (len(again.mesh_names) == 2) == gains
 
 
+@pytest.mark.parametrize("room", [1.05, 1.5, 3.0])
+def test_links_so_slow_that_a_limit_breaks_leave_no_gain_over_one_mesh(room):
+    halves = [kind("a"), kind("b")]
+    free = plan(two_phases(), cluster_of(halves), objective=Objective(goal="throughput"))
+    objective = Objective(goal="throughput", max_latency_s=free.latency_s * room)
+    slower = plan(two_phases(), cluster_of(halves), objective=objective).comparison.break_even
+    assert slower < free.comparison.break_even or room > 2
+    for factor, gains in ((slower * 0.99, True), (slower * 1.01, False)):
+        cluster = cluster_of(halves, latency_s=1e-6 * factor, bytes_per_s=1e10 / factor)
+        again = plan(two_phases(), cluster, objective=objective)
+        assert (len(again.mesh_names) == 2) == gains
+
+
 def test_where_no_mesh_can_do_it_alone_the_text_says_so():
     chosen = split_plan()
     assert chosen.comparison.single_mesh is None
