@@ -3,6 +3,8 @@
 import collections
 import itertools
 
+import numpy as np
+
 
 def kept_by_top_p(probabilities, top_p):
     """Token ids that top-p sampling keeps: most probable first until their sum reaches `top_p`."""
@@ -86,6 +88,31 @@ def best_layout_value(problem, goal, cuts=None, meshes=None):
     tried = layouts(problem.num_segments, problem.num_meshes, cuts, meshes)
     values = [layout_value(problem, goal, *layout) for layout in tried]
     return min((v for v in values if v is not None), default=None)
+
+
+def swapped_is_equal(problem, a, b):
+    """Whether two meshes of a problem can change places and nothing is different."""
+    swap = np.arange(problem.num_meshes)
+    swap[[a, b]] = b, a
+    pools = [set(np.flatnonzero(problem.pool == pool)) for pool in problem.pool]
+    swapped = [{int(swap[mesh]) for mesh in pools[swap[of]]} for of in range(len(swap))]
+    return (
+        swapped == pools
+        and all(
+            np.array_equal(figure, figure[swap] if axis == 0 else figure[:, swap])
+            for figure, axis in (
+                (problem.stage_s, 0),
+                (problem.added_bytes, 0),
+                (problem.largest_bytes, 1),
+                (problem.parked_bytes, 0),
+                (problem.shared_s, 1),
+                (problem.usd_per_s, 0),
+                (problem.busy_watts, 0),
+                (problem.idle_watts, 0),
+            )
+        )
+        and np.array_equal(problem.transfer_s, problem.transfer_s[np.ix_(swap, swap)])
+    )
 
 
 def beaten_by_none(points):

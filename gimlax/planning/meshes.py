@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from jax.sharding import PartitionSpec
@@ -13,7 +13,7 @@ from gimlax.errors import PlanError
 from gimlax.graph import Chain
 from gimlax.planning.bound import lower_bound
 from gimlax.planning.cost import Costs, costs
-from gimlax.planning.deadline import OutOfTime, check_time
+from gimlax.planning.deadline import IsLate, OutOfTime, check_time
 from gimlax.planning.explanation import Comparison, compare
 from gimlax.planning.fronts import front
 from gimlax.planning.infeasible import why_not
@@ -25,7 +25,7 @@ from gimlax.planning.plans import Plan, Source
 from gimlax.planning.predicting import predict_meshes, predict_phase
 from gimlax.planning.problem import Problem
 from gimlax.planning.request import Request, checked
-from gimlax.planning.search import Found, search
+from gimlax.planning.search import Found, search, search_all
 from gimlax.planning.shardings import MeshSharding
 from gimlax.planning.splits import Splits, ways
 
@@ -79,18 +79,33 @@ class MeshSetting:
         """
         ends_s = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
         try:
-            return search(
-                self.splits.problem,
-                objective,
-                cuts=self.request.cuts,
-                meshes=self.request.meshes,
-                is_late=lambda: time.monotonic() > ends_s,
+            found = self._search_all(
+                self.splits.problems, objective, self.request, lambda: time.monotonic() > ends_s
             )
         except OutOfTime:
             raise PlanError(
                 f"time_limit_s is {time_limit_s}, and no plan was found in it; give more, or name "
                 "the meshes to use, in order, with meshes=(...)"
             ) from None
+        if found is None or self.splits.complete or found.method != "exact":
+            return found
+        return replace(found, method="local")
+
+    @staticmethod
+    def _search_all(
+        problems: Sequence[Problem], objective: Objective, request: Request | None, is_late: IsLate
+    ) -> Found | None:
+        """The best layout of some problems with what was asked for, None: cuts and meshes free."""
+        return search_all(
+            problems,
+            lambda problem: search(
+                problem,
+                objective,
+                cuts=request.cuts if request else None,
+                meshes=request.meshes if request else None,
+                is_late=is_late,
+            ),
+        )
 
     def front(
         self, goals: tuple[str, str], limits: Mapping[str, float], time_limit_s: float | None
@@ -100,12 +115,12 @@ class MeshSetting:
 
     def why_not(self, objective: Objective) -> PlanError:
         """Why no layout satisfies an objective."""
-        return why_not(self.chain, self.cluster, self.splits.problem, self.request, objective)
+        return why_not(self.chain, self.cluster, self.splits.problems[0], self.request, objective)
 
     def plan(self, objective: Objective, found: Found, time_limit_s: float | None) -> Plan:
         """The record of a layout that was found."""
         chain, calibration = self.chain, self.calibration
-        figures, cluster = self.splits.chosen(found.cuts, found.meshes)
+        figures, cluster = self.splits.chosen(found.cuts, found.meshes, found.problem)
         names = [cluster.meshes[mesh].name for mesh in found.meshes]
         layout = Layout.pipeline(found.cuts, names, chain.num_segments)
         return Plan(
@@ -147,27 +162,21 @@ class MeshSetting:
         def is_late() -> bool:
             return time.monotonic() > ends_s
 
-        def best(problem: Problem, request: Request | None) -> Found | None:
+        def best(problems: Sequence[Problem], request: Request | None) -> Found | None:
             check_time(is_late)
-            result = search(
-                problem,
-                objective,
-                cuts=request.cuts if request else None,
-                meshes=request.meshes if request else None,
-                is_late=is_late,
-            )
+            result = self._search_all(problems, objective, request, is_late)
             if result is not None and result.method == "stopped":
                 raise OutOfTime
             return result
 
         try:
             return compare(
-                self.splits.problem,
+                self.splits.problems,
                 objective,
                 self.cluster,
                 found,
-                free=lambda problem: best(problem, None),
-                given=lambda problem: best(problem, request),
+                free=lambda problems: best(problems, None),
+                given=lambda problems: best(problems, request),
                 is_free=request.cuts is None and request.meshes is None,
             )
         except OutOfTime:

@@ -165,7 +165,7 @@ def _figures(problem: Problem, mesh: int, alone: NDArray[np.bool_]) -> bytes:
         problem.busy_watts[mesh],
         problem.idle_watts[mesh],
     ):
-        digest.update(np.ascontiguousarray(figure))
+        digest.update(np.asarray(figure).tobytes())
     return digest.digest()
 
 

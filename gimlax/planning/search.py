@@ -14,7 +14,7 @@ promising first, until none can hold a better one (to a part in 10^9).
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,6 +52,7 @@ class Found:
     Attributes:
         method: 'exact' if nothing better exists, 'stopped' if time ran out before that was known,
             'local' if there were too many orders of meshes to try all.
+        problem: which problem it is a layout of, where several were searched.
     """
 
     cuts: tuple[int, ...]
@@ -59,6 +60,7 @@ class Found:
     value: float
     terms: Terms
     method: str = "exact"
+    problem: int = 0
 
 
 def search(
@@ -102,6 +104,34 @@ def search(
         if single is None:
             raise
         return replace(single, method="stopped")
+
+
+def search_all(
+    problems: Sequence[Problem], find: Callable[[Problem], Found | None]
+) -> Found | None:
+    """The best layout of several problems; the first one of equally good ones.
+
+    Args:
+        problems: alternatives.
+        find: searches one of them.
+
+    Raises:
+        OutOfTime: `find` ran out of time before any layout was found.
+    """
+    best: Found | None = None
+    stopped = False
+    for index, problem in enumerate(problems):
+        try:
+            found = find(problem)
+        except OutOfTime:
+            stopped = True
+            continue
+        stopped = stopped or (found is not None and found.method == "stopped")
+        if found is not None and (best is None or found.value < best.value * (1 - TOLERANCE)):
+            best = replace(found, problem=index)
+    if best is None and stopped:
+        raise OutOfTime
+    return replace(best, method="stopped") if best and stopped else best
 
 
 def _single(problem: Problem, objective: Objective) -> Found | None:

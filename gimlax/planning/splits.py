@@ -3,9 +3,12 @@
 A mesh holds one stage, so each stage may have the split that is fastest for it among those with
 which it fits: the least over the splits is one more table of stages, and a search of it chooses
 cuts, meshes and splits at once. A mesh that comes back, shares its memory or shares its host has
-one split for all stages: the fastest for the whole model that leaves room for it.
+one split for all stages: each is a problem of its own, as long as there are few, else the split is
+the fastest for the whole model that leaves room for it.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -20,6 +23,8 @@ from gimlax.planning.cost import Costs
 from gimlax.planning.problem import Array, Problem, spans
 
 __all__ = ["Splits", "ways"]
+
+MOST_PROBLEMS = 16  # each is a search
 
 
 def ways(cluster: Cluster, named: Iterable[str] = ()) -> tuple[Cluster, ...]:
@@ -61,14 +66,16 @@ class Splits:
 
     Attributes:
         clusters, figures: by [way].
-        which: the way of each stage. [mesh, first, stop]
-        problem: what a search sees: every stage at its best.
+        which: the way of each stage in each problem. [problem][mesh, first, stop]
+        problems: what a search sees: every stage at its best, but for meshes that have one way.
+        complete: whether these are all ways that those meshes have.
     """
 
     clusters: tuple[Cluster, ...]
     figures: tuple[Costs, ...]
-    which: NDArray[np.intp]
-    problem: Problem
+    which: tuple[NDArray[np.intp], ...]
+    problems: tuple[Problem, ...]
+    complete: bool
 
     @classmethod
     def of(
@@ -95,9 +102,13 @@ class Splits:
             raise refused[0]
         clusters, figures = zip(*found, strict=True)
         problems = [of.problem for of in figures]
-        which = _which(problems, back)
+        which, complete = _which(problems, _all_different(clusters), back)
         return cls(
-            clusters=clusters, figures=figures, which=which, problem=_at_best(problems, which)
+            clusters=clusters,
+            figures=figures,
+            which=which,
+            problems=tuple(_at_best(problems, of) for of in which),
+            complete=complete,
         )
 
     def best_case(self) -> Costs:
@@ -107,15 +118,21 @@ class Splits:
             return np.min([getattr(of, figure) for of in self.figures], axis=0)
 
         names = ("seconds", "shared_segment_s", "piece_bytes")
-        return replace(
-            self.figures[0], problem=self.problem, **{name: least(name) for name in names}
-        )
+        return replace(self.figures[0], **{name: least(name) for name in names})
 
-    def chosen(self, cuts: Sequence[int], meshes: Sequence[int]) -> tuple[Costs, Cluster]:
-        """The figures of each mesh at the split that a layout gives it, and the cluster so."""
-        way = np.zeros(self.problem.num_meshes, int)
-        for mesh, (first, stop) in zip(meshes, spans(cuts, self.problem.num_segments), strict=True):
-            way[mesh] = self.which[mesh, first, stop]
+    def chosen(
+        self, cuts: Sequence[int], meshes: Sequence[int], problem: int
+    ) -> tuple[Costs, Cluster]:
+        """The figures of each mesh at the split that a layout gives it, and the cluster so.
+
+        Args:
+            cuts, meshes: the layout.
+            problem: the index of what was searched.
+        """
+        searched, which = self.problems[problem], self.which[problem]
+        way = np.zeros(searched.num_meshes, int)
+        for mesh, (first, stop) in zip(meshes, spans(cuts, searched.num_segments), strict=True):
+            way[mesh] = which[mesh, first, stop]
 
         def rows(figure: str, axis: int) -> Array:
             of_ways = [np.moveaxis(getattr(of, figure), axis, 0) for of in self.figures]
@@ -134,14 +151,27 @@ class Splits:
             self.figures[0],
             rates=tuple(self.figures[w].rates[m] for m, w in enumerate(way)),
             sharded=sharded,
-            problem=self.problem,
+            problem=searched,
             **{name: rows(name, 0) for name in by_mesh},
             **{name: rows(name, 1) for name in (*by_phase, *shared)},
         ), replace(self.clusters[0], meshes=specs)
 
 
-def _which(problems: Sequence[Problem], back: Sequence[int]) -> NDArray[np.intp]:
-    """The way of each stage. [mesh, first, stop]"""
+def _all_different(clusters: Sequence[Cluster]) -> list[list[int]]:
+    """The ways of each mesh that differ, by their index."""
+    return [
+        [way for way, axes in enumerate(each) if axes not in each[:way]]
+        for each in zip(*([mesh.axes for mesh in of.meshes] for of in clusters), strict=True)
+    ]
+
+
+def _which(
+    problems: Sequence[Problem], ways_of: Sequence[Sequence[int]], back: Sequence[int]
+) -> tuple[tuple[NDArray[np.intp], ...], bool]:
+    """The way of each stage [mesh, first, stop], for each problem to search; and if these are all.
+
+    The first has the fastest way for the whole model where a mesh has one.
+    """
     stage_s = np.stack([of.stage_s for of in problems])
     held = np.stack([of.stage_bytes() - of.parked_bytes for of in problems])
     fits = held <= problems[0].capacity_bytes[:, None, None]
@@ -149,11 +179,24 @@ def _which(problems: Sequence[Problem], back: Sequence[int]) -> NDArray[np.intp]
     nearest = np.where(fits.any(axis=0), np.where(fits, stage_s, np.inf), held)
     which = nearest.argmin(axis=0)
     pool, shared = problems[0].pool, problems[0].shared_s
-    for mesh in range(problems[0].num_meshes):
-        alone = (pool == pool[mesh]).sum() == 1 and not shared[:, mesh].any()
-        if not alone or mesh in back:
-            which[mesh] = which[mesh, 0, -1]
-    return which
+    fixed = [
+        mesh
+        for mesh in range(problems[0].num_meshes)
+        if mesh in back or (pool == pool[mesh]).sum() > 1 or shared[:, mesh].any()
+    ]
+    for mesh in fixed:
+        which[mesh] = which[mesh, 0, -1]
+    if math.prod(len(ways_of[mesh]) for mesh in fixed) > MOST_PROBLEMS:
+        return (which,), False
+    first = tuple(int(which[mesh, 0, -1]) for mesh in fixed)
+    found = []
+    for choice in itertools.product(*(ways_of[mesh] for mesh in fixed)):
+        found.append(which.copy())
+        for mesh, way in zip(fixed, choice, strict=True):
+            found[-1][mesh] = way
+        if choice == first:
+            found.insert(0, found.pop())
+    return tuple(found), True
 
 
 def _at_best(problems: Sequence[Problem], which: NDArray[np.intp]) -> Problem:

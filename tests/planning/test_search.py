@@ -17,7 +17,7 @@ from gimlax.planning.paths import _MOST_ENTRIES, Cost, cheapest_path
 from gimlax.planning.problem import Problem
 from gimlax.planning.search import search
 from tests.planning.random_problems import problems
-from tests.reference import best_layout_value, layout_value
+from tests.reference import best_layout_value, layout_value, swapped_is_equal
 
 GOALS = ("latency", "throughput")
 
@@ -246,30 +246,6 @@ def test_twins_are_those_that_nothing_tells_apart(problem):
         for b in range(problem.num_meshes)
     ]
     assert twins(problem) == expected
-
-
-def swapped_is_equal(problem, a, b):
-    swap = np.arange(problem.num_meshes)
-    swap[[a, b]] = b, a
-    pools = [set(np.flatnonzero(problem.pool == pool)) for pool in problem.pool]
-    swapped = [{int(swap[mesh]) for mesh in pools[swap[of]]} for of in range(len(swap))]
-    return (
-        swapped == pools
-        and all(
-            np.array_equal(figure, figure[swap] if axis == 0 else figure[:, swap])
-            for figure, axis in (
-                (problem.stage_s, 0),
-                (problem.added_bytes, 0),
-                (problem.largest_bytes, 1),
-                (problem.parked_bytes, 0),
-                (problem.shared_s, 1),
-                (problem.usd_per_s, 0),
-                (problem.busy_watts, 0),
-                (problem.idle_watts, 0),
-            )
-        )
-        and np.array_equal(problem.transfer_s, problem.transfer_s[np.ix_(swap, swap)])
-    )
 
 
 def test_many_equal_meshes_are_compared_once_each_and_in_time():

@@ -90,6 +90,49 @@ def test_both_axes_are_used_where_no_dim_takes_all_devices():
         Plan.from_json(json.dumps(tampered))
 
 
+@pytest.mark.parametrize("tested", [CHAIN, BATCHED, EVEN], ids=["llama", "batched", "even"])
+@pytest.mark.parametrize(("share", "goal"), [(0.3, "latency"), (2.0, "throughput")])
+def test_a_mesh_that_comes_back_has_the_one_split_that_is_best(tested, share, goal):
+    whole = costs(tested, cluster(devices=(1,))).problem.stage_bytes()[0, 0, -1]
+    made = cluster(whole * share, devices=(4, 2))
+    a, b = (mesh.name for mesh in made.meshes)
+    request = {"objective": Objective(goal=goal), "meshes": (a, b, a)}
+    best = best_value(tested, made, **request)
+    if best is None:
+        with pytest.raises(PlanError, match="fits nowhere"):
+            plan(tested, opened(made), **request)
+        return
+    found = plan(tested, opened(made), **request)
+    assert (found.value, found.method) == (pytest.approx(best, rel=1e-9), "exact")
+    again = plan(tested, replace(made, meshes=found.specs), **request)
+    assert again.value == pytest.approx(found.value, rel=1e-9)
+    free = plan(tested, opened(made), objective=request["objective"])
+    assert found.comparison.free.value == pytest.approx(free.value, rel=1e-9)
+
+
+@pytest.mark.parametrize("shares", [("compute",), ("compute", "memory")])
+@pytest.mark.parametrize("tested", [CHAIN, BATCHED], ids=["llama", "batched"])
+def test_meshes_that_share_a_host_have_the_one_split_that_is_best(tested, shares):
+    whole = costs(tested, cluster(devices=(1,))).problem.stage_bytes()[0, 0, -1]
+    made = cluster(whole * 3, devices=(4, 4))
+    meshes = tuple(replace(mesh, host="x", shares=shares) for mesh in made.meshes)
+    made = replace(made, meshes=meshes)
+    request = {"objective": Objective(goal="throughput"), "cuts": 2}
+    found = plan(tested, opened(made), **request)
+    assert found.method == "exact"
+    assert found.value == pytest.approx(best_value(tested, made, **request), rel=1e-9)
+
+
+def test_more_splits_of_such_meshes_than_are_tried_are_not_called_exact(monkeypatch):
+    made = opened(cluster(devices=(4, 2)))
+    a, b = (mesh.name for mesh in made.meshes)
+    best = plan(BATCHED, made, meshes=(a, b, a))
+    monkeypatch.setattr("gimlax.planning.splits.MOST_PROBLEMS", 2)
+    found = plan(BATCHED, made, meshes=(a, b, a))
+    assert (best.method, found.method) == ("exact", "local")
+    assert found.value >= best.value
+
+
 def test_a_mesh_that_comes_back_has_one_split():
     made = opened(cluster(devices=(4, 2)))
     names = [mesh.name for mesh in made.meshes]

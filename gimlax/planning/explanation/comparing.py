@@ -1,9 +1,10 @@
 """A plan against its rivals: each figure is the answer of another search, none is an estimate.
 
 The next best layout is found by forbidding the stages of the best one, one after another: another
-layout lacks at least one of them. The link speed at which a gain becomes zero is where a
-layout with slower links is no better than the best single mesh, or breaks a limit; one that needs
-its links less may still gain there, so the search is asked again at that speed until nothing gains.
+layout lacks at least one of them, whichever of equal meshes runs it. The link speed at which a gain
+becomes zero is where a layout with slower links is no better than the best single mesh, or breaks a
+limit; one that needs its links less may still gain there, so the search is asked again at that
+speed until nothing gains.
 """
 
 import math
@@ -11,11 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gimlax.devices import Cluster
 from gimlax.planning.explanation.comparison import Change, Comparison, Rival
 from gimlax.planning.explanation.variants import cheaper, forbidding, with_links
+from gimlax.planning.limits import that_fit
 from gimlax.planning.objective import Objective
+from gimlax.planning.orders import twins
 from gimlax.planning.problem import Problem, latency_s, on_meshes, spans, terms_of, used_bytes
 from gimlax.planning.search import TOLERANCE, Found, keeps
 
@@ -23,19 +27,33 @@ __all__ = ["compare"]
 
 _MOST_LINKS = 12  # pairs of meshes whose links are varied one by one
 _SLOWEST = 1e12
-_Search = Callable[[Problem], Found | None]
+_Search = Callable[[Sequence[Problem]], Found | None]
+_Variant = Callable[[Problem], Problem]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Question:
-    """What was asked, with a search of any variant of it: cuts and meshes free, or as given."""
+    """What was asked, with searches of all alternatives: cuts and meshes free, or as given."""
 
-    problem: Problem
+    problems: tuple[Problem, ...]
     objective: Objective
     names: tuple[str, ...]
     found: Found
-    free: _Search
-    given: _Search
+    search_free: _Search
+    search_given: _Search
+
+    @property
+    def problem(self) -> Problem:
+        """The alternative that the layout is one of."""
+        return self.problems[self.found.problem]
+
+    def free(self, variant: _Variant) -> Found | None:
+        """The best layout with one thing different, cuts and meshes free."""
+        return self.search_free([variant(problem) for problem in self.problems])
+
+    def given(self, variant: _Variant) -> Found | None:
+        """The same with the cuts and meshes that the caller fixed."""
+        return self.search_given([variant(problem) for problem in self.problems])
 
     def rival(self, found: Found | None, meshes: Sequence[int] | None = None) -> Rival | None:
         """A layout by the names of its meshes; `meshes` numbers them if only some took part."""
@@ -50,7 +68,7 @@ class _Question:
 
 
 def compare(
-    problem: Problem,
+    problems: Sequence[Problem],
     objective: Objective,
     cluster: Cluster,
     found: Found,
@@ -62,18 +80,24 @@ def compare(
     """Compares a layout with what else this problem allows.
 
     Args:
-        problem: what was searched.
+        problems: what was searched: alternatives, of which the best layout counts.
         objective: what for.
-        cluster: whose meshes it numbers.
+        cluster: whose meshes they number.
         found: the layout.
-        free: searches a variant of the problem with free cuts and meshes.
+        free: searches variants of the problems with free cuts and meshes.
         given: the same with the cuts and meshes that the caller fixed.
         is_free: whether nothing was fixed.
     """
     names = tuple(mesh.name for mesh in cluster.meshes)
     asked = _Question(
-        problem=problem, objective=objective, names=names, found=found, free=free, given=given
+        problems=tuple(problems),
+        objective=objective,
+        names=names,
+        found=found,
+        search_free=free,
+        search_given=given,
     )
+    problem = asked.problem
     single = _best(asked, [[mesh] for mesh in range(problem.num_meshes)])
     vendors = _vendors(cluster)
     of_vendor = {vendor: _best(asked, [meshes]) for vendor, meshes in vendors.items()}
@@ -85,7 +109,7 @@ def compare(
         single_vendor=possible.get(vendor),
         num_vendors=len(vendors),
         next_best=_next_best(asked) if is_free else None,
-        free=None if is_free else asked.rival(free(problem)),
+        free=None if is_free else asked.rival(free(problems)),
         transfer_share=_transfer_share(problem, found),
         break_even=_break_even(asked, single),
         crowded=_crowded(problem, found),
@@ -102,20 +126,36 @@ def _vendors(cluster: Cluster) -> dict[str, list[int]]:
 
 def _best(asked: _Question, choices: list[list[int]]) -> Rival | None:
     """The best free layout that keeps to one of these sets of meshes."""
-    rivals = [asked.rival(asked.free(on_meshes(asked.problem, own)), own) for own in choices]
+    rivals = [
+        asked.rival(asked.free(lambda problem, own=own: on_meshes(problem, own)), own)
+        for own in choices
+    ]
     return min((r for r in rivals if r is not None), key=lambda r: r.value, default=None)
 
 
 def _next_best(asked: _Question) -> Rival | None:
     found = asked.found
-    stages = spans(found.cuts, asked.problem.num_segments)
+    sorts = _sorts(asked.problems[0])
     others = [
-        asked.free(forbidding(asked.problem, mesh, first, stop))
-        for mesh, (first, stop) in zip(found.meshes, stages, strict=True)
+        asked.free(
+            lambda problem, mesh=mesh, span=span: forbidding(problem, sorts == sorts[mesh], *span)
+        )
+        for mesh, span in zip(
+            found.meshes, spans(found.cuts, asked.problem.num_segments), strict=True
+        )
     ]
     return asked.rival(
         min((other for other in others if other), key=lambda other: other.value, default=None)
     )
+
+
+def _sorts(problem: Problem) -> NDArray[np.int_]:
+    """The first mesh of each sort, for every mesh: nothing tells those of a sort apart. [mesh]"""
+    sorts = np.arange(problem.num_meshes)
+    for mesh, twin in enumerate(twins(that_fit(problem))):
+        if twin is not None:
+            sorts[mesh] = sorts[twin]
+    return sorts
 
 
 def _transfer_share(problem: Problem, found: Found) -> float:
@@ -133,7 +173,7 @@ def _break_even(asked: _Question, single: Rival | None) -> float | None:
         if later is None or later <= factor * (1 + TOLERANCE):
             return later
         factor = later
-        found = asked.given(with_links(asked.problem, factor))
+        found = asked.given(lambda problem, slower=factor: with_links(problem, slower))
     return factor if factor > 1 else None
 
 
@@ -144,7 +184,9 @@ def _meeting_point(asked: _Question, found: Found, value: float, factor: float) 
     """
 
     def gains(slower: float) -> bool:
-        terms = terms_of(with_links(asked.problem, slower), found.cuts, found.meshes)
+        terms = terms_of(
+            with_links(asked.problems[found.problem], slower), found.cuts, found.meshes
+        )
         return asked.objective.value(terms) < value and keeps(asked.objective, terms)
 
     low, high = factor, 2 * factor
@@ -182,7 +224,7 @@ def _changes(asked: _Question, cluster: Cluster) -> list[Change]:
     problem, names = asked.problem, asked.names
     found = asked.found
     used = list(dict.fromkeys(found.meshes))
-    joined = np.isfinite(problem.transfer_s).any(axis=2)
+    joined = np.any(np.isfinite(problem.transfer_s), axis=2, keepdims=True)[:, :, 0]
     pairs = [
         (a, b)
         for a in range(problem.num_meshes)
@@ -194,18 +236,22 @@ def _changes(asked: _Question, cluster: Cluster) -> list[Change]:
     variants = [
         (f"the link between {names[a]!r} and {names[b]!r} twice as fast", (a, b)) for a, b in pairs
     ]
-    changed = [(what, with_links(problem, 0.5, pair)) for what, pair in variants]
+    changed: list[tuple[str, _Variant]] = [
+        (what, lambda problem, pair=pair: with_links(problem, 0.5, pair)) for what, pair in variants
+    ]
     if len(pairs) > 1:
-        changed.append(("all links twice as fast", with_links(problem, 0.5)))
+        changed.append(("all links twice as fast", lambda problem: with_links(problem, 0.5)))
     if asked.objective.needs("usd"):
         for kind in dict.fromkeys(cluster.kind(name).name for name in names):
             own = [k for k, name in enumerate(names) if cluster.kind(name).name == kind]
-            changed.append((f"{kind} 20 % cheaper", cheaper(problem, own, 0.8)))
+            changed.append(
+                (f"{kind} 20 % cheaper", lambda problem, own=own: cheaper(problem, own, 0.8))
+            )
     result = []
     for what, variant in changed:
         best = asked.given(variant)
         if best is not None and (rival := asked.rival(best)) is not None:
-            kept = asked.objective.value(terms_of(variant, found.cuts, found.meshes))
+            kept = asked.objective.value(terms_of(variant(problem), found.cuts, found.meshes))
             result.append(
                 Change(what=what, best=rival, moves=best.value < kept * (1 - 10 * TOLERANCE))
             )

@@ -46,13 +46,14 @@ class Comparison:
         vendor: whose devices the best layout of one vendor uses, empty if no vendor could do it.
         single_vendor: that layout.
         num_vendors: how many vendors the meshes of the cluster are of.
-        next_best: the best layout other than the plan's, None if there is none, if cuts or meshes
+        next_best: the best layout other than the plan's, also where meshes that nothing tells apart
+            change places; None if there is none, if cuts or meshes
             were given, or if time ran out before it was known.
         free: the best layout if cuts and meshes had not been given; None where they were not.
         transfer_share: of the seconds of a request that runs alone, the part that transfers take.
         break_even: how many times slower links would have to be until the gain over the best
-            single mesh is zero or a limit breaks, whatever the layout; below 1 is impossible, None: at no speed, or
-            there is no gain to lose; 0: time ran out before it was known.
+            single mesh is zero or a limit breaks, whatever the layout; below 1 is impossible, None:
+            at no speed, or there is no gain to lose; 0: time ran out before it was known.
         crowded: holdings that cannot take over the segment before or after them for want of memory.
         changes: what would happen if single things were different.
         single_group: of a plan made from groups the best one with the devices of one group.

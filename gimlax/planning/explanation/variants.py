@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gimlax.planning.problem import Problem
 
 __all__ = ["cheaper", "forbidding", "with_links"]
 
 
-def forbidding(problem: Problem, mesh: int, first: int, stop: int) -> Problem:
-    """Without the stage `[first, stop)` on this mesh."""
+def forbidding(problem: Problem, meshes: NDArray[np.bool_], first: int, stop: int) -> Problem:
+    """Without the stage `[first, stop)` on these meshes. [mesh]"""
     stage_s = problem.stage_s.copy()
-    stage_s[mesh, first, stop] = np.inf
+    stage_s[meshes, first, stop] = np.inf
     return replace(problem, stage_s=stage_s)
 
 
