@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gimlax.planning.explanation.comparison import Comparison, Rival
 from gimlax.planning.layout import Hop
-from gimlax.planning.predictions import BINDS, PhasePrediction
+from gimlax.planning.predictions import BINDS, MEMORIES, PhasePrediction
 from gimlax.planning.rates import CARD, DECLARED, FITTED, MEASURED
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def _of_meshes(plan: "Plan") -> Iterator[str]:
     for mesh in plan.meshes:
         if mesh.basis not in _OF_MESHES:
             yield _unknown(f"seconds of mesh {mesh.mesh!r} rest", mesh.basis, _OF_MESHES)
+        if mesh.memory not in MEMORIES:
+            yield f"mesh {mesh.mesh!r} reads {mesh.memory!r}, not one of {', '.join(MEMORIES)}"
         if mesh.parked_bytes > (held := mesh.resident_bytes + mesh.carried_bytes):
             yield f"mesh {mesh.mesh!r} parks {mesh.parked_bytes} bytes, but has {held} to park"
 

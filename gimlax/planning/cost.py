@@ -9,13 +9,13 @@ its share of parameters and state; temporaries and received values are charged w
 interconnect more devices add nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from gimlax.devices import Calibration, Cluster
+from gimlax.devices import Calibration, Cluster, DeviceKind
 from gimlax.devices.groups import group_of
 from gimlax.errors import PlanError, SpecError
 from gimlax.graph import Chain, Role
@@ -28,7 +28,7 @@ from gimlax.planning.pieces import (
     used_bytes,
 )
 from gimlax.planning.problem import Array, Problem
-from gimlax.planning.rates import MEASURED, Rates, rates_for
+from gimlax.planning.rates import MEASURED, Rates, card_for, rates_for, reads_on_chip
 from gimlax.planning.rates.pricing import price
 from gimlax.planning.sharding import Pieces, Sharded, shard, take_apart
 from gimlax.planning.tariffs import tariffs
@@ -54,6 +54,7 @@ class Costs:
         memory_bound_s: the part of it in operations that wait for memory. [phase, mesh, segment]
         compute_s, memory_s: the same if only that mattered, by card. [phase, mesh, segment]
         rates: what prices each mesh. [mesh]
+        on_chip: whether its card's bandwidth on the chip is what they rest on. [mesh]
         dispatch_s: per request, what a stage takes beyond its segments. [mesh]
         shared_segment_s, shared_dispatch_s: per request, for which a segment and a dispatch occupy
             what meshes share. [shared, mesh, segment] and [shared, mesh]
@@ -75,6 +76,7 @@ class Costs:
     compute_s: Array
     memory_s: Array
     rates: tuple[Rates, ...]
+    on_chip: tuple[bool, ...]
     dispatch_s: Array
     shared_segment_s: Array
     shared_dispatch_s: Array
@@ -124,6 +126,7 @@ def costs(
     cluster: Cluster,
     calibration: Calibration | None = None,
     shardings: Mapping[str, PartitionSpec] | None = None,
+    held_on_chip: Collection[str] = (),
 ) -> Costs:
     """Figures of every segment of every phase on every mesh.
 
@@ -132,6 +135,7 @@ def costs(
         cluster: where.
         calibration: measured figures that go before others.
         shardings: specs to be kept, by the path of an argument.
+        held_on_chip: meshes whose stages have to fit on the chip, and are read as fast as that.
 
     Raises:
         SpecError: a kind of device has no peak for a dtype that the model computes in, or the
@@ -143,7 +147,7 @@ def costs(
         calibration.check(cluster)
         cluster = calibration.onto(cluster)
     n = chain.num_segments
-    kinds = [cluster.kind(mesh.name) for mesh in cluster.meshes]
+    kinds = [card_for(cluster, m.name, held_on_chip=m.name in held_on_chip) for m in cluster.meshes]
     calls = np.array([phase.calls for phase in chain.phases], float)
     segments = [phase.segments for phase in chain.phases]
     flops = np.array([[sum(f for _, f in s.flops) for s in row] for row in segments], float)
@@ -153,10 +157,16 @@ def costs(
     found = pieces(chain)
     resident_bytes = sum(piece.num_bytes for piece in found if piece.role is Role.RESIDENT)
     rates = tuple(
-        rates_for(cluster, mesh.name, calibration, resident_bytes=resident_bytes)
+        rates_for(
+            cluster,
+            mesh.name,
+            calibration,
+            resident_bytes=resident_bytes,
+            held_on_chip=mesh.name in held_on_chip,
+        )
         for mesh in cluster.meshes
     )
-    sharded = _sharded(chain, cluster, rates, shardings)
+    sharded = _sharded(chain, cluster, kinds, rates, shardings)
     piece_bytes = device_bytes(found, sharded)
     priced = [
         price([s for row in (of.segments if of else segments) for s in row], [rate], [kind])[0]
@@ -198,6 +208,11 @@ def costs(
         compute_s=compute_s,
         memory_s=memory_s,
         rates=rates,
+        on_chip=tuple(
+            rate.source != MEASURED
+            and reads_on_chip(cluster.kind(mesh.name), held_on_chip=mesh.name in held_on_chip)
+            for mesh, rate in zip(cluster.meshes, rates, strict=True)
+        ),
         dispatch_s=dispatch_s,
         shared_segment_s=shared_segment_s,
         shared_dispatch_s=shared_dispatch_s,
@@ -219,7 +234,7 @@ def costs(
             ),
             parked_bytes=np.zeros_like(stage_s),
             capacity_bytes=np.array([cluster.memory_bytes(m.name) for m in cluster.meshes], float),
-            pool=_pools(cluster),
+            pool=_pools(cluster, held_on_chip),
             **tariffs(cluster),
         ),
     )
@@ -228,6 +243,7 @@ def costs(
 def _sharded(
     chain: Chain,
     cluster: Cluster,
+    kinds: Sequence[DeviceKind],
     rates: Sequence[Rates],
     given: Mapping[str, PartitionSpec] | None,
 ) -> list[Sharded | None]:
@@ -238,10 +254,9 @@ def _sharded(
     known: dict[tuple[object, ...], Sharded] = {}
     pieces: Pieces | None = None
     found: list[Sharded | None] = []
-    for mesh, rate in zip(cluster.meshes, rates, strict=True):
-        kind = cluster.kind(mesh.name)
+    for mesh, kind, rate in zip(cluster.meshes, kinds, rates, strict=True):
         joined = mesh.num_devices > 1 and kind.interconnect is not None
-        key = (kind.name, mesh.axes, id(rate) if rate.source == MEASURED else rate.source)
+        key = (kind, mesh.axes, id(rate) if rate.source == MEASURED else rate.source)
         if joined and key not in known:
             pieces = pieces or take_apart(chain)
             known[key] = shard(pieces, kind, dict(mesh.axes), rate, given=given)
@@ -350,6 +365,13 @@ def _shared(
     return shared_segment_s, shared_dispatch_s
 
 
-def _pools(cluster: Cluster) -> np.ndarray:
+def _pools(cluster: Cluster, held_on_chip: Collection[str]) -> np.ndarray:
+    """The memory of each mesh; what is held on a chip is in one with meshes of that chip alone."""
     names = [mesh.name for mesh in cluster.meshes]
-    return np.array([names.index(cluster.sharing(name, "memory")[0]) for name in names])
+
+    def first(name: str) -> str:
+        here = name in held_on_chip
+        mates = cluster.sharing(name, "compute" if here else "memory")
+        return next(mate for mate in mates if (mate in held_on_chip) == here)
+
+    return np.array([names.index(first(name)) for name in names])

@@ -20,7 +20,7 @@ from gimlax.planning.infeasible import why_not
 from gimlax.planning.layout import Layout
 from gimlax.planning.limits import repeated
 from gimlax.planning.objective import Objective, certified
-from gimlax.planning.parking import on_tiers
+from gimlax.planning.parking import ON_CHIP, on_tiers
 from gimlax.planning.plans import Plan, Source
 from gimlax.planning.predicting import predict_meshes, predict_phase
 from gimlax.planning.problem import Problem
@@ -58,7 +58,8 @@ class MeshSetting:
         request = checked(chain, cluster, cuts, meshes)
 
         def priced(way: Cluster) -> Costs:
-            figures = costs(chain, way, calibration, shardings)
+            on_chip = [mesh for mesh, lowest in (tiers or {}).items() if lowest == ON_CHIP]
+            figures = costs(chain, way, calibration, shardings, held_on_chip=on_chip)
             return on_tiers(figures, way, request, tiers or {})
 
         return cls(

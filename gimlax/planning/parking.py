@@ -5,7 +5,8 @@ streams it over the host link at each call: state there and back, weights one wa
 needs room on the device too, as much as the largest segment of the stage holds. The excess of a run
 of segments is known beforehand, so the search sees only dearer stages, and chooses parking where
 that is better than another mesh. Nothing of it is hidden behind computing: the price is an upper
-one. Units: bytes, seconds per request.
+one. That what is held on the chip is read faster is in the rates (`rates/choosing.py`). Units:
+bytes, seconds per request.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from gimlax.planning.pieces import added_bytes
 from gimlax.planning.problem import Array
 from gimlax.planning.request import Request
 
-TIERS = ("on_chip", "device", "host")
+ON_CHIP = "on_chip"
 
 
 def on_tiers(
@@ -31,7 +32,7 @@ def on_tiers(
     """The figures with the memory that each mesh may use.
 
     Args:
-        figures: of stages in the memory of their device.
+        figures: of stages in the memory of their device, or on the chip where they have to fit.
         cluster: says how much of each tier there is.
         request: a mesh that it names more than once parks nothing.
         lowest: by mesh, the lowest tier that its stages may use. By default the host's, where the
@@ -50,8 +51,8 @@ def on_tiers(
         tiers = {tier.name: tier for tier in cluster.tiers(mesh.name)}
         wanted = lowest.get(mesh.name, "host" if "host" in tiers else "device")
         alone = (problem.pool == problem.pool[index]).sum() == 1
-        if wanted == "on_chip":
-            capacity[index] = min(capacity[index], tiers["on_chip"].num_bytes)
+        if wanted == ON_CHIP:
+            capacity[index] = min(capacity[index], tiers[ON_CHIP].num_bytes)
         elif wanted == "host" and alone and index not in repeated(request.meshes or ()):
             host_bytes[index] = tiers["host"].num_bytes
             host_s_per_byte[index] = figures.calls.sum() / tiers["host"].bytes_per_s

@@ -65,9 +65,10 @@ def plan(
             of the cluster. The plan says of each mesh and transfer what its seconds rest on.
         shardings: specs to be kept on meshes of several devices, by the path of an argument, such
             as `{"params['up']": PartitionSpec(None, "model")}`; the others are searched for.
-        tiers: by mesh, the lowest memory that its stages may use: 'on_chip', 'device' or 'host'. By
-            default what is too large for a device is parked in the host memory that the cluster
-            sets aside for it, if any, and streamed at each call.
+        tiers: by mesh, the lowest memory that its stages may use: 'on_chip', 'device' or 'host'.
+            What is held on the chip is read as fast as the card says of that. By default what is
+            too large for a device is parked in the host memory that the cluster sets aside for it,
+            if any, and streamed at each call.
         time_limit_s: how long the search may take, 20 s on groups by default; the best plan by then
             has its gap like any. What it is compared with may take as long again, else there is no
             comparison.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from gimlax.records import Amount, Count
 
 BINDS = ("compute", "bandwidth", "overhead", "host")
+MEMORIES = ("device", "on_chip")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,8 @@ class MeshPrediction:
     """Memory of one device of a mesh, and for how long a request occupies it.
 
     Resident parts count once whatever the number of stages and phases; `temp_bytes` and
-    `received_bytes` are those of the stage and phase that need most.
+    `received_bytes` are those of the stage and phase that need most. `memory` is the one whose
+    bandwidth the seconds rest on, one of MEMORIES.
     """
 
     mesh: str
@@ -75,6 +77,7 @@ class MeshPrediction:
     load_s: Amount
     parked_bytes: Count = 0
     basis: str = "card"
+    memory: str = "device"
 
     @property
     def needed_bytes(self) -> int:

@@ -1,12 +1,35 @@
 """Which figures price a mesh: a calibration, else what was fitted to its kind, else the card."""
 
-from gimlax.devices import Calibration, Cluster
+from dataclasses import replace
+
+from gimlax.devices import Calibration, Cluster, DeviceKind
 from gimlax.planning.rates.fitted import Fitted
 from gimlax.planning.rates.measured import Measured
 from gimlax.planning.rates.roofline import Roofline
 from gimlax.planning.rates.seam import Rates
 
-__all__ = ["rates_for"]
+__all__ = ["card_for", "rates_for", "reads_on_chip"]
+
+
+def reads_on_chip(kind: DeviceKind, *, held_on_chip: bool = False) -> bool:
+    """Whether stages read at the bandwidth on the chip, as far as the card knows it.
+
+    Args:
+        kind: of the devices.
+        held_on_chip: whether stages have to fit on the chip; a device that has no memory beyond it
+            holds them there anyway.
+    """
+    nothing_below = kind.on_chip_bytes is not None and kind.memory_bytes <= kind.on_chip_bytes
+    return kind.on_chip_bytes_per_s is not None and (held_on_chip or nothing_below)
+
+
+def card_for(cluster: Cluster, mesh_name: str, *, held_on_chip: bool = False) -> DeviceKind:
+    """The card of a mesh, with the bandwidth of the memory that its stages lie in."""
+    kind = cluster.kind(mesh_name)
+    on_chip_bytes_per_s = kind.on_chip_bytes_per_s
+    if on_chip_bytes_per_s is None or not reads_on_chip(kind, held_on_chip=held_on_chip):
+        return kind
+    return replace(kind, memory_bytes_per_s=on_chip_bytes_per_s)
 
 
 def rates_for(
@@ -15,6 +38,7 @@ def rates_for(
     calibration: Calibration | None = None,
     *,
     resident_bytes: float = 0.0,
+    held_on_chip: bool = False,
 ) -> Rates:
     """The best rates that there are for the devices of a mesh.
 
@@ -24,12 +48,16 @@ def rates_for(
         calibration: measured figures, which go before those of the card.
         resident_bytes: parameters that a device goes through between two uses of the same one,
             which decides whether a cache still holds them.
+        held_on_chip: whether stages have to fit on the chip: they are then read as fast as that by
+            card, and are no more than a sweep over so much by calibration.
 
     Raises:
         SpecError: the calibration lacks a class of operation.
     """
+    kind = card_for(cluster, mesh_name, held_on_chip=held_on_chip)
     measured = None if calibration is None else calibration.mesh(mesh_name)
     if measured is not None:
+        if held_on_chip and kind.on_chip_bytes is not None:
+            resident_bytes = min(resident_bytes, kind.on_chip_bytes)
         return Measured.of(measured, resident_bytes)
-    kind = cluster.kind(mesh_name)
     return Fitted.of(kind) or Roofline(kind)
