@@ -13,6 +13,7 @@ from gimlax.graph.operations import (
     ATTENTION,
     CONVOLUTION,
     GATHER,
+    GROUPED,
     MATMUL,
     OTHER,
     SORT,
@@ -48,8 +49,10 @@ def alone(
         kind, dims, layout = _product(eqn, order)
         dtype = max((a.dtype for a in operands), key=lambda d: d.itemsize)
     elif name.startswith("ragged_dot"):
-        rows, depth = operands[0].shape[0], operands[0].shape[-1]
-        kind, dims, layout = MATMUL, (1, rows, out.shape[-1], depth), "mk,gkn"
+        kind, dims, layout = _grouped(eqn)
+        dtype = max((a.dtype for a in operands[:2]), key=lambda d: d.itemsize)
+        if kind == GROUPED:  # so many groups at most have a row that asks for their weights
+            read[1] *= min(dims[:2]) / max(dims[0], 1)
     elif name == "conv_general_dilated":
         kind, dims = CONVOLUTION, _convolution(eqn)
         dtype = operands[1].dtype
@@ -111,6 +114,21 @@ def _product(
     depth = math.prod(shapes[0][d] for d in contract[0])
     groups = math.prod(shapes[0][d] for d in batch[0])
     return MATMUL, (groups, sizes[0], sizes[1], depth), ",".join(layout)
+
+
+def _grouped(eqn: _jax.JaxprEqn) -> tuple[str, tuple[int, int, int, int], str]:
+    """A ragged product: experts where its rows are in groups, else a batch of products."""
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    (contract, batch) = numbers.dot_dimension_numbers
+    left, right = (_jax.aval_of(v).shape for v in eqn.invars[:2])
+    depth = math.prod(left[d] for d in contract[0])
+    shared = math.prod(left[d] for d in batch[0])
+    rows = math.prod(left) // max(depth * shared, 1)
+    if not numbers.rhs_group_dimensions:  # the groups are along what is summed or shared
+        return MATMUL, (shared, rows, math.prod(right) // max(depth * shared, 1), depth), ""
+    groups = math.prod(right[d] for d in numbers.rhs_group_dimensions)
+    columns = math.prod(right) // max(depth * shared * groups, 1)
+    return GROUPED, (shared * groups, shared * rows, columns, depth), "mk,gkn"
 
 
 def _convolution(eqn: _jax.JaxprEqn) -> tuple[int, int, int, int]:

@@ -28,7 +28,14 @@ from gimlax.planning.pieces import (
     used_bytes,
 )
 from gimlax.planning.problem import Array, Problem
-from gimlax.planning.rates import MEASURED, Rates, card_for, rates_for, reads_on_chip
+from gimlax.planning.rates import (
+    MEASURED,
+    Rates,
+    card_for,
+    collectives_for,
+    rates_for,
+    reads_on_chip,
+)
 from gimlax.planning.rates.pricing import price
 from gimlax.planning.sharding import Pieces, Sharded, shard, take_apart
 from gimlax.planning.tariffs import tariffs
@@ -255,12 +262,14 @@ def _sharded(
     pieces: Pieces | None = None
     found: list[Sharded | None] = []
     for mesh, kind, rate in zip(cluster.meshes, kinds, rates, strict=True):
-        joined = mesh.num_devices > 1 and kind.interconnect is not None
+        collectives = collectives_for(cluster, mesh.name)
         key = (kind, mesh.axes, id(rate) if rate.source == MEASURED else rate.source)
-        if joined and key not in known:
+        if collectives is not None and key not in known:
             pieces = pieces or take_apart(chain)
-            known[key] = shard(pieces, kind, dict(mesh.axes), rate, given=given)
-        found.append(known[key] if joined else None)
+            known[key] = shard(
+                pieces, kind, dict(mesh.axes), rate, collectives=collectives, given=given
+            )
+        found.append(known[key] if collectives else None)
     if given and not any(found):
         raise SpecError(
             f"shardings are given for {', '.join(given)}, but no mesh of the cluster has several"

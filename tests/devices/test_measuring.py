@@ -131,6 +131,7 @@ def test_the_grid_has_every_class_that_rates_need():
     found = [(b.kind, b.dims, b.dtype, b.layout, b.out_itemsize) for b in microbenchmarks()]
     kinds = {kind for kind, *_ in found}
     assert kinds >= {"matmul", "attention", "convolution", "elementwise", "reduction", "gather"}
+    assert "grouped" in kinds
     assert len(found) < 700
 
 

@@ -12,6 +12,7 @@ from gimlax.graph.operations import (
     CONVOLUTION,
     ELEMENTWISE,
     GATHER,
+    GROUPED,
     KINDS,
     MATMUL,
     REDUCTION,
@@ -101,6 +102,39 @@ def test_what_a_product_takes_along_transposed_is_still_written_before():
     chained, product = operations(mixed, normal(4, 8), normal(2, 4, 6))
     assert (chained.kind, chained.flops, chained.bytes_written) == (ELEMENTWISE, 48, 4 * 48)
     assert (product.dims, product.layout) == ((1, 12, 8, 4), "mkm,kn")
+
+
+@pytest.mark.parametrize(("rows", "met"), [(12, 4), (3, 3)])
+def test_rows_of_a_grouped_product_meet_the_weights_of_their_group_alone(rows, met):
+    weights, x = normal(4, 8, 16), normal(rows, 8)
+    sizes = np.full(4, rows // 4, np.int32)
+    found = operations(lambda w, x, s: jax.lax.ragged_dot(x, w, s), weights, x, sizes)
+    (grouped,) = [op for op in found if op.kind == GROUPED]
+    assert grouped.dims == (4, rows, 16, 8)
+    assert grouped.flops == 2 * rows * 16 * 8
+    assert grouped.resident_bytes == weights.nbytes * met / 4
+    assert grouped.bytes_read == weights.nbytes * met / 4 + x.nbytes + sizes.nbytes
+    assert grouped.bytes_written == 4 * rows * 16
+
+
+def test_a_batch_of_grouped_products_has_the_groups_of_all_of_them():
+    weights, x = normal(2, 4, 8, 16), normal(2, 12, 8)
+    sizes = np.full((2, 4), 3, np.int32)
+    found = operations(jax.vmap(jax.lax.ragged_dot), x, weights, sizes)
+    (grouped,) = [op for op in found if op.kind == GROUPED]
+    assert (grouped.dims, grouped.flops) == ((8, 24, 16, 8), 2 * 24 * 16 * 8)
+
+
+def test_experts_that_all_see_every_row_are_products():
+    """What computes everything takes the time of everything, whatever it is for."""
+
+    def dense(weights, x):
+        hidden = jnp.einsum("td,edf->etf", x, weights["up"])
+        return jnp.einsum("etf,efd->etd", hidden, weights["down"])
+
+    found = operations(dense, {"up": normal(4, 8, 16), "down": normal(4, 16, 8)}, normal(6, 8))
+    products = [op.dims for op in found if op.kind == MATMUL]
+    assert products == [(1, 64, 6, 8), (4, 6, 8, 16)] or products == [(1, 6, 64, 8), (4, 6, 8, 16)]
 
 
 def test_a_chain_reads_its_inputs_and_writes_its_end_once():

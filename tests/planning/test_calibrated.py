@@ -9,10 +9,11 @@ import pytest
 import gimlax as gx
 from gimlax.errors import SpecError
 from gimlax.graph import chain
-from gimlax.graph.operations import Operation
+from gimlax.graph.operations import GROUPED, Operation
 from gimlax.planning.cost import costs
 from gimlax.planning.rates import CARD, DECLARED, MEASURED, rates_for
-from tests.planning.calibrations import DISPATCH_S, calibration_of, law
+from gimlax.planning.rates.grouped import GroupedProducts
+from tests.planning.calibrations import DISPATCH_S, calibration_of, law, samples
 from tests.planning.cases import cluster_of, kind, two_phases
 
 CHAIN = chain(two_phases())
@@ -93,11 +94,15 @@ def test_a_class_that_was_not_measured_is_named():
         costs(CHAIN, CLUSTER, lacking)
 
 
-def operation(kind, dims, layout, flops, num_bytes):
+def _fields(record):
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
+
+
+def operation(kind, dims, layout, flops, num_bytes, dtype="float32"):
     return Operation(
         kind=kind,
         dims=dims,
-        dtype="float32",
+        dtype=dtype,
         flops=flops,
         bytes_read=num_bytes - 4.0 * math.prod(dims[:3]),
         bytes_written=4.0 * math.prod(dims[:3]),
@@ -135,3 +140,57 @@ def test_a_law_is_carried_beyond_the_samples():
         tested = product(*size)
         expected_s = law(tested.flops, tested.num_bytes)
         assert rates.seconds(tested) == pytest.approx(expected_s, rel=1e-6)
+
+
+def grouped(dims, num_bytes, dtype="float32"):
+    return operation(GROUPED, dims, "mk,gkn", 2.0 * math.prod(dims[1:]), num_bytes, dtype)
+
+
+def backend_samples(every_group):
+    """Grouped products of a made-up device, which gives each row its group or all of them."""
+    again = 2.0 if every_group else 0.0
+
+    def seconds(sample):
+        groups, rows, n, k = sample.dims
+        met = groups if every_group else min(groups, rows)
+        num_bytes = 4.0 * (rows * k + met * n * k + rows * n + again * groups * (rows + n) * k)
+        return law(2.0 * (groups if every_group else 1) * rows * n * k, num_bytes + 4 * groups)
+
+    found = [s for s in samples() if s.kind == GROUPED and s.dtype == "float32"]
+    assert len(found) > 20
+    return [replace(s, seconds=seconds(s)) for s in found], seconds
+
+
+@pytest.mark.parametrize("every_group", [False, True])
+def test_samples_tell_whether_every_expert_sees_every_row(every_group):
+    found, seconds = backend_samples(every_group)
+    products = GroupedProducts.of(found)
+    assert products.every_group is every_group
+    for dims in ((32, 200, 768, 768), (8, 3, 2048, 1024), (128, 8, 512, 512)):
+        groups, rows, n, k = dims
+        num_bytes = 4.0 * (rows * k + min(groups, rows) * n * k + rows * n + groups)
+        tested = replace(found[0], dims=dims, num_bytes=num_bytes)
+        priced_s = products.seconds(dims, "float32", num_bytes)
+        assert priced_s == pytest.approx(seconds(tested), rel=0.02)
+
+
+def test_a_calibrated_mesh_prices_experts_as_its_backend_does_them():
+    measured = calibration_of(CLUSTER)
+    found, seconds = backend_samples(every_group=True)
+    others = tuple(s for s in measured.meshes[0].samples if s.kind != GROUPED)
+    dense = replace(measured.meshes[0], samples=(*others, *found))
+    rates = rates_for(CLUSTER, dense.mesh, replace(measured, meshes=(dense,)))
+    for s in found:
+        assert rates.seconds(grouped(s.dims, s.num_bytes)) == pytest.approx(seconds(s), rel=0.02)
+    half = grouped(found[0].dims, found[0].num_bytes, "bfloat16")
+    assert rates.seconds(half) > 0  # what was not sampled is priced as float32
+
+
+def test_a_calibration_without_grouped_products_says_so_to_who_needs_them():
+    measured = calibration_of(CLUSTER)
+    without = [s for s in measured.meshes[0].samples if s.kind != GROUPED]
+    lacking = replace(measured.meshes[0], samples=tuple(without))
+    rates = rates_for(CLUSTER, lacking.mesh, replace(measured, meshes=(lacking,)))
+    assert rates.seconds(product(8, 8, 8)) > 0
+    with pytest.raises(SpecError, match=r"no sample of grouped float32, .* 4 groups .*calibrate"):
+        rates.seconds(grouped((4, 8, 16, 16), 1e4))

@@ -1,5 +1,6 @@
 """Rates from fitted coefficients: few of them, finite, never decreasing."""
 
+import dataclasses
 import math
 
 import hypothesis.strategies as st
@@ -8,8 +9,18 @@ import pytest
 from hypothesis import given
 
 from gimlax.devices.catalogue import catalogue
-from gimlax.graph.operations import ATTENTION, ELEMENTWISE, MATMUL, Operation
-from gimlax.planning.rates import CARD, FITTED, Fitted, Roofline, kernels, rates_for
+from gimlax.graph.operations import ATTENTION, ELEMENTWISE, GROUPED, MATMUL, Operation
+from gimlax.partition import ALL_GATHER, ALL_REDUCE, Collective
+from gimlax.planning.rates import (
+    CARD,
+    FITTED,
+    Fitted,
+    Roofline,
+    collectives_for,
+    kernels,
+    rates_for,
+)
+from gimlax.planning.rates.collectives import Ring, by_kind
 from gimlax.planning.rates.fitted import accelerators, coefficients, find_coefficients
 from tests.planning.cases import cluster_of
 
@@ -121,6 +132,84 @@ def test_a_mesh_of_a_measured_kind_is_priced_by_its_coefficients():
     assert [rates_for(cluster, mesh.name).source for mesh in cluster.meshes] == [FITTED, CARD]
 
 
+def grouped(groups, rows, n, k, dtype="bfloat16", itemsize=2):
+    return Operation(
+        kind=GROUPED,
+        dims=(groups, rows, n, k),
+        dtype=dtype,
+        flops=2.0 * rows * n * k,
+        bytes_read=float(itemsize * (rows * k + min(groups, rows) * n * k)),
+        bytes_written=2.0 * rows * n,
+    )
+
+
+# Hidden, inner, experts and how many of them a token has, of models that are public.
+EXPERTS = ((4096, 14336, 8, 2), (7168, 2048, 256, 8), (2048, 768, 128, 8), (2880, 2880, 128, 4))
+
+
+@pytest.mark.parametrize("name", LISTED)
+@pytest.mark.parametrize(("hidden", "inner", "experts", "chosen"), EXPERTS)
+def test_three_grouped_products_take_as_long_as_the_layer_of_experts_that_was_fitted(
+    name, hidden, inner, experts, chosen
+):
+    for tokens in (1, 16, 256, 4096):
+        rows = tokens * chosen
+        up, down = grouped(experts, rows, inner, hidden), grouped(experts, rows, hidden, inner)
+        seconds = 2 * fitted(name).seconds(up) + fitted(name).seconds(down)
+        layer_s = experts_s(name, tokens, hidden, inner, experts, chosen)
+        assert seconds == pytest.approx(layer_s, rel=0.06)
+
+
+def test_a_token_pays_for_the_experts_that_it_meets():
+    rates, wide = fitted("H100 SXM"), (2048, 7168)
+    one_s = rates.seconds(grouped(256, 8, *wide))
+    assert one_s < 0.1 * rates.seconds(grouped(256, 2048, *wide))
+    assert one_s < rates.seconds(product(8, 256 * 2048, 7168)) / 10
+
+
+def test_grouped_products_in_float32_have_no_law_and_take_the_roofline():
+    operation = grouped(8, 64, 4096, 4096, "float32", 4)
+    bare_s = Roofline(KINDS["H100 SXM"]).seconds(operation)
+    assert bare_s < fitted("H100 SXM").seconds(operation) < 2 * bare_s
+
+
+def reduced(num_bytes, num_devices=8, kind=ALL_REDUCE):
+    return Collective(kind=kind, num_bytes=num_bytes, axis="model", num_devices=num_devices)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_sums_of_a_measured_kind_have_a_law_and_the_rest_goes_on_the_ring(name):
+    kind = KINDS[name]
+    found, ring = by_kind(kind), Ring(kind.interconnect.bytes_per_s)
+    assert found.source == FITTED and ring.source == CARD
+    c = find_coefficients("all_reduce", accelerators()[name].groups("bfloat16"))
+    device = {"link_bytes_per_s": accelerators()[name].link_bytes_per_s}
+    last_s = 0.0
+    for num_bytes in (2**10, 2**16, 2**22, 2**28):
+        law_s = kernels.all_reduce_s(np, c, device, {"num_devices": 8, "num_bytes": num_bytes})
+        assert found.seconds(reduced(num_bytes)) == pytest.approx(law_s) and law_s > last_s
+        gathered = reduced(num_bytes, kind=ALL_GATHER)
+        assert found.seconds(gathered) == ring.seconds(gathered)
+        last_s = law_s
+    assert found.seconds(reduced(2**20, num_devices=1)) == 0
+
+
+def test_a_short_sum_on_hopper_is_faster_than_on_a_ring():
+    found = by_kind(KINDS["H100 SXM"])
+    ring_s = Ring(KINDS["H100 SXM"].interconnect.bytes_per_s).seconds(reduced(2**14))
+    assert 2e-6 < found.seconds(reduced(2**14)) < ring_s / 2
+
+
+def test_collectives_are_those_of_the_kind_where_a_mesh_has_several_devices():
+    made = cluster_of((KINDS["H100 SXM"], KINDS["TPU v5e"], KINDS["Inferentia2"]))
+    many = dataclasses.replace(
+        made, meshes=tuple(dataclasses.replace(m, num_devices=4, axes=()) for m in made.meshes)
+    )
+    assert collectives_for(made, "H100 SXM") is None
+    found = [collectives_for(many, mesh.name) for mesh in many.meshes[:2]]
+    assert [each.source for each in found] == [FITTED, CARD]
+
+
 # Measured times in bfloat16 that nothing was fitted to, drawn at random from those held out of the
 # measurements in aiconfigurator-core 0.12.0 (Apache-2.0), and what the laws made of them.
 HELD_OUT = (
@@ -150,6 +239,31 @@ def test_predictions_of_held_out_times_stay_as_they_were(
 def test_most_held_out_times_are_met():
     missed = [abs(predicted / measured - 1) for *_, measured, predicted in HELD_OUT]
     assert np.median(missed) < 0.15
+
+
+def experts_s(name, tokens, hidden, inner, experts, chosen):
+    """Seconds of a layer of experts by its law, loads even, on one device."""
+    accelerator = accelerators()[name]
+    device = {
+        "peak_flops_per_s": accelerator.peak_flops_per_s["bfloat16"],
+        "memory_bytes_per_s": accelerator.memory_bytes_per_s,
+        "processors": accelerator.processors,
+        "cache_bytes": accelerator.cache_bytes,
+    }
+    work = {
+        "tokens": tokens,
+        "hidden": hidden,
+        "inner": inner,
+        "experts": experts,
+        "chosen": chosen,
+        "devices": 1,
+        "uneven": 0.0,
+        "itemsize": 2.0,
+        "warm": 0.0,
+    }
+    c = find_coefficients("experts", accelerator.groups("bfloat16"))
+    tiles = np.array(kernels.EXPERT_TILES, float).T
+    return float(np.min(kernels.experts_s(np, c, device, work, tiles)))
 
 
 def law_us(law, name, sizes):

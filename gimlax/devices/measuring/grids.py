@@ -12,6 +12,7 @@ from gimlax.devices.measuring.programs import (
     attention,
     chain,
     convolution,
+    grouped,
     look_up,
     matmul,
     reduction,
@@ -29,6 +30,7 @@ def microbenchmarks() -> tuple[Microbenchmark, ...]:
     return (
         *_products(),
         *_batched_products(),
+        *_grouped_products(),
         *_convolutions(),
         *_attentions(),
         *_chains(),
@@ -64,6 +66,24 @@ def _batched_products() -> Iterator[Microbenchmark]:
             yield matmul((batch, m, n, 64), dtype, "bmk,bnk")
             yield matmul((batch, m, 64, n), dtype, "bmk,bkn")
             yield matmul((batch, m, n, 16), dtype, "bmk,bnk")
+
+
+def _grouped_products() -> Iterator[Microbenchmark]:
+    """Few experts and many, fewer rows than experts and many more, weights of 0.3 to 33 MB."""
+    wide = ((64, 256), (512, 256), (256, 512), (1024, 512), (512, 1024))
+    for dtype, (groups, rows_of, sizes) in itertools.product(
+        _DTYPES,
+        (
+            (4, (1, 32, 512), wide),
+            (8, (2, 64, 256), wide),
+            (16, (8, 128), ((128, 128), (512, 256))),
+            (64, (1, 32), ((64, 256), (128, 256), (512, 256))),
+        ),
+    ):
+        for rows, (n, k) in itertools.product(rows_of, sizes):
+            # Every group may work on every row.
+            if groups * rows * n * k <= _LARGEST // 4 and (n >= k or dtype == "float32"):
+                yield grouped((groups, rows, n, k), dtype)
 
 
 def _convolutions() -> Iterator[Microbenchmark]:

@@ -17,6 +17,7 @@ __all__ = [
     "attention",
     "chain",
     "convolution",
+    "grouped",
     "joined",
     "look_up",
     "matmul",
@@ -80,6 +81,35 @@ def matmul(
         flops=2.0 * math.prod(dims),
         num_bytes=_bytes(shapes) + written,
         out_itemsize=itemsize,
+    )
+
+
+def grouped(dims: tuple[int, int, int, int], dtype: str) -> Microbenchmark:
+    """`dims` are groups, rows, n, k: each row times the weights of one group, loads even.
+
+    Not repeated within a program: a compiler would bring weights that stay the same into its order
+    only once.
+    """
+    groups, rows, n, k = dims
+    shapes = (((rows, k), dtype), ((groups, k, n), dtype), ((groups,), "int32"))
+
+    def function(x: jax.Array, weights: jax.Array, numbers: jax.Array) -> jax.Array:
+        sizes = rows // groups + (numbers < rows % groups)
+        return jax.lax.ragged_dot(x, weights, sizes.astype("int32"))
+
+    itemsize = jnp.dtype(dtype).itemsize
+    weights = min(groups, rows) * n * k
+    return Microbenchmark(
+        function=function,
+        shapes=shapes,
+        kind="grouped",
+        dims=dims,
+        dtype=dtype,
+        layout="mk,gkn",
+        flops=2.0 * rows * n * k,
+        num_bytes=float(itemsize * (rows * k + weights + rows * n) + 4 * groups),
+        out_itemsize=itemsize,
+        alone=True,
     )
 
 

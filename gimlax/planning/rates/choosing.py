@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 from gimlax.devices import Calibration, Cluster, DeviceKind
+from gimlax.planning.rates.collectives import Collectives, by_kind
 from gimlax.planning.rates.fitted import Fitted
 from gimlax.planning.rates.measured import Measured
 from gimlax.planning.rates.roofline import Roofline
 from gimlax.planning.rates.seam import Rates
 
-__all__ = ["card_for", "rates_for", "reads_on_chip"]
+__all__ = ["card_for", "collectives_for", "rates_for", "reads_on_chip"]
 
 
 def reads_on_chip(kind: DeviceKind, *, held_on_chip: bool = False) -> bool:
@@ -61,3 +62,8 @@ def rates_for(
             resident_bytes = min(resident_bytes, kind.on_chip_bytes)
         return Measured.of(measured, resident_bytes)
     return Fitted.of(kind) or Roofline(kind)
+
+
+def collectives_for(cluster: Cluster, mesh_name: str) -> Collectives | None:
+    """What is known of collectives between the devices of a mesh; None where nothing joins them."""
+    return by_kind(cluster.kind(mesh_name)) if cluster.mesh(mesh_name).num_devices > 1 else None

@@ -1,16 +1,25 @@
-"""Seconds of a collective on a ring: a launch, a latency for each step, and bytes.
+"""Seconds of a collective between the devices of a mesh: by a ring, or by what was fitted.
 
-The alpha-beta model of Thakur, Rabenseifner and Gropp 2005 (Optimization of Collective
+On a ring by the alpha-beta model of Thakur, Rabenseifner and Gropp 2005 (Optimization of Collective
 Communication Operations in MPICH, section 4): on n devices a gather or a scatter of an array of B
 bytes takes n - 1 steps that move B / n each; a sum is a scatter and a gather; an exchange of all
-with all is charged like a gather of what one device holds. Units: bytes, bytes/s, seconds.
+with all is charged like a gather of what one device holds. A sum on an accelerator whose
+measurements were used has a law of its own, as libraries do a short one at once and not on a ring.
+Units: bytes, bytes/s, seconds.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
-from gimlax.partition import ALL_REDUCE, Collective
+import numpy as np
 
-__all__ = ["LAUNCH_S", "REACHED", "STEP_S", "Joined", "collective_s"]
+from gimlax.devices import DeviceKind
+from gimlax.partition import ALL_REDUCE, Collective
+from gimlax.planning.rates import kernels
+from gimlax.planning.rates.fitted import Accelerator, accelerators, find_coefficients
+from gimlax.planning.rates.seam import CARD, FITTED
+
+__all__ = ["LAUNCH_S", "REACHED", "STEP_S", "Collectives", "FittedSums", "Ring", "by_kind"]
 
 # Least relative squares over the 252 rows of all four kinds on 2, 4 and 8 H100 with NCCL 2.29.2 in
 # aiconfigurator-core 0.12 (systems/data/h100_sxm/comm/nccl): median error 12 %.
@@ -19,20 +28,66 @@ STEP_S = 0.73e-6
 REACHED = 0.61  # of the peak bandwidth
 
 
-class Joined(Protocol):
-    """What joins the devices of a group."""
+class Collectives(Protocol):
+    """Seconds of collectives between the devices of one mesh."""
 
     @property
-    def bytes_per_s(self) -> float:
-        """What one device can send, one way."""
+    def source(self) -> str:
+        """What the seconds rest on: CARD, FITTED or MEASURED."""
+        ...
+
+    def seconds(self, collective: Collective) -> float:
+        """Seconds of one collective; 0 of one device."""
         ...
 
 
-def collective_s(collective: Collective, interconnect: Joined) -> float:
-    """Seconds of one collective between devices that `interconnect` joins."""
-    n = collective.num_devices
-    if n < 2:
-        return 0.0
-    steps = (n - 1) * (2 if collective.kind == ALL_REDUCE else 1)
-    step_s = STEP_S + collective.num_bytes / n / (REACHED * interconnect.bytes_per_s)
-    return LAUNCH_S + steps * step_s
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Devices of which each can send `bytes_per_s`, one way."""
+
+    bytes_per_s: float
+
+    @property
+    def source(self) -> str:
+        """A card."""
+        return CARD
+
+    def seconds(self, collective: Collective) -> float:
+        """A launch, and a latency and bytes for each step."""
+        n = collective.num_devices
+        if n < 2:
+            return 0.0
+        steps = (n - 1) * (2 if collective.kind == ALL_REDUCE else 1)
+        step_s = STEP_S + collective.num_bytes / n / (REACHED * self.bytes_per_s)
+        return LAUNCH_S + steps * step_s
+
+
+@dataclass(frozen=True, slots=True)
+class FittedSums:
+    """An accelerator whose sums were measured; everything else goes on the ring."""
+
+    accelerator: Accelerator
+    ring: Ring
+
+    @property
+    def source(self) -> str:
+        """Coefficients that were fitted."""
+        return FITTED
+
+    def seconds(self, collective: Collective) -> float:
+        """By the law of all-reduce, or by the ring."""
+        if collective.kind != ALL_REDUCE or collective.num_devices < 2:
+            return self.ring.seconds(collective)
+        c = find_coefficients("all_reduce", self.accelerator.groups("bfloat16"))
+        device = {"link_bytes_per_s": self.ring.bytes_per_s}
+        work = {"num_devices": collective.num_devices, "num_bytes": collective.num_bytes}
+        return float(kernels.all_reduce_s(np, c, device, work))
+
+
+def by_kind(kind: DeviceKind) -> Collectives | None:
+    """What a kind of device is known to do, None where nothing joins its devices."""
+    if kind.interconnect is None:
+        return None
+    ring = Ring(kind.interconnect.bytes_per_s)
+    accelerator = accelerators().get(kind.name)
+    return ring if accelerator is None else FittedSums(accelerator, ring)

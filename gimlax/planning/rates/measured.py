@@ -1,9 +1,10 @@
 """Rates from a calibration of the mesh itself.
 
 Each class of operation has its own surface: products by dtype and by how the right operand lies,
-attention and convolutions over their sizes, what streams through memory by size. An operand that
-lies in another order is copied first. Parameters that no cache holds between two calls cost their
-bytes once more, by what the calibration's sweep says of so much memory. Units: seconds, bytes.
+attention, convolutions and grouped products over their sizes, what streams through memory by size.
+An operand that lies in another order is copied first. Parameters that no cache holds between two
+calls cost their bytes once more, by what the calibration's sweep says of so much memory. Units:
+seconds, bytes.
 """
 
 import math
@@ -19,10 +20,12 @@ from gimlax.graph.operations import (
     CONVOLUTION,
     ELEMENTWISE,
     GATHER,
+    GROUPED,
     MATMUL,
     REDUCTION,
     Operation,
 )
+from gimlax.planning.rates.grouped import GroupedProducts
 from gimlax.planning.rates.scattered import Scattered
 from gimlax.planning.rates.seam import MEASURED
 from gimlax.planning.rates.streaming import Streaming
@@ -53,6 +56,7 @@ class Measured:
 
     scattered: dict[_Key, Scattered]
     streamed: dict[str, Streaming]
+    grouped: dict[str, GroupedProducts]
     cold_s_per_byte: float
 
     @classmethod
@@ -70,6 +74,7 @@ class Measured:
         for s in calibration.samples:
             classes[_key(s.kind, s.dims, s.dtype, s.layout, s.out_itemsize)].append(s)
         sweep = classes.pop((_SWEEP, "float32"), [])
+        grouped = {key[1]: classes.pop(key) for key in [*classes] if key[0] == GROUPED}
         streamed = {
             kind: [s for key, found in classes.items() if key[0] == kind for s in found]
             for kind in _STREAMED
@@ -84,6 +89,7 @@ class Measured:
         return cls(
             {k: Scattered.of(found) for k, found in classes.items() if k[0] not in _STREAMED},
             {kind: Streaming.of(found) for kind, found in streamed.items() if found},
+            {dtype: GroupedProducts.of(found) for dtype, found in grouped.items()},
             _cold_s_per_byte(sweep, resident_bytes),
         )
 
@@ -93,8 +99,14 @@ class Measured:
         return MEASURED
 
     def seconds(self, operation: Operation) -> float:
-        """Seconds of one operation by the surface of its class."""
+        """Seconds of one operation by the surface of its class.
+
+        Raises:
+            SpecError: it is a grouped product, and none was measured.
+        """
         cold_s = operation.resident_bytes * self.cold_s_per_byte
+        if operation.kind == GROUPED:
+            return cold_s + self._grouped_s(operation)
         if operation.kind in (MATMUL, ATTENTION, CONVOLUTION):
             return cold_s + self._contraction_s(operation)
         size = math.prod(operation.dims)
@@ -102,6 +114,15 @@ class Measured:
         return cold_s + self.streamed[kind].seconds(
             size, operation.num_bytes, operation.flops, operation.transcendentals
         )
+
+    def _grouped_s(self, op: Operation) -> float:
+        surface = self.grouped.get(op.dtype) or self.grouped.get("float32")
+        if surface is None:
+            raise SpecError(
+                f"calibration: it has no sample of {GROUPED} {op.dtype}, which a product of"
+                f" {op.dims[0]} groups needs; run scripts/calibrate.py again"
+            )
+        return surface.seconds(op.dims, op.dtype, op.num_bytes)
 
     def _contraction_s(self, op: Operation) -> float:
         itemsize = round(op.bytes_written / max(1, math.prod(op.dims[:3]))) or 1

@@ -66,6 +66,12 @@ class Scattered:
             )
         return cls(rates, low, high, varies, miss)
 
+    def missed(self, samples: Sequence[Sample]) -> float:
+        """By how much the law alone misses samples: root mean square of the log of the ratio."""
+        work = np.array([[1.0, sample.flops, sample.num_bytes] for sample in samples])
+        seconds = np.array([sample.seconds for sample in samples])
+        return float(np.sqrt(np.mean(np.log(seconds / (work @ self.rates)) ** 2)))
+
     def seconds(self, dims: Sequence[int], flops: float, num_bytes: float) -> float:
         """Seconds of an operation of these sizes."""
         law_s = float(np.array([1.0, flops, num_bytes]) @ self.rates)

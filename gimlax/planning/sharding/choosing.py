@@ -14,7 +14,7 @@ from gimlax.errors import SpecError
 from gimlax.graph import Chain, Role
 from gimlax.partition import mistakes, normal
 from gimlax.planning.rates import Rates
-from gimlax.planning.rates.collectives import Joined
+from gimlax.planning.rates.collectives import Collectives, Ring, by_kind
 from gimlax.planning.sharding.axis import lay_out
 from gimlax.planning.sharding.factors import Axis
 from gimlax.planning.sharding.pricing import Pricer
@@ -30,6 +30,7 @@ def shard(
     axes: Mapping[str, int],
     rates: Rates,
     *,
+    collectives: Collectives | None = None,
     given: Mapping[str, Iterable[object]] | None = None,
 ) -> Sharded:
     """Shards a chain over a mesh of equal devices.
@@ -37,33 +38,35 @@ def shard(
     Args:
         pieces: what runs, as `take_apart` gives it, once for all meshes; all phases share the specs
             of parameters and state.
-        kind: of the devices; its interconnect carries the collectives.
+        kind: of the devices.
         axes: axis name -> size.
         rates: of one device.
+        collectives: between them; by default what their kind is known to do.
         given: specs that the caller wants kept, by the path of an argument.
 
     Raises:
         SpecError: a given spec names an unknown argument or axis, or does not divide a dim; all
-            mistakes at once. Or the kind has no interconnect.
+            mistakes at once. Or nothing says what collectives cost.
         PlanError: the given specs contradict each other or the constraints in the model.
     """
     used = {axis: size for axis, size in axes.items() if size > 1}
-    interconnect = kind.interconnect
-    if used and interconnect is None:
+    collectives = collectives or by_kind(kind)
+    if used and collectives is None:
         raise SpecError(
             f"device kind {kind.name!r} has no interconnect, so nothing says what it costs to shard"
-            f" over {dict(axes)}; add an interconnect to its card or use one device"
+            f" over {dict(axes)}; add an interconnect to its card, calibrate the"
+            " mesh, or use one device"
         )
     chain = pieces.chain
     pricer = Pricer(rates, pieces.works)
     wanted = _given(chain, pieces, axes, given or {})
-    if interconnect is None:
-        return describe(pieces, axes, (), pricer, _Nothing())
+    if collectives is None:
+        return describe(pieces, axes, (), pricer, Ring(float("inf")))
     best: Sharded | None = None
     best_s = float("inf")
     for order in permutations(used):
-        layouts = _in_order(pieces, order, used, wanted, pricer, interconnect)
-        found = describe(pieces, axes, layouts, pricer, interconnect)
+        layouts = _in_order(pieces, order, used, wanted, pricer, collectives)
+        found = describe(pieces, axes, layouts, pricer, collectives)
         calls = [phase.calls for phase in chain.phases]
         seconds = sum(n * found.seconds(phase) for phase, n in enumerate(calls))
         if seconds < best_s:
@@ -72,19 +75,13 @@ def shard(
     return best
 
 
-class _Nothing:
-    """Joins the devices of a mesh that has one."""
-
-    bytes_per_s = float("inf")
-
-
 def _in_order(
     pieces: Pieces,
     order: Sequence[str],
     sizes: Mapping[str, int],
     wanted: Mapping[str, Mapping[Name, int]],
     pricer: Pricer,
-    interconnect: Joined,
+    collectives: Collectives,
 ) -> list[AxisLayout]:
     layouts: dict[str, AxisLayout] = {}
     for axis in (*order, *order[:-1]):
@@ -95,7 +92,7 @@ def _in_order(
             others=others,
             fixed=wanted[axis],
             pricer=pricer,
-            interconnect=interconnect,
+            collectives=collectives,
         )
         layouts[axis] = lay_out(pieces, problem)
     return list(layouts.values())

@@ -15,7 +15,7 @@ from gimlax import _jax
 from gimlax.errors import PlanError
 from gimlax.graph import Role
 from gimlax.partition import ALL_REDUCE, REDUCE_SCATTER, Collective, Group, Run, Split
-from gimlax.planning.rates.collectives import Joined, collective_s
+from gimlax.planning.rates.collectives import Collectives
 from gimlax.planning.sharding.elimination import Factor
 from gimlax.planning.sharding.pricing import Pricer
 from gimlax.planning.sharding.states import (
@@ -48,12 +48,12 @@ class Axis:
     others: Sequence[AxisLayout]
     fixed: Mapping[Name, int]
     pricer: Pricer
-    interconnect: Joined
+    collectives: Collectives
 
     def reshard_s(self, num_bytes: int, before: int, after: int) -> float:
         """Seconds of bringing an array from one state to another."""
         moved = collectives_between(before, after, num_bytes, self.name, self.num_devices)
-        return sum(collective_s(collective, self.interconnect) for collective in moved)
+        return sum(map(self.collectives.seconds, moved))
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,5 +328,5 @@ class _Builder:
                 axis=self.axis.name,
                 num_devices=self.axis.num_devices,
             )
-            seconds += collective_s(collective, self.axis.interconnect)
+            seconds += self.axis.collectives.seconds(collective)
         return seconds

@@ -20,7 +20,7 @@ from gimlax.partition import (
     Split,
     shard_shape,
 )
-from gimlax.planning.rates.collectives import Joined, collective_s
+from gimlax.planning.rates.collectives import Collectives
 from gimlax.planning.sharding.pricing import Pricer, local_operations
 from gimlax.planning.sharding.states import (
     WHOLE,
@@ -99,10 +99,10 @@ def describe(
     axes: Mapping[str, int],
     layouts: Sequence[AxisLayout],
     pricer: Pricer,
-    interconnect: Joined,
+    collectives: Collectives,
 ) -> Sharded:
     """What the layouts along all axes mean together."""
-    return _Description(pieces, axes, layouts, pricer, interconnect).build()
+    return _Description(pieces, axes, layouts, pricer, collectives).build()
 
 
 class _Description:
@@ -112,14 +112,14 @@ class _Description:
         axes: Mapping[str, int],
         layouts: Sequence[AxisLayout],
         pricer: Pricer,
-        interconnect: Joined,
+        collectives: Collectives,
     ) -> None:
         self.pieces = pieces
         self.axes = axes
         # In the order of the axes, so that a dim split along both has one meaning.
         self.layouts = sorted(layouts, key=lambda layout: list(axes).index(layout.axis))
         self.pricer = pricer
-        self.interconnect = interconnect
+        self.collectives = collectives
         self.known: dict[Hashable, ShardedSegment] = {}
 
     def build(self) -> Sharded:
@@ -226,7 +226,7 @@ class _Description:
             operations=operations,
             collectives=tuple(collectives),
             compute_s=sum(map(self.pricer.operation_s, operations)),
-            collectives_s=sum(collective_s(c, self.interconnect) for c in collectives),
+            collectives_s=sum(map(self.collectives.seconds, collectives)),
         )
 
     def _collectives(self, phase: int, index: int, axis: int) -> Iterator[Collective]:
