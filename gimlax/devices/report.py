@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 _BEYOND_CACHES = 2**27  # bytes
+_BETWEEN = ("all_reduce", "all_gather")  # devices: no operation of one
 _LONG_S = 1e-3  # rates of shorter operations are mostly noise
 
 
@@ -121,14 +122,16 @@ def show_measured(
     meshes: Iterable[MeshCalibration], links: Iterable[MeasuredLink], slowdowns: Iterable[Slowdown]
 ) -> str:
     """What a calibration found: best rates of meshes, links and whether they copy, slowdowns."""
-    rows = [("mesh", "device", "samples", "call", "float32", "bfloat16", "memory")]
+    rows = [("mesh", "device", "samples", "call", "float32", "bfloat16", "memory", "all-reduce")]
     for mesh in meshes:
-        long = [s for s in mesh.samples if s.seconds >= _LONG_S]
+        operations = [s for s in mesh.samples if s.kind not in _BETWEEN]
+        long = [s for s in operations if s.seconds >= _LONG_S]
         single, half = (
             max((s.flops / s.seconds for s in long if s.dtype == dtype), default=0.0)
             for dtype in ("float32", "bfloat16")
         )
-        rates = [s.num_bytes / s.seconds for s in mesh.samples if s.num_bytes >= _BEYOND_CACHES]
+        rates = [s.num_bytes / s.seconds for s in operations if s.num_bytes >= _BEYOND_CACHES]
+        sums = [s for s in mesh.samples if s.kind == _BETWEEN[0] and s.dims[0] == mesh.num_devices]
         rows.append(
             (
                 mesh.mesh,
@@ -138,6 +141,7 @@ def show_measured(
                 show_flops(single) + "/s",
                 show_flops(half) + "/s",
                 show_bytes_per_s(max(rates)) if rates else "-",
+                show_bytes_per_s(max(s.num_bytes / s.seconds for s in sums)) if sums else "-",
             )
         )
     tables = [_columns(rows)]

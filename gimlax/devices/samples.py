@@ -87,7 +87,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeshCalibration:
-    """What was measured on the first device of a mesh.
+    """What was measured on a mesh, each operation on all of its devices at once.
 
     Attributes:
         mesh: its name.
@@ -95,7 +95,8 @@ class MeshCalibration:
         num_devices: of the mesh.
         dispatch_s: what a call takes beyond its operations.
         probe_s: the reference program, to tell how fast the machine was.
-        samples: of operations.
+        samples: of operations, and of collectives between several devices, whose dims are how many
+            take part and bytes.
 
     Raises:
         SpecError: a figure that no measurement can give.

@@ -4,9 +4,10 @@ A segment is the sum of its operations, each priced by the best rates there are 
 stage is the sum of its segments and one dispatch; a transfer is the latency of its link and its
 bytes over the bandwidth. What a calibration knows goes before what cards and cluster files say.
 Streamed inputs and outputs travel between host and mesh for free. Of a mesh of several devices that
-an interconnect joins, one device's share of a sharded segment and the collectives are charged, and
-its share of parameters and state; temporaries and received values are charged whole. Without an
-interconnect more devices add nothing.
+an interconnect joins, or whose collectives were measured, one device's share of a sharded segment
+and the collectives are charged, and its share of parameters and state; temporaries and received
+values are charged whole. Else more devices add nothing. Measured seconds are of all devices of a
+mesh at work, so those that share a host's cores are no faster together than the cores are.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -30,6 +31,7 @@ from gimlax.planning.pieces import (
 from gimlax.planning.problem import Array, Problem
 from gimlax.planning.rates import (
     MEASURED,
+    Collectives,
     Rates,
     card_for,
     collectives_for,
@@ -62,6 +64,7 @@ class Costs:
         compute_s, memory_s: the same if only that mattered, by card. [phase, mesh, segment]
         rates: what prices each mesh. [mesh]
         on_chip: whether its card's bandwidth on the chip is what they rest on. [mesh]
+        collectives: what those of each mesh rest on, empty where it splits nothing. [mesh]
         dispatch_s: per request, what a stage takes beyond its segments. [mesh]
         shared_segment_s, shared_dispatch_s: per request, for which a segment and a dispatch occupy
             what meshes share. [shared, mesh, segment] and [shared, mesh]
@@ -84,6 +87,7 @@ class Costs:
     memory_s: Array
     rates: tuple[Rates, ...]
     on_chip: tuple[bool, ...]
+    collectives: tuple[str, ...]
     dispatch_s: Array
     shared_segment_s: Array
     shared_dispatch_s: Array
@@ -173,7 +177,8 @@ def costs(
         )
         for mesh in cluster.meshes
     )
-    sharded = _sharded(chain, cluster, kinds, rates, shardings)
+    joined = [collectives_for(cluster, mesh.name, calibration) for mesh in cluster.meshes]
+    sharded = _sharded(chain, cluster, kinds, rates, joined, shardings)
     piece_bytes = device_bytes(found, sharded)
     priced = [
         price([s for row in (of.segments if of else segments) for s in row], [rate], [kind])[0]
@@ -220,6 +225,7 @@ def costs(
             and reads_on_chip(cluster.kind(mesh.name), held_on_chip=mesh.name in held_on_chip)
             for mesh, rate in zip(cluster.meshes, rates, strict=True)
         ),
+        collectives=tuple(of.source if of else "" for of in joined),
         dispatch_s=dispatch_s,
         shared_segment_s=shared_segment_s,
         shared_dispatch_s=shared_dispatch_s,
@@ -252,6 +258,7 @@ def _sharded(
     cluster: Cluster,
     kinds: Sequence[DeviceKind],
     rates: Sequence[Rates],
+    joined: Sequence[Collectives | None],
     given: Mapping[str, PartitionSpec] | None,
 ) -> list[Sharded | None]:
     """How a chain is split over each mesh of several devices that something joins.
@@ -261,8 +268,7 @@ def _sharded(
     known: dict[tuple[object, ...], Sharded] = {}
     pieces: Pieces | None = None
     found: list[Sharded | None] = []
-    for mesh, kind, rate in zip(cluster.meshes, kinds, rates, strict=True):
-        collectives = collectives_for(cluster, mesh.name)
+    for mesh, kind, rate, collectives in zip(cluster.meshes, kinds, rates, joined, strict=True):
         key = (kind, mesh.axes, id(rate) if rate.source == MEASURED else rate.source)
         if collectives is not None and key not in known:
             pieces = pieces or take_apart(chain)
@@ -273,7 +279,8 @@ def _sharded(
     if given and not any(found):
         raise SpecError(
             f"shardings are given for {', '.join(given)}, but no mesh of the cluster has several"
-            " devices that an interconnect joins; leave them out or describe such a mesh"
+            " devices that an interconnect joins; leave them out, describe such a mesh, or"
+            " calibrate the one that there is"
         )
     return found
 

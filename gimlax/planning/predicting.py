@@ -117,6 +117,7 @@ def predict_meshes(
                 capacity_bytes=int(figures.problem.capacity_bytes[mesh]),
                 load_s=float(load_s[mesh]),
                 basis=figures.rates[mesh].source,
+                collectives=figures.collectives[mesh],
                 memory="on_chip" if figures.on_chip[mesh] else "device",
             )
         )

@@ -65,7 +65,8 @@ class MeshPrediction:
 
     Resident parts count once whatever the number of stages and phases; `temp_bytes` and
     `received_bytes` are those of the stage and phase that need most. `memory` is the one whose
-    bandwidth the seconds rest on, one of MEMORIES.
+    bandwidth the seconds rest on, one of MEMORIES; `collectives` what collectives between its
+    devices rest on, empty where it splits nothing.
     """
 
     mesh: str
@@ -77,6 +78,7 @@ class MeshPrediction:
     load_s: Amount
     parked_bytes: Count = 0
     basis: str = "card"
+    collectives: str = ""
     memory: str = "device"
 
     @property

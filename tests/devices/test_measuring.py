@@ -60,7 +60,7 @@ def test_nothing_is_visited_again_when_time_is_short():
     probe = Probe(device, steady())
     for in_time, expected in ((False, 1), (True, 2)):
         before = probe_count(probe, visits)
-        measure(TINY[1], device, probe, 1e-6, in_time=lambda t=in_time: t, clock=steady())
+        measure(TINY[1], [device], probe, 1e-6, in_time=lambda t=in_time: t, clock=steady())
         assert probe_count(probe, visits) - before == expected
 
 

@@ -1,8 +1,10 @@
 """A whole calibration: each mesh, each link, each pair that shares a host.
 
-Meshes of equal devices of one backend are measured once. Units: seconds.
+Meshes of as many equal devices of one backend are measured once, all devices at once. Units:
+seconds.
 """
 
+import dataclasses
 import datetime
 import itertools
 import time
@@ -14,13 +16,14 @@ from gimlax import _jax
 from gimlax.devices.calibration import Calibration
 from gimlax.devices.cluster import Cluster
 from gimlax.devices.live import bind
+from gimlax.devices.measuring.collectives import KINDS, group_sizes, measure_collectives
 from gimlax.devices.measuring.grids import microbenchmarks
 from gimlax.devices.measuring.links import measure_link
-from gimlax.devices.measuring.operations import dispatch_s, measure
+from gimlax.devices.measuring.operations import LONGEST_S, crowding, dispatch_s, guess_s, measure
 from gimlax.devices.measuring.programs import Microbenchmark
 from gimlax.devices.measuring.sharing import measure_slowdown
 from gimlax.devices.measuring.timing import Clock, Probe
-from gimlax.devices.mesh import MeshSpec
+from gimlax.devices.mesh import AXIS_NAMES, MeshSpec
 from gimlax.devices.processor import processor_name
 from gimlax.devices.samples import MeasuredLink, MeshCalibration, Slowdown
 from gimlax.errors import SpecError
@@ -57,8 +60,7 @@ def calibrate(
             "calibration: no mesh of the cluster names a backend, so there is nothing to measure;"
             " use a discovered cluster, or name the backends in the cluster file"
         )
-    bound = bind(live)
-    devices = {name: mesh.devices.flat[0] for name, mesh in bound.items()}
+    devices = {name: tuple(mesh.devices.flat) for name, mesh in bind(map(_closed, live)).items()}
     pairs = [
         (a.name, b.name)
         for a, b in itertools.permutations(live, 2)
@@ -71,17 +73,18 @@ def calibrate(
     ]
     first = {_alike(mesh): mesh.name for mesh in reversed(live)}
     chosen = microbenchmarks() if benchmarks is None else benchmarks
-    work = _Work(progress, clock, len(first) * len(chosen) + 10 * len(pairs + sharers))
+    sums = sum(len(KINDS) * len(group_sizes(len(devices[name]))) for name in first.values())
+    work = _Work(progress, clock, len(first) * len(chosen) + 10 * (sums + len(pairs + sharers)))
     measured = {name: _mesh(name, devices[name], chosen, work) for name in first.values()}
     links: list[MeasuredLink] = []
     for source, target in pairs:
         work.step(f"link {source} -> {target}", 10)
-        ends = (source, devices[source], target, devices[target])
+        ends = (source, devices[source][0], target, devices[target][0])
         links.append(measure_link(*ends, clock=clock))
     slowdowns: list[Slowdown] = []
     for a, b in sharers:
         work.step(f"{a} beside {b}", 10)
-        factor = measure_slowdown(devices[a], devices[b], clock=clock)
+        factor = measure_slowdown(devices[a][0], devices[b][0], clock=clock)
         slowdowns.append(Slowdown(meshes=(a, b), factor=factor))
     return Calibration(
         jax_version=jax.__version__,
@@ -109,25 +112,40 @@ class _Work:
         self._done += size
 
 
-def _alike(mesh: MeshSpec) -> tuple[str, str]:
-    return mesh.backend, mesh.device_kind
+def _closed(mesh: MeshSpec) -> MeshSpec:
+    """The mesh with axes: which ones does not matter here."""
+    if mesh.axes:
+        return mesh
+    axes = tuple(zip(AXIS_NAMES, (1, mesh.num_devices), strict=True))
+    return dataclasses.replace(mesh, axes=axes)
+
+
+def _alike(mesh: MeshSpec) -> tuple[str, str, int]:
+    return mesh.backend, mesh.device_kind, mesh.num_devices
 
 
 def _mesh(
-    name: str, device: _jax.Device, benchmarks: Sequence[Microbenchmark], work: _Work
+    name: str, devices: Sequence[_jax.Device], benchmarks: Sequence[Microbenchmark], work: _Work
 ) -> MeshCalibration:
-    probe = Probe(device, work.clock)
-    call_s = dispatch_s(device, clock=work.clock)
+    probe = Probe(devices[0], work.clock)
+    call_s = dispatch_s(devices, clock=work.clock)
+    crowd = crowding(devices, clock=work.clock)
     samples = []
     for benchmark in benchmarks:
         work.step(f"{name}: {benchmark.kind}")
-        samples.append(
-            measure(benchmark, device, probe, call_s, in_time=work.in_time, clock=work.clock)
+        if crowd > 1 and crowd * guess_s(benchmark) > LONGEST_S:
+            continue
+        timed = measure(
+            benchmark, devices, probe, call_s, crowd=crowd, in_time=work.in_time, clock=work.clock
         )
+        samples.append(timed)
+    samples += measure_collectives(
+        devices, step=lambda what: work.step(f"{name}: {what}", 10), clock=work.clock
+    )
     return MeshCalibration(
         mesh=name,
-        device_kind=device.device_kind,
-        num_devices=1,
+        device_kind=devices[0].device_kind,
+        num_devices=len(devices),
         dispatch_s=call_s,
         probe_s=probe.best_s,
         samples=tuple(samples),

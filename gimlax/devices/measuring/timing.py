@@ -79,10 +79,16 @@ def repeated(function: Callable[..., Any], times: int, touched: int) -> Callable
 
 
 def compiled(
-    function: Callable[..., Any], args: tuple[Any, ...], device: _jax.Device
+    function: Callable[..., Any], args: tuple[Any, ...], *devices: _jax.Device
 ) -> Callable[[], Any]:
-    """A call of a function on arrays that lie on a device, compiled for it; it waits."""
-    sharding = jax.sharding.SingleDeviceSharding(device)
+    """A call of a function on arrays that lie on a device, compiled for it; it waits.
+
+    On several devices each of them does all of it, on copies of its own, and all at once.
+    """
+    sharding: jax.sharding.Sharding = jax.sharding.SingleDeviceSharding(devices[0])
+    if len(devices) > 1:
+        mesh = jax.sharding.Mesh(np.array(devices), ("device",))
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     placed = jax.device_put(args, sharding)
     program = jax.jit(function, out_shardings=sharding).lower(*placed).compile()
     return lambda: jax.block_until_ready(program(*placed))

@@ -146,6 +146,8 @@ def _figures(plan: "Plan") -> Iterator[str]:
     for basis, names in _grouped((m.basis, m.mesh) for m in plan.meshes):
         by = f" ({plan.calibration})" if basis == "measured" and plan.calibration else ""
         yield f"seconds of {_listed(names)}: {basis}{by}"
+    for basis, names in _grouped((m.collectives, m.mesh) for m in plan.meshes if m.collectives):
+        yield f"collectives of {_listed(names)}: {basis}"
     if on_chip := [m.mesh for m in plan.meshes if m.memory == "on_chip"]:
         yield f"bytes of {_listed(on_chip)}: as fast as on_chip_bytes_per_s of the card"
     hops = ((t.basis, f"{t.source} -> {t.target}") for p in plan.phases for t in p.transfers)

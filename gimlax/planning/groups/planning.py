@@ -177,6 +177,7 @@ def _memory(
                 capacity_bytes=int(figures.figures.problem.capacity_bytes[h.option]),
                 load_s=float(load),
                 basis=figures.figures.rates[h.option].source,
+                collectives=figures.figures.collectives[h.option],
                 memory="on_chip" if figures.figures.on_chip[h.option] else "device",
             )
         )

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from gimlax.devices import Calibration, Cluster, DeviceKind
-from gimlax.planning.rates.collectives import Collectives, by_kind
+from gimlax.planning.rates.collectives import Collectives, MeasuredCollectives, by_kind
 from gimlax.planning.rates.fitted import Fitted
 from gimlax.planning.rates.measured import Measured
 from gimlax.planning.rates.roofline import Roofline
@@ -64,6 +64,17 @@ def rates_for(
     return Fitted.of(kind) or Roofline(kind)
 
 
-def collectives_for(cluster: Cluster, mesh_name: str) -> Collectives | None:
-    """What is known of collectives between the devices of a mesh; None where nothing joins them."""
-    return by_kind(cluster.kind(mesh_name)) if cluster.mesh(mesh_name).num_devices > 1 else None
+def collectives_for(
+    cluster: Cluster, mesh_name: str, calibration: Calibration | None = None
+) -> Collectives | None:
+    """What is known of collectives between the devices of a mesh.
+
+    Returns:
+        Those of its calibration, else of its kind; None where it has one device, or nothing says
+        how several are joined.
+    """
+    if cluster.mesh(mesh_name).num_devices < 2:
+        return None
+    measured = None if calibration is None else calibration.mesh(mesh_name)
+    timed = None if measured is None else MeasuredCollectives.of(measured)
+    return timed or by_kind(cluster.kind(mesh_name))

@@ -25,6 +25,7 @@ from gimlax.graph.operations import (
     REDUCTION,
     Operation,
 )
+from gimlax.partition import ALL_GATHER, ALL_REDUCE
 from gimlax.planning.rates.grouped import GroupedProducts
 from gimlax.planning.rates.scattered import Scattered
 from gimlax.planning.rates.seam import MEASURED
@@ -74,6 +75,8 @@ class Measured:
         for s in calibration.samples:
             classes[_key(s.kind, s.dims, s.dtype, s.layout, s.out_itemsize)].append(s)
         sweep = classes.pop((_SWEEP, "float32"), [])
+        for kind in (ALL_REDUCE, ALL_GATHER):  # no operations of one device
+            classes.pop((kind, "float32"), None)
         grouped = {key[1]: classes.pop(key) for key in [*classes] if key[0] == GROUPED}
         streamed = {
             kind: [s for key, found in classes.items() if key[0] == kind for s in found]
