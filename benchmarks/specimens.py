@@ -37,6 +37,7 @@ def specimens() -> Iterator[Specimen]:
     yield from recurrent()
     yield from mixers()
     yield from vision_transformers()
+    yield from mixtures()
 
 
 def shape(*dims: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
@@ -288,3 +289,98 @@ class VisionTransformer(nnx.Module):
 def vision_transformers() -> Iterator[Specimen]:
     for batch in (1, 2, 4, 7, 12):
         yield of_nnx(VisionTransformer, "NNX ViT", f"batch {batch}", shape(batch, 64, 64, 3))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureConfig:
+    """Jiang et al. 2024 (Mixtral) in small: attention, then a few of the experts for each token."""
+
+    width: int
+    heads: int
+    inner: int
+    experts: int
+    chosen: int = 2
+    layers: int = 3
+
+    def params(self, dtype: Any) -> Any:
+        """Shapes of the weights."""
+        wide = (self.experts, self.width, self.inner)
+        layer = {
+            "scales": shape(2, self.width),
+            "qkv": [shape(self.width, self.width, dtype=dtype)] * 3,
+            "out": shape(self.width, self.width, dtype=dtype),
+            "router": shape(self.width, self.experts),
+            "gate": shape(*wide, dtype=dtype),
+            "up": shape(*wide, dtype=dtype),
+            "down": shape(self.experts, self.inner, self.width, dtype=dtype),
+        }
+        return {
+            "table": shape(4000, self.width),
+            "layers": [layer] * self.layers,
+            "head": shape(self.width, 500),
+        }
+
+
+def mixture(config: MixtureConfig) -> Callable[..., jax.Array]:
+    """A decoder with a mixture of experts, its tokens sorted by expert as libraries do it."""
+
+    def norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale
+
+    def attend(layer: Any, x: jax.Array) -> jax.Array:  # [batch, token, width]
+        batch, length, width = x.shape
+        split = (batch, length, config.heads, width // config.heads)
+        low = x.astype(layer["out"].dtype)
+        query, key, value = (
+            jnp.dot(low, weight, preferred_element_type="float32").reshape(split)
+            for weight in layer["qkv"]
+        )
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / split[-1] ** 0.5
+        scores = jnp.where(jnp.tri(length, dtype=bool), scores, -jnp.inf)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value).reshape(x.shape)
+        return jnp.dot(
+            mixed.astype(layer["out"].dtype), layer["out"], preferred_element_type="float32"
+        )
+
+    def route(layer: Any, x: jax.Array) -> jax.Array:  # [row, width]
+        shares, experts = jax.lax.top_k(jax.nn.softmax(x @ layer["router"]), config.chosen)
+        order = jnp.argsort(experts.ravel())  # rows of one expert next to each other
+        sizes = jnp.bincount(experts.ravel(), length=config.experts)
+
+        def product(rows: jax.Array, weights: jax.Array) -> jax.Array:
+            return jax.lax.ragged_dot(
+                rows.astype(weights.dtype), weights, sizes, preferred_element_type="float32"
+            )
+
+        rows = x[order // config.chosen]
+        hidden = jax.nn.silu(product(rows, layer["gate"])) * product(rows, layer["up"])
+        made = product(hidden, layer["down"]) * shares.ravel()[order][:, None]
+        return jnp.zeros_like(x).at[order // config.chosen].add(made)
+
+    def apply(params: Any, tokens: jax.Array) -> jax.Array:
+        x = params["table"][tokens]
+        for layer in params["layers"]:
+            x = x + attend(layer, norm(x, layer["scales"][0]))
+            flat = norm(x, layer["scales"][1]).reshape(-1, config.width)
+            x = x + route(layer, flat).reshape(x.shape)
+        return x @ params["head"]
+
+    return apply
+
+
+def mixtures() -> Iterator[Specimen]:
+    """Few wide experts and many narrow ones, in two dtypes, from one token to a few hundred."""
+    few = MixtureConfig(width=320, heads=5, inner=448, experts=8)
+    many = MixtureConfig(width=256, heads=4, inner=192, experts=24, chosen=3)
+    for name, config in (("few", few), ("many", many)):
+        for dtype, cases in (
+            ("float32", ((1, 1), (6, 1), (1, 40), (2, 72), (1, 200))),
+            ("bfloat16", ((1, 1), (12, 1), (1, 100))),
+        ):
+            for batch, length in cases:
+                yield Specimen(
+                    family="mixture of experts",
+                    case=f"{name} {dtype} batch {batch} x {length} tokens",
+                    function=mixture(config),
+                    args=(config.params(dtype), shape(batch, length, dtype=jnp.int32)),
+                )
