@@ -15,10 +15,9 @@ If that leaves a gap, the rest of the time goes to intervals that overlap at wil
 (`cover_greedy.py`), or where there are few to an exact integer programme over all of them.
 """
 
-import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,14 +25,20 @@ from scipy import optimize, sparse
 
 from gimlax.errors import PlanError
 from gimlax.planning.problem import Array
-from gimlax.planning.solvers.cover_bound import most_tokens_per_s
+from gimlax.planning.solvers.cover_bound import (
+    CoverBound,
+    bound_tokens_per_s,
+    tightened_tokens_per_s,
+)
 from gimlax.planning.solvers.cover_greedy import overlapping
 from gimlax.planning.solvers.cover_problem import CoverProblem, Interval
+from gimlax.planning.solvers.cover_search import search_spans
 
 __all__ = ["CoverProblem", "CoverSolution", "Interval", "flow_tokens_per_s", "solve_cover"]
 
-_MOST_STATES = 30_000
 _FEW = 1_000
+_NEAR = 1e-3
+_SOON_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,38 +108,87 @@ def _max_flow(problem: CoverProblem, layout: Sequence[Interval], rates: list[flo
     return float(-solved.fun) if solved.status == 0 else 0.0
 
 
-def solve_cover(problem: CoverProblem, *, time_limit_s: float = 1.0) -> CoverSolution:
+def solve_cover(
+    problem: CoverProblem,
+    *,
+    time_limit_s: float = 1.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> CoverSolution:
     """A layout of most tokens per second.
+
+    Args:
+        problem: what to cover with what.
+        time_limit_s: to be kept to.
+        clock: what the limit is measured by, in seconds.
 
     Raises:
         PlanError: all machines together cannot hold the layers.
     """
-    start = time.perf_counter()
+    start = clock()
     _check_room(problem)
-    capped = _capped(problem)
     figures = (problem.num_layers, problem.counts, problem.rates)
-    most = sum(n * float(np.max(problem.rates[kind])) for kind, n in problem.counts.items())
-    best = _blocks(capped, most, start + time_limit_s / 4)
-    value = flow_tokens_per_s(problem, best)
-    bound = most_tokens_per_s(*figures, reached=value)
-    few = math.prod(n + 1 for n in problem.counts.values()) * problem.num_layers <= _FEW
-    for method in (_all_intervals,) if few else (overlapping, _all_intervals):
-        if bound > value * (1 + 1e-6):
-            left_s = time_limit_s - (time.perf_counter() - start)
-            share_s = left_s if method is _all_intervals else left_s * 0.9
-            other = method(capped, best, value, share_s)
-            if other and flow_tokens_per_s(problem, other) > value:
-                best, value = other, flow_tokens_per_s(problem, other)
+
+    def left_s() -> float:
+        return time_limit_s - (clock() - start)
+
+    best: list[Interval] = []
+    value, most = 0.0, math.inf
+    bound = bound_tokens_per_s(*figures, time_limit_s=0.4 * left_s(), clock=clock)
+    if math.prod(n + 1 for n in problem.counts.values()) * problem.num_layers <= _FEW:
+        best, most = _all_intervals(_capped(problem), left_s())
+        value = flow_tokens_per_s(problem, best)
+        most = most if problem.link_tokens_per_s >= most else math.inf
+    most = min(most, bound.tokens_per_s)
+    if most > value * (1 + 1e-6):
+        other, flow = _found(problem, bound, 0.75 * left_s(), clock)
+        best, value = (other, flow) if flow > value else (best, value)
+    if most > value * (1 + 1e-6) and value:
+        tight = tightened_tokens_per_s(*figures, bound, value, time_limit_s=left_s(), clock=clock)
+        most = min(most, tight)
     if not best or value <= 0:
         raise PlanError(
             "cover problem: no layout was found that passes any token; raise the time limit"
         )
     return CoverSolution(
         value=value,
-        bound=max(bound, value),
+        bound=max(most, value),
         layout=tuple(sorted(best)),
-        seconds=time.perf_counter() - start,
+        seconds=clock() - start,
     )
+
+
+def _found(
+    problem: CoverProblem, bound: CoverBound, time_limit_s: float, clock: Callable[[], float]
+) -> tuple[list[Interval], float]:
+    """The best layout by spans, and then by intervals that overlap at will, with its flow."""
+    end = clock() + time_limit_s
+    best: list[Interval] = []
+    value = 0.0
+
+    def enough(flow: float) -> bool:
+        """Whether it is near the bound, and soon proven to be the most."""
+        figures = (problem.num_layers, problem.counts, problem.rates)
+        if flow < bound.tokens_per_s * (1 - _NEAR):
+            return False
+        most = tightened_tokens_per_s(
+            *figures, bound, flow, tolerance=1.0, time_limit_s=_SOON_S, clock=clock
+        )
+        return most <= flow * (1 + 1e-6)
+
+    # Where links bind, layouts are also made without a look at them, and judged with them.
+    binds = problem.link_tokens_per_s < bound.tokens_per_s
+    for made in (_capped(problem), problem) if binds else (problem,):
+        share = 0.5 if binds and made is not problem else 1.0
+        until = clock() + share * (end - clock())
+        layout = search_spans(
+            made, bound, enough=enough, time_limit_s=0.55 * (until - clock()), clock=clock
+        )
+        if layout and not enough(flow_tokens_per_s(made, layout)):
+            layout = overlapping(made, bound, layout, time_limit_s=until - clock(), clock=clock)
+        flow = flow_tokens_per_s(problem, layout)
+        if flow > value:
+            best, value = layout, flow
+    return best, value
 
 
 def _check_room(problem: CoverProblem) -> None:
@@ -156,146 +210,13 @@ def _capped(problem: CoverProblem) -> CoverProblem:
     )
 
 
-def _blocks(problem: CoverProblem, most: float, end: float) -> list[Interval]:
-    """The best layout in blocks: T is bisected, and raised to what the layout found reaches.
-
-    At `end` (of the clock) what was found so far has to do.
-    """
-    best = _cover_blocks(problem, 1e-12)
-    low, high = (flow_tokens_per_s(problem, best), most) if best else (0.0, 0.0)
-    while high > low * (1 + 1e-9) and time.perf_counter() < end:
-        middle = (low + high) / 2
-        found = _cover_blocks(problem, middle)
-        if found:
-            best, low = found, flow_tokens_per_s(problem, found)
-        else:
-            high = middle
-    return best
-
-
-def _cover_blocks(problem: CoverProblem, rate: float) -> list[Interval]:
-    """Blocks that cover all layers, each of at least this rate; empty if there are none."""
-    kinds = list(problem.counts)
-    counts = np.array([problem.counts[kind] for kind in kinds])
-    items = list(_items(problem, kinds, rate))
-    if not items:
-        return []
-    states = math.prod(counts + 1)
-    chosen = (
-        _by_table(items, counts, problem.num_layers)
-        if states <= _MOST_STATES
-        else _by_programme(items, counts, problem.num_layers)
-    )
-    layout: list[Interval] = []
-    first = 0
-    for num_layers, group in chosen:
-        if first + num_layers > problem.num_layers:  # the last block may reach back
-            first = problem.num_layers - num_layers
-        for kind, number in zip(kinds, group, strict=True):
-            held = Interval(first_layer=max(first, 0), num_layers=num_layers, machine=kind)
-            layout += [held] * number
-        first += num_layers
-    return layout
-
-
-def _items(
-    problem: CoverProblem, kinds: list[str], rate: float
-) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Layers and machines of each kind: smallest groups whose summed rate reaches `rate`."""
-    longest = max(len(problem.rates[kind]) for kind in kinds)
-    for num_layers in range(1, min(longest, problem.num_layers) + 1):
-        own = [
-            float(problem.rates[k][num_layers - 1]) if num_layers <= len(problem.rates[k]) else 0.0
-            for k in kinds
-        ]
-        most = [
-            min(problem.counts[kind], math.ceil(rate / r)) if r > 0 else 0
-            for kind, r in zip(kinds, own, strict=True)
-        ]
-        usable = [k for k, n in enumerate(most) if n]
-        for mixed in range(1, min(len(usable), 3) + 1):
-            for which in itertools.combinations(usable, mixed):
-                yield from _groups(num_layers, which, own, most, rate)
-
-
-def _groups(
-    num_layers: int, which: tuple[int, ...], own: list[float], most: list[int], rate: float
-) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Smallest groups of exactly these kinds: the last kind fills what the others leave."""
-    for numbers in itertools.product(*(range(1, most[k] + 1) for k in which[:-1])):
-        missing = rate - sum(n * own[k] for n, k in zip(numbers, which[:-1], strict=True))
-        last = math.ceil(missing / own[which[-1]] * (1 - 1e-12))
-        if not 1 <= last <= most[which[-1]]:
-            continue
-        group = [0] * len(own)
-        for k, n in zip(which, (*numbers, last), strict=True):
-            group[k] = n
-        total = sum(n * r for n, r in zip(group, own, strict=True))
-        if all(total - own[k] < rate for k in which):
-            yield num_layers, tuple(group)
-
-
-def _by_table(
-    items: list[tuple[int, tuple[int, ...]]], counts: Array, num_layers: int
-) -> list[tuple[int, tuple[int, ...]]]:
-    """Knapsack by a table over all numbers of machines; the items used, or none if too few."""
-    shape = tuple(counts + 1)
-    layers = np.zeros(shape, int)
-    last = np.full(shape, -1)
-    for index, (gain, group) in enumerate(items):
-        number = 0
-        while all((number + 1) * n <= c for n, c in zip(group, counts, strict=True)):
-            number += 1
-        # A group of many kinds can be used a few times only, so repeats are passes.
-        for _ in range(number):
-            to = tuple(slice(n, None) for n in group)
-            come = tuple(slice(0, c + 1 - n) for n, c in zip(group, counts, strict=True))
-            better = layers[come] + gain > layers[to]
-            if not better.any():
-                break
-            layers[to] = np.where(better, layers[come] + gain, layers[to])
-            last[to] = np.where(better, index, last[to])
-    at = tuple(counts)
-    if layers[at] < num_layers:
-        return []
-    chosen = []
-    while layers[at] > 0 and last[at] >= 0:
-        gain, group = items[last[at]]
-        chosen.append((gain, group))
-        at = tuple(a - n for a, n in zip(at, group, strict=True))
-    return chosen if sum(gain for gain, _ in chosen) >= num_layers else []
-
-
-def _by_programme(
-    items: list[tuple[int, tuple[int, ...]]], counts: Array, num_layers: int
-) -> list[tuple[int, tuple[int, ...]]]:
-    """The same as an integer programme, where the table would be too large."""
-    gains = np.array([gain for gain, _ in items], float)
-    groups = np.array([group for _, group in items], float).T
-    solved = optimize.milp(
-        -gains,
-        constraints=_at_most(groups, counts),
-        integrality=np.ones(len(items)),
-        options={"time_limit": 0.05, "mip_rel_gap": 0.0},
-    )
-    if solved.x is None:
-        return []
-    numbers = np.round(solved.x).astype(int)
-    if numbers @ gains < num_layers:
-        return []
-    return [item for item, number in zip(items, numbers, strict=True) for _ in range(number)]
-
-
 def _at_most(rows: Array, limits: Array) -> optimize.LinearConstraint:
     below = np.full(len(limits), -np.inf)
     return optimize.LinearConstraint(rows, below, limits)  # pyright: ignore[reportArgumentType]
 
 
-def _all_intervals(
-    problem: CoverProblem, start: Sequence[Interval], reached: float, time_limit_s: float
-) -> list[Interval]:
-    """All intervals of all kinds as an integer programme; the best found in time."""
-    del start, reached
+def _all_intervals(problem: CoverProblem, time_limit_s: float) -> tuple[list[Interval], float]:
+    """All intervals of all kinds as an integer programme; the best found in time, and a bound."""
     n = problem.num_layers
     columns = [
         Interval(first_layer=first, num_layers=k, machine=kind)
@@ -304,8 +225,8 @@ def _all_intervals(
         for first in range(n - k + 1)
         if rates[k - 1] > 0
     ]
-    if time_limit_s <= 0 or len(columns) > 20_000:
-        return []
+    if time_limit_s <= 0 or not columns:
+        return [], math.inf
     kinds = list(problem.counts)
     scale = max(float(problem.rates[c.machine][c.num_layers - 1]) for c in columns)
     cover = np.zeros((n, len(columns) + 1))
@@ -328,6 +249,7 @@ def _all_intervals(
         options={"time_limit": time_limit_s, "mip_rel_gap": 1e-9},
     )
     if solved.x is None:
-        return []
+        return [], math.inf
     numbers = np.round(solved.x[:-1]).astype(int)
-    return [c for c, number in zip(columns, numbers, strict=True) for _ in range(number)]
+    layout = [c for c, number in zip(columns, numbers, strict=True) for _ in range(number)]
+    return layout, -float(solved.mip_dual_bound) * scale * (1 + 1e-9)

@@ -2,129 +2,182 @@
 
 For a rate T a layout lacks something at some layers. Machines around a random layer are taken out;
 then, again and again, at the first layer that lacks something, the machine is placed that covers
-most of what is lacking for its worth. Worths are varied at random with a fixed seed. What lacks no
-more than before is kept; when nothing is lacking, T is raised.
+most of what is lacking for its price. Many such trials run side by side, each around its own layer
+with the prices that led to the bound varied at random (with a fixed seed); some lengths of
+machines are open to all of them. The trial that lacks least goes on if it lacks no more than
+before; when nothing is lacking, T is raised.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from gimlax.planning.problem import Array
+from gimlax.planning.solvers.cover_bound import CoverBound
 from gimlax.planning.solvers.cover_problem import CoverProblem, Interval
 
 __all__ = ["overlapping"]
 
-_STEP = 1.003  # by how much T is raised at a time
-_Placed = list[tuple[int, int]]  # (column, first layer)
+_STEP = 1.002  # by how much T is raised at a time
+_TRIALS = 32
+_OPEN = 24  # columns at random that are open
+_Placed = tuple[Array, Array]  # columns, first layers
 
 
 def overlapping(
-    problem: CoverProblem, start: Sequence[Interval], reached: float, time_limit_s: float
+    problem: CoverProblem,
+    bound: CoverBound,
+    start: Sequence[Interval],
+    *,
+    time_limit_s: float,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Interval]:
-    """The best layout that is found in time with more than `reached`, empty if none."""
-    end = time.perf_counter() + time_limit_s
+    """The best layout that is found in time, beginning with `start`.
+
+    Args:
+        problem: one in which links do not bind.
+        bound: what no layout exceeds; its prices and sets guide the choice.
+        start: a layout that passes some tokens.
+        time_limit_s: to be kept to.
+        clock: what the limit is measured by, in seconds.
+    """
+    end = clock() + time_limit_s
     random = np.random.default_rng(0)
     columns = _Columns(problem)
-    placed = columns.placed(start)
-    best: _Placed = []
-    rate = reached * _STEP
+    guided = columns.of_sets(bound)
+    placed = best = columns.placed(start)
+    most = bound.tokens_per_s
+    rate = min(columns.least(placed) * _STEP, most)
     lacking = columns.lacking(placed, rate)
-    while time.perf_counter() < end:
-        worth = columns.worth(rate) * random.uniform(0.7, 1.4, len(problem.rates))
-        middle, reach = random.integers(problem.num_layers), random.integers(2, 16)
-        kept = [
-            (column, first)
-            for column, first in placed
-            if first + columns.length[column] <= middle - reach or first >= middle + reach
-        ]
-        tried = columns.filled(kept, rate, worth)
-        left = columns.lacking(tried, rate)
-        if left <= lacking:
+    while clock() < end and columns.least(best) < most * (1 - 1e-6):
+        some = random.integers(len(columns.length), size=_OPEN)
+        open_ = np.unique(np.concatenate([guided, placed[0], some]))
+        tried, left = _tried(
+            columns, placed, rate, bound.prices, open_, lacking * (1 + 1e-9), random
+        )
+        if left <= lacking * (1 + 1e-9):
             placed, lacking = tried, left
         if lacking <= rate * 1e-9:
             best = placed
-            rate = columns.least(placed) * _STEP
+            rate = min(columns.least(placed) * _STEP, most)
             lacking = columns.lacking(placed, rate)
-    return [columns.interval(column, first) for column, first in best]
+    return columns.intervals(best)
+
+
+def _tried(
+    columns: "_Columns",
+    placed: _Placed,
+    rate: float,
+    prices: Array,
+    open_: Array,
+    least: float,
+    random: np.random.Generator,
+) -> tuple[_Placed, float]:
+    """The trial that lacks least, and how much that is; trials end that lack more than `least`."""
+    kind, length, own = columns.kind[open_], columns.length[open_], columns.rate[open_]
+    num_layers = columns.num_layers
+    varied = np.maximum(prices, 1e-9) * random.uniform(0.7, 1.4, (_TRIALS, len(prices)))
+    per_price = 1 / varied[:, kind]
+    middle = random.integers(num_layers, size=(_TRIALS, 1))
+    reach = random.integers(2, 16, size=(_TRIALS, 1))
+    stop = placed[1] + columns.length[placed[0]]
+    kept = (stop <= middle - reach) | (placed[1] >= middle + reach)  # [trial, machine]
+    window = int(length.max())
+    inside = np.arange(window) < length[:, None]
+    lacking = np.zeros((_TRIALS, num_layers + window))
+    lacking[:, :num_layers] = rate - kept @ columns.covers(placed)
+    left = columns.counts - kept @ columns.uses(placed)
+    at = np.arange(num_layers + window)
+    short = np.zeros(_TRIALS)
+    steps: list[tuple[Array, Array, Array]] = []
+    live = np.arange(_TRIALS)
+    while True:
+        holes = lacking[live] > rate * 1e-12
+        first = holes.argmax(axis=1)
+        goes_on = holes[np.arange(len(live)), first] & (short[live] <= least)
+        live, first = live[goes_on], first[goes_on]
+        if not live.size:
+            break
+        here = np.maximum(lacking[live[:, None], first[:, None] + np.arange(window)], 0.0)
+        gain = np.einsum("tcw,cw->tc", np.minimum(own[:, None], here[:, None, :]), inside)
+        gain *= (left[live][:, kind] > 0) * per_price[live]
+        chosen = gain.argmax(axis=1)
+        helps = gain[np.arange(len(live)), chosen] > 0
+        # Nothing is left that reaches this layer: that much is short for good.
+        stuck, hole = live[~helps], first[~helps]
+        short[stuck] += lacking[stuck, hole]
+        lacking[stuck, hole] = 0.0
+        live, first, chosen = live[helps], first[helps], chosen[helps]
+        begin = np.minimum(first, num_layers - length[chosen])
+        covered = (at >= begin[:, None]) & (at < (begin + length[chosen])[:, None])
+        lacking[live] -= covered * own[chosen][:, None]
+        left[live, kind[chosen]] -= 1
+        steps.append((live, chosen, begin))
+        live = np.union1d(live, stuck)
+    best = int(short.argmin())
+    added = [
+        (open_[chosen[live == best][0]], begin[live == best][0])
+        for live, chosen, begin in steps
+        if (live == best).any()
+    ]
+    which, where = np.array(added, int).reshape(-1, 2).T
+    result = (
+        np.append(placed[0][kept[best]], which),
+        np.append(placed[1][kept[best]], where),
+    )
+    return result, columns.lacking(result, rate)
 
 
 class _Columns:
     """Every (kind, k) of a problem, flat."""
 
     def __init__(self, problem: CoverProblem) -> None:
-        self._n = problem.num_layers
+        self.num_layers = problem.num_layers
         self._kinds = list(problem.rates)
-        self._counts = np.array([problem.counts[kind] for kind in self._kinds])
-        own = [np.asarray(problem.rates[kind], float)[: self._n] for kind in self._kinds]
-        self._rate = np.concatenate(own)
+        self.counts = np.array([problem.counts[kind] for kind in self._kinds])
+        own = [np.asarray(problem.rates[kind], float)[: self.num_layers] for kind in self._kinds]
+        self.rate = np.concatenate(own)
         self.length = np.concatenate([np.arange(1, len(r) + 1) for r in own])
-        self._kind = np.concatenate([np.full(len(r), k) for k, r in enumerate(own)])
+        self.kind = np.concatenate([np.full(len(r), k) for k, r in enumerate(own)])
+        held = zip(self.kind.tolist(), self.length.tolist(), strict=True)
+        self._at = {column: index for index, column in enumerate(held)}
 
     def placed(self, layout: Sequence[Interval]) -> _Placed:
         """A layout by columns."""
-        at = {
-            (self._kinds[kind], int(length)): column
-            for column, (kind, length) in enumerate(zip(self._kind, self.length, strict=True))
-        }
-        return [(at[i.machine, i.num_layers], i.first_layer) for i in layout]
+        which = [self._at[self._kinds.index(i.machine), i.num_layers] for i in layout]
+        return np.array(which, int), np.array([i.first_layer for i in layout], int)
 
-    def interval(self, column: int, first: int) -> Interval:
-        """A column at a place as a record."""
-        return Interval(
-            first_layer=int(first),
-            num_layers=int(self.length[column]),
-            machine=self._kinds[self._kind[column]],
-        )
+    def of_sets(self, bound: CoverBound) -> Array:
+        """What the sets of a bound hold."""
+        return np.array(sorted({self._at[held] for held in sum(bound.sets, ())}), int)
 
-    def worth(self, rate: float) -> np.ndarray:
-        """What a machine of each kind can cover at best. [kind]"""
-        best = np.zeros(len(self._kinds))
-        np.maximum.at(best, self._kind, self.length * np.minimum(self._rate, rate))
-        return np.maximum(best, 1e-30)
+    def intervals(self, placed: _Placed) -> list[Interval]:
+        """Columns at places as records."""
+        return [
+            Interval(
+                first_layer=int(first),
+                num_layers=int(self.length[column]),
+                machine=self._kinds[self.kind[column]],
+            )
+            for column, first in zip(*placed, strict=True)
+        ]
+
+    def covers(self, placed: _Placed) -> Array:
+        """Tokens/s of each machine at each layer. [machine, layer]"""
+        which, first = placed
+        at = np.arange(self.num_layers)
+        held = (at >= first[:, None]) & (at < (first + self.length[which])[:, None])
+        return held * self.rate[which][:, None]
+
+    def uses(self, placed: _Placed) -> Array:
+        """Kind of each machine. [machine, kind]"""
+        return (self.kind[placed[0]][:, None] == np.arange(len(self.counts))).astype(int)
 
     def lacking(self, placed: _Placed, rate: float) -> float:
         """What all layers together lack of `rate`."""
-        return float(np.maximum(rate - self._cover(placed), 0.0).sum())
+        return float(np.maximum(rate - self.covers(placed).sum(axis=0), 0.0).sum())
 
     def least(self, placed: _Placed) -> float:
         """The largest flow."""
-        return float(self._cover(placed).min())
-
-    def _cover(self, placed: _Placed) -> np.ndarray:
-        ends = np.zeros(self._n + 1)
-        for column, first in placed:
-            ends[first] += self._rate[column]
-            ends[first + self.length[column]] -= self._rate[column]
-        return ends.cumsum()[:-1]
-
-    def filled(self, kept: _Placed, rate: float, worth: np.ndarray) -> _Placed:
-        """These and further machines, until nothing is lacking or none helps."""
-        left = self._counts.copy()
-        lacking = rate - self._cover(kept)
-        for column, _ in kept:
-            left[self._kind[column]] -= 1
-        placed = list(kept)
-        span = np.arange(self.length.max())
-        first = 0
-        while True:
-            open_ = np.flatnonzero(lacking[first:] > rate * 1e-12)
-            if not open_.size:
-                return placed
-            first += int(open_[0])
-            starts = np.minimum(first, self._n - self.length)
-            # What each column would add, over the layers from the first that lacks something.
-            here = np.maximum(lacking[np.minimum(first + span, self._n - 1)], 0.0)
-            inside = span < (starts + self.length - first)[:, None]
-            gain = np.where(inside, np.minimum(self._rate[:, None], here), 0.0).sum(axis=1)
-            gain = np.where(left[self._kind] > 0, gain / worth[self._kind], 0.0)
-            chosen = int(gain.argmax())
-            if gain[chosen] <= 0:
-                first += 1  # nothing is left that reaches this layer
-                if first >= self._n:
-                    return placed
-                continue
-            start = int(starts[chosen])
-            left[self._kind[chosen]] -= 1
-            lacking[start : start + int(self.length[chosen])] -= self._rate[chosen]
-            placed.append((chosen, start))
+        return float(self.covers(placed).sum(axis=0).min())

@@ -12,7 +12,7 @@ from gimlax.planning.solvers.cover import (
     flow_tokens_per_s,
     solve_cover,
 )
-from gimlax.planning.solvers.cover_bound import most_tokens_per_s
+from gimlax.planning.solvers.cover_bound import bound_tokens_per_s, tightened_tokens_per_s
 
 
 def random_cover(seed):
@@ -56,8 +56,13 @@ def test_layouts_and_bounds_against_every_layout(block):
     for seed in range(100 * block, 100 * (block + 1)):
         problem = random_cover(seed)
         best = most_by_trying(problem)
-        bound = most_tokens_per_s(problem.num_layers, problem.counts, problem.rates)
-        assert bound >= best * (1 - 1e-9)
+        figures = (problem.num_layers, problem.counts, problem.rates)
+        bound = bound_tokens_per_s(*figures)
+        assert bound.tokens_per_s >= best * (1 - 1e-9)
+        # Where less than the best is said to be reached, whole machines must not prove too much.
+        for reached in (0.3 * best, best):
+            tight = tightened_tokens_per_s(*figures, bound, reached)
+            assert best * (1 - 1e-9) <= tight <= bound.tokens_per_s
         if best == 0:
             with pytest.raises(PlanError):
                 solve_cover(problem, time_limit_s=5)
