@@ -39,6 +39,7 @@ __all__ = ["CoverProblem", "CoverSolution", "Interval", "flow_tokens_per_s", "so
 _FEW = 1_000
 _NEAR = 1e-3
 _SOON_S = 0.05
+_MANY_HOLDERS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +163,6 @@ def _found(
 ) -> tuple[list[Interval], float]:
     """The best layout by spans, and then by intervals that overlap at will, with its flow."""
     end = clock() + time_limit_s
-    best: list[Interval] = []
-    value = 0.0
 
     def enough(flow: float) -> bool:
         """Whether it is near the bound, and soon proven to be the most."""
@@ -175,20 +174,15 @@ def _found(
         )
         return most <= flow * (1 + 1e-6)
 
-    # Where links bind, layouts are also made without a look at them, and judged with them.
-    binds = problem.link_tokens_per_s < bound.tokens_per_s
-    for made in (_capped(problem), problem) if binds else (problem,):
-        share = 0.5 if binds and made is not problem else 1.0
-        until = clock() + share * (end - clock())
-        layout = search_spans(
-            made, bound, enough=enough, time_limit_s=0.55 * (until - clock()), clock=clock
-        )
-        if layout and not enough(flow_tokens_per_s(made, layout)):
-            layout = overlapping(made, bound, layout, time_limit_s=until - clock(), clock=clock)
-        flow = flow_tokens_per_s(problem, layout)
-        if flow > value:
-            best, value = layout, flow
-    return best, value
+    many = max(map(len, bound.sets), default=0) > _MANY_HOLDERS
+    share = 0.3 if many else 0.6  # the more holders a layer has, the better small changes do
+    capped = _capped(problem)
+    layout = search_spans(
+        capped, bound, enough=enough, time_limit_s=share * time_limit_s, clock=clock
+    )
+    if layout and not enough(flow_tokens_per_s(capped, layout)):
+        layout = overlapping(capped, bound, layout, time_limit_s=end - clock(), clock=clock)
+    return layout, flow_tokens_per_s(problem, layout)
 
 
 def _check_room(problem: CoverProblem) -> None:

@@ -16,7 +16,9 @@ from gimlax.planning.solvers.cover_sets import Cap, CoverSets, Holders
 
 __all__ = ["CoverBound", "bound_tokens_per_s", "tightened_tokens_per_s"]
 
-_GRIDS = ((512, 4e-3), (2048, 5e-4))  # steps of a grid, and how near to its best bound
+_GRIDS = ((420, 4e-3), (2520, 5e-4))  # steps of a grid, and how near to its best bound
+_FINEST = 27_720  # for layers with few holders, where it costs little
+_FEW_HOLDERS = 3
 _JUST_ABOVE = 1 + 1e-7
 _MOST_OPEN = 200  # cases that are told apart at a time
 
@@ -98,22 +100,26 @@ def tightened_tokens_per_s(
     end = clock() + time_limit_s
     sets = CoverSets(num_layers, counts, rates, known.sets)
     number = [counts[kind] for kind in rates]
-    high, open_ = known.tokens_per_s, reached
-    middle = reached * _JUST_ABOVE
-    while high > max(open_ * (1 + tolerance), middle) and clock() < end:
-        if _impossible(sets, middle, number, lambda: clock() > end):
-            high = middle
-        else:
-            open_ = middle
+    few = max(map(len, known.sets), default=0) <= _FEW_HOLDERS
+    grid = _FINEST if few else _GRIDS[-1][0]
+
+    def impossible(tokens_per_s: float) -> bool:
+        return _impossible(sets, tokens_per_s, grid, number, lambda: clock() > end)
+
+    high, just_above = known.tokens_per_s, reached * _JUST_ABOVE
+    if high <= just_above or impossible(just_above):
+        return min(high, just_above)
+    open_ = just_above
+    while high > open_ * (1 + tolerance) and clock() < end:
         middle = (open_ + high) / 2
+        open_, high = (open_, middle) if impossible(middle) else (middle, high)
     return high
 
 
 def _impossible(
-    sets: CoverSets, tokens_per_s: float, number: list[int], over: Callable[[], bool]
+    sets: CoverSets, tokens_per_s: float, grid: int, number: list[int], over: Callable[[], bool]
 ) -> bool:
     """Whether no whole numbers of machines with at least k layers allow this rate."""
-    grid, _ = _GRIDS[-1]
     cases: list[tuple[Cap, ...]] = [()]
     while cases:
         if over() or len(cases) > _MOST_OPEN:

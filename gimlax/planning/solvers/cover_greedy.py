@@ -19,7 +19,8 @@ from gimlax.planning.solvers.cover_problem import CoverProblem, Interval
 
 __all__ = ["overlapping"]
 
-_STEP = 1.002  # by how much T is raised at a time
+_STEP = 0.002  # by how much T is raised at a time, at least
+_PART = 0.15  # of the way to the bound by which it is raised where that is more
 _TRIALS = 32
 _OPEN = 24  # columns at random that are open
 _Placed = tuple[Array, Array]  # columns, first layers
@@ -48,7 +49,7 @@ def overlapping(
     guided = columns.of_sets(bound)
     placed = best = columns.placed(start)
     most = bound.tokens_per_s
-    rate = min(columns.least(placed) * _STEP, most)
+    rate = _raised(columns.least(placed), most)
     lacking = columns.lacking(placed, rate)
     while clock() < end and columns.least(best) < most * (1 - 1e-6):
         some = random.integers(len(columns.length), size=_OPEN)
@@ -60,9 +61,13 @@ def overlapping(
             placed, lacking = tried, left
         if lacking <= rate * 1e-9:
             best = placed
-            rate = min(columns.least(placed) * _STEP, most)
+            rate = _raised(columns.least(placed), most)
             lacking = columns.lacking(placed, rate)
     return columns.intervals(best)
+
+
+def _raised(reached: float, most: float) -> float:
+    return min(max(reached * (1 + _STEP), reached + _PART * (most - reached)), most)
 
 
 def _tried(

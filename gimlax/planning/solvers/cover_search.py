@@ -40,7 +40,7 @@ def search_spans(
         problem: one in which links do not bind.
         bound: what no layout exceeds; its prices and sets are where to begin.
         enough: whether a layout of so many tokens/s need not be improved.
-        time_limit_s: to be kept to.
+        time_limit_s: to be kept to, unless nothing was found.
         clock: what the limit is measured by, in seconds.
     """
     end = clock() + time_limit_s
@@ -48,7 +48,7 @@ def search_spans(
     most = bound.tokens_per_s
     best: list[Span] = []
     reached, high, step = 0.0, most, _NEAR  # nothing was found for `high`
-    while clock() < end and reached < most * (1 - _NEAR) and high > most * _NEAR:
+    while (clock() < end or not best) and reached < most * (1 - _NEAR) and high > most * _NEAR:
         if best and high < reached + min(_CLOSE * reached, (most - reached) / 4):
             high = min(most, reached * (1 + 4 * _CLOSE))  # try again what failed
         target = (reached + high) / 2 if best else high * (1 - step)
@@ -60,6 +60,7 @@ def search_spans(
                 break
         else:
             high, step = target, min(max(step * 1.5, 0.02), 0.5)
+            step = step if clock() < end else 0.5  # late, so any layout will do
     return list(_intervals(problem, search.tables, best))
 
 

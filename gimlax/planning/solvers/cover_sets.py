@@ -11,8 +11,10 @@ than all machines are worth:
 Any prices that break this prove that T cannot be reached, nor anything above the most that a layer
 gets for its part of the worth. Good prices come from a linear programme over sets, to which the
 cheapest set at the current prices is added until none is cheaper; a wrong digit in it costs
-tightness only. The cheapest set is a knapsack over a grid of rates, on which rates are rounded up:
-a coarse grid says where to look, a fine one how much is possible.
+tightness only. The cheapest set is a knapsack over a grid of N steps: a rate r makes
+floor(N r / T) + 1 of them, so that rates which sum to T make more than N, whatever they are, while
+m rates below T / m do not if m divides N. A coarse grid says where to look, a fine one how much is
+possible.
 
 Caps, such as "at most 3 of these machines hold 8 layers or more", have prices like kinds: a machine
 under a cap costs that much more, and the cap is worth its number times its price.
@@ -97,8 +99,9 @@ class CoverSets:
                     break
             cost, holders = self._cheapest(prices, columns, grid, caps)
             afforded = np.flatnonzero(cost <= prices @ limits / self._num_layers * (1 + 1e-9))[-1]
-            if afforded < grid:
-                return tokens_per_s * float(afforded) / grid * (1 + 1e-12)
+            if afforded <= grid:
+                below = tokens_per_s * float(afforded) / grid * (1 + 1e-12)
+                return min(below, float(np.nextafter(tokens_per_s, 0.0)))
             if holders in here:
                 break  # the prices are the best ones, and prove nothing
             here[holders] = self._use(holders, caps)
@@ -140,7 +143,8 @@ class CoverSets:
     ) -> list[tuple[int, int]]:
         """(k, steps of the grid) of a kind, where no larger k under the same caps has as many."""
         own = self._rates[kind]
-        steps = np.ceil(np.minimum(own / tokens_per_s, 1.0) * grid).astype(int).tolist()
+        steps = np.floor(np.minimum(own / tokens_per_s, 1.0) * grid * (1 + 1e-12)).astype(int) + 1
+        steps = np.where(own > 0, steps, 0).tolist()
         columns: list[tuple[int, int]] = []
         reached: dict[tuple[bool, ...], int] = {}
         for k in range(len(own), 0, -1):
@@ -157,8 +161,8 @@ class CoverSets:
         grid: int,
         caps: tuple[Cap, ...],
     ) -> tuple[Array, Holders]:
-        """Cost of the cheapest set by the steps that it reaches, and the one that reaches all."""
-        cost = np.full(grid + 1, np.inf)
+        """Cost of the cheapest set by the steps that it makes, and the one that makes them all."""
+        cost = np.full(grid + 2, np.inf)
         cost[0] = 0.0
         passes: list[tuple[int, Array]] = []
         priced = [
@@ -169,14 +173,14 @@ class CoverSets:
             for _ in range(int(self._counts[kind])):
                 better = cost.copy()
                 for _, steps, price in own:
-                    better[steps:] = np.minimum(better[steps:], cost[: grid + 1 - steps] + price)
+                    better[steps:] = np.minimum(better[steps:], cost[: grid + 2 - steps] + price)
                     better[1:steps] = np.minimum(better[1:steps], price)
                 if not (better < cost).any():
                     break
                 passes.append((kind, cost))
                 cost = better
         holders: list[tuple[int, int]] = []
-        at, now = grid, cost
+        at, now = grid + 1, cost
         for kind, before in reversed(passes):
             if before[at] != now[at]:
                 for k, steps, price in priced[kind]:
