@@ -141,7 +141,7 @@ def solve_cover(
         most = most if problem.link_tokens_per_s >= most else math.inf
     most = min(most, bound.tokens_per_s)
     if most > value * (1 + 1e-6):
-        other, flow = _found(problem, bound, 0.75 * left_s(), clock)
+        other, flow = _found(problem, bound, left_s(), clock)
         best, value = (other, flow) if flow > value else (best, value)
     if most > value * (1 + 1e-6) and value:
         tight = tightened_tokens_per_s(*figures, bound, value, time_limit_s=left_s(), clock=clock)
@@ -162,6 +162,8 @@ def _found(
     problem: CoverProblem, bound: CoverBound, time_limit_s: float, clock: Callable[[], float]
 ) -> tuple[list[Interval], float]:
     """The best layout by spans, and then by intervals that overlap at will, with its flow."""
+    many = max(map(len, bound.sets), default=0) > _MANY_HOLDERS
+    time_limit_s *= 0.95 if many else 0.8  # the rest is for the bound
     end = clock() + time_limit_s
 
     def enough(flow: float) -> bool:
@@ -174,7 +176,6 @@ def _found(
         )
         return most <= flow * (1 + 1e-6)
 
-    many = max(map(len, bound.sets), default=0) > _MANY_HOLDERS
     share = 0.3 if many else 0.6  # the more holders a layer has, the better small changes do
     capped = _capped(problem)
     layout = search_spans(

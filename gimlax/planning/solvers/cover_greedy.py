@@ -5,7 +5,7 @@ then, again and again, at the first layer that lacks something, the machine is p
 most of what is lacking for its price. Many such trials run side by side, each around its own layer
 with the prices that led to the bound varied at random (with a fixed seed); some lengths of
 machines are open to all of them. The trial that lacks least goes on if it lacks no more than
-before; when nothing is lacking, T is raised.
+before; when nothing is lacking, T is raised by more, and when that takes long, by less.
 """
 
 import time
@@ -19,10 +19,10 @@ from gimlax.planning.solvers.cover_problem import CoverProblem, Interval
 
 __all__ = ["overlapping"]
 
-_STEP = 0.002  # by how much T is raised at a time, at least
-_PART = 0.15  # of the way to the bound by which it is raised where that is more
-_TRIALS = 32
-_OPEN = 24  # columns at random that are open
+_STEP, _LEAST_STEP = 4e-3, 5e-4  # by how much T is raised at a time: to begin with, at least
+_PATIENCE = 10  # rounds of trials until it is raised less
+_TRIALS = 8
+_OPEN = 48  # columns at random that are open
 _Placed = tuple[Array, Array]  # columns, first layers
 
 
@@ -48,10 +48,11 @@ def overlapping(
     columns = _Columns(problem)
     guided = columns.of_sets(bound)
     placed = best = columns.placed(start)
-    most = bound.tokens_per_s
-    rate = _raised(columns.least(placed), most)
+    most, reached = bound.tokens_per_s, columns.least(placed)
+    step, failed = _STEP, 0
+    rate = min(reached * (1 + step), most)
     lacking = columns.lacking(placed, rate)
-    while clock() < end and columns.least(best) < most * (1 - 1e-6):
+    while clock() < end and reached < most * (1 - 1e-6):
         some = random.integers(len(columns.length), size=_OPEN)
         open_ = np.unique(np.concatenate([guided, placed[0], some]))
         tried, left = _tried(
@@ -59,15 +60,17 @@ def overlapping(
         )
         if left <= lacking * (1 + 1e-9):
             placed, lacking = tried, left
+        failed += 1
         if lacking <= rate * 1e-9:
-            best = placed
-            rate = _raised(columns.least(placed), most)
-            lacking = columns.lacking(placed, rate)
+            best, reached = placed, columns.least(placed)
+            step, failed = step * 2, 0
+        elif failed % _PATIENCE == 0:
+            step = max(step / 2, _LEAST_STEP)
+        else:
+            continue
+        rate = min(reached * (1 + step), most)
+        lacking = columns.lacking(placed, rate)
     return columns.intervals(best)
-
-
-def _raised(reached: float, most: float) -> float:
-    return min(max(reached * (1 + _STEP), reached + _PART * (most - reached)), most)
 
 
 def _tried(
@@ -82,7 +85,7 @@ def _tried(
     """The trial that lacks least, and how much that is; trials end that lack more than `least`."""
     kind, length, own = columns.kind[open_], columns.length[open_], columns.rate[open_]
     num_layers = columns.num_layers
-    varied = np.maximum(prices, 1e-9) * random.uniform(0.7, 1.4, (_TRIALS, len(prices)))
+    varied = np.maximum(prices, 1e-9) * random.uniform(0.85, 1.18, (_TRIALS, len(prices)))
     per_price = 1 / varied[:, kind]
     middle = random.integers(num_layers, size=(_TRIALS, 1))
     reach = random.integers(2, 16, size=(_TRIALS, 1))

@@ -154,7 +154,10 @@ class _Search:
             -layers[0],
             constraints=optimize.LinearConstraint(uses, -np.inf, self._counts),  # pyright: ignore[reportArgumentType]
             integrality=np.ones(len(usable)),
-            options={"time_limit": max(min(_PROGRAMME_S, time_limit_s), 1e-3), "mip_rel_gap": 0.0},
+            options={
+                "time_limit": max(min(_PROGRAMME_S, time_limit_s), _PROGRAMME_S / 4),
+                "mip_rel_gap": 0.0,
+            },
         )
         if solved.x is None:
             return []
