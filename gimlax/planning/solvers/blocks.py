@@ -6,7 +6,7 @@ pays a net if it holds some of its blocks and not all, whatever the direction, s
 alike. A block that takes no time and no memory that matters, and that nothing precedes, can join
 the first device that reads it without anybody paying more: it is left out of the search and put
 back afterwards (a *rider*); the same with one that nothing follows. Operator graphs are full of
-these (weights, constants, shapes), and each would double the number of down-sets.
+these (weights, constants, shapes, their gradients), and each would double the number of down-sets.
 """
 
 from collections import defaultdict
@@ -150,14 +150,16 @@ def _left_out(
     todo = [block for block, is_free in enumerate(free) if is_free]
     while todo:
         block = todo.pop()
-        if block in gone:
+        if block in gone or not free[block]:
             continue
         bit = 1 << block
         own = [mask for mask in nets if mask & bit]
-        first = not before[block] and _rides_with_first(bit, own, after[block])
-        if not first and (after[block] or not _rides_with_last(own, before[block])):
+        first = not before[block]
+        if not first and after[block]:
             continue
-        others = after[block] if first else before[block]
+        others = _hosts(bit, own, after[block] if first else before[block])
+        if others is None:
+            continue
         riders.append(
             Rider(
                 nodes=tuple(nodes[block]),
@@ -171,23 +173,32 @@ def _left_out(
             weight, rest = nets.pop(mask), mask & ~bit
             if rest & (rest - 1):
                 nets[rest] = nets.get(rest, 0.0) + weight
-        for other in others:
+            else:
+                todo.append(rest.bit_length() - 1)
+        for other in (after if first else before)[block]:
             (before if first else after)[other].discard(block)
-            if free[other]:
-                todo.append(other)
+            todo.append(other)
     return nets, tuple(riders), gone
 
 
-def _rides_with_first(bit: int, own: list[int], after: set[int]) -> bool:
-    """Whether the first device that follows holds a part of every net of this block."""
-    if not own:
-        return True
-    return len(own) == 1 and own[0] & ~bit == sum(1 << other for other in after)
+def _hosts(bit: int, own: list[int], neighbours: set[int]) -> set[int] | None:
+    """Blocks of which the first (or last) device holds a part of every net of a block; else None.
 
-
-def _rides_with_last(own: list[int], before: set[int]) -> bool:
-    """Whether the last device that precedes holds a part of every net of this block."""
-    return not own or (len(before) == 1 and all(mask >> next(iter(before)) & 1 for mask in own))
+    Args:
+        bit: the block.
+        own: its nets.
+        neighbours: all that follow it, or all that precede it.
+    """
+    if neighbours:
+        together = sum(1 << other for other in neighbours)
+        return neighbours if all(mask & together == together for mask in own) else None
+    shared = -1
+    for mask in own:
+        shared &= mask
+    shared &= ~bit
+    if not own or not shared:
+        return None if own else set()
+    return {(shared & -shared).bit_length() - 1}
 
 
 def _in_order(blocks: list[int], arrows: set[tuple[int, int]]) -> list[int]:

@@ -1,12 +1,10 @@
 """Splits a graph that branches: exact dynamic programming over its down-sets, with pruning.
 
 A pipeline is a growing row of down-sets, so the best one is a shortest path among pairs of them.
-Down-sets are enumerated once; then the question "is there a split below T?" is put for growing T
-between the independent bound and the best split along a few orders of the nodes. What T leaves
-open is little, so a failing question is cheap and raises the bound, and the first that succeeds
-gives the optimum. Where there are more down-sets than memory or time allow, the same programme runs
-over a sample of them around the best split, which is then the best known, with a gap.
-Chosen over an integer programme: the same optima in seconds, and no big-M relaxation to close.
+The question "is there a split below T?" is put for growing T between the independent bound and the
+best split known, and the first that succeeds gives the optimum. Where a question would look at more
+down-sets than memory or time allow, the graph is made coarser: one way gives good splits, another a
+bound. Chosen over an integer programme: the same optima in seconds, no big-M relaxation to close.
 """
 
 import time
@@ -16,17 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from gimlax.errors import InternalError, PlanError
-from gimlax.planning.solvers.blocks import Blocks, contract
+from gimlax.planning.solvers.coarse import joined, weightless
 from gimlax.planning.solvers.dag import Assignment, DagProblem, faults, loads_s
 from gimlax.planning.solvers.dag_bound import lower_bound_s
-from gimlax.planning.solvers.ideals import along, grow, last_of, shrink, tabulate
+from gimlax.planning.solvers.ideals import along, grow, shrink
 from gimlax.planning.solvers.orders import orders
-from gimlax.planning.solvers.pair_loads import SMALL, PairLoads
-from gimlax.planning.solvers.sweep import Pipeline, TooLateError, sweep
+from gimlax.planning.solvers.questions import Questions, TooManyError, settle
+from gimlax.planning.solvers.sweep import Pipeline, TooLateError
 
-MEMORY_BYTES = 512 * 2**20  # what the tables of down-sets may take
+# Parts of the accelerator seconds that are too small to look at, one after another until it works.
+SHARES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1)
+WIDEST = 32_000  # down-sets around a split that are looked at together
 TIE = 1e-9  # splits closer than this part of their value are equally good
 Clock = Callable[[], float]
+Late = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,134 +78,165 @@ class _Search:
     def __init__(self, problem: DagProblem, time_limit_s: float, clock: Clock) -> None:
         self.problem, self.clock = problem, clock
         self.started_s = clock()
-        self.ends_s = self.started_s + time_limit_s
-        self.blocks: Blocks = contract(problem)
-        self.best: Pipeline | None = None
+        self.time_limit_s = time_limit_s
+        self.best_s = np.inf
+        self.best: Assignment | None = None
+        self.ends: tuple[int, ...] = ()  # of its devices, as sets of blocks of the whole graph
         self.ruled_out_s = 0.0
         self.num_ideals = 0
 
-    def late(self) -> bool:
-        return self.clock() > self.ends_s
-
-    def half_over(self) -> bool:
-        """Whether the other half of the time is needed for what a sample of down-sets can give."""
-        return 2 * self.clock() > self.started_s + self.ends_s
+    def after(self, share: float) -> Late:
+        """Whether this part of the time is over."""
+        ends_s = self.started_s + share * self.time_limit_s
+        return lambda: self.clock() > ends_s
 
     def run(self) -> DagSolution:
         bound_s = lower_bound_s(self.problem)
         if bound_s == np.inf:
             raise PlanError(self._infeasible())
         self.ruled_out_s = bound_s
-        n, width = len(self.blocks.before), len(self.blocks.before) + len(self.blocks.nets)
-        most = MEMORY_BYTES // (4 * width + 200)
-        proven = False
-        found = grow(self.blocks, [0], most, self.half_over) if n else {0: 0}
-        try:
-            if found is None or len(found) > SMALL:
-                self._start()
-            if found is None:
-                self._wander()
-            else:
-                self._settle(found)
-                proven = True
-        except TooLateError:
-            pass
-        if self.best is None and not proven and self.late():
-            raise PlanError(
-                f"no split of {self.problem.num_nodes} nodes was found in "
-                f"{self.ends_s - self.started_s:g} s; give more time"
-            )
+        self.whole = Questions(self.problem, self.after(0.5))
+        if not self.whole.few or len(self.whole.blocks.before) > 64:
+            self._start()
+        if self.best_s <= bound_s * (1 + TIE):
+            proven = True
+        else:
+            proven = self._settled(self.whole, self.after(1.0)) if self.whole.few else self._hard()
         if self.best is None:
+            if not proven:
+                raise PlanError(
+                    f"no split of {self.problem.num_nodes} nodes was found that fits, among those "
+                    f"looked at in {self.time_limit_s:g} s; give more time, memory or devices"
+                )
             raise PlanError(self._infeasible())
-        return self._solution(self.best, bound_s, proven)
-
-    def _pairs(self, found: dict[int, int]) -> PairLoads:
-        self.num_ideals = max(self.num_ideals, len(found))
-        return PairLoads(tabulate(self.blocks, found), self.problem.capacity_bytes)
-
-    def _ask(self, pairs: PairLoads, limit_s: float, late: Callable[[], bool]) -> bool:
-        """Whether there is a split below the limit among these down-sets; keeps the best."""
-        k, cpus = self.problem.num_accelerators, self.problem.num_cpus
-        found = sweep(pairs, k, cpus, limit_s, late)
-        if found is not None:
-            self.best = found
-        return found is not None
-
-    def _below_best(self) -> float:
-        return np.inf if self.best is None else self.best.value_s * (1 - TIE)
-
-    def _start(self) -> None:
-        """The best split along a few orders, however late: without it there is no answer."""
-        chains = {mask for order in orders(self.blocks) for mask in along(order)}
-        pairs = self._pairs({mask: last_of(self.blocks, mask) for mask in chains})
-        self._ask(pairs, np.inf, lambda: False)
-
-    def _settle(self, found: dict[int, int]) -> None:
-        """The optimum over all down-sets, by limits that grow from the bound to the best known."""
-        pairs = self._pairs(found)
-        slack = 0.01
-        while len(found) > SMALL:
-            limit_s = max(self.ruled_out_s, 1e-300) * (1 + slack)
-            if limit_s >= self._below_best():
-                break
-            if self._ask(pairs, limit_s, self.late):
-                return
-            self.ruled_out_s, slack = limit_s, slack * 1.5
-        self._ask(pairs, self._below_best(), self.late)
-
-    def _wander(self) -> None:
-        """Looks around the cuts of the best split, wider each time nothing better is there."""
-        chains = {mask for order in orders(self.blocks) for mask in along(order)}
-        steps, most = 2, 500
-        while self.best is not None and not self.late() and most <= 64_000:
-            near = set(chains)
-            for end in self.best.ends[:-1]:
-                inner = shrink(self.blocks, end, most // 4, steps)
-                near |= inner
-                near |= set(self._grown(inner, most, steps))
-            masks = {mask: last_of(self.blocks, mask) for mask in near}
-            if not self._ask(self._pairs(masks), self._below_best(), self.late):
-                steps, most = steps + 1, most * 2
-
-    def _grown(self, starts: set[int], most: int, steps: int) -> dict[int, int]:
-        while steps:
-            found = grow(self.blocks, starts, most, self.late, steps)
-            if found is not None:
-                return found
-            steps -= 1
-        return {}
-
-    def _solution(self, best: Pipeline, bound_s: float, proven: bool) -> DagSolution:
-        k = self.problem.num_accelerators
-        device, used = [0] * len(self.blocks.before), [0, k]
-        rank: dict[int, int] = {}
-        before = 0
-        for accelerator, end in zip(best.accelerator, best.ends, strict=True):
-            kind = 0 if accelerator else 1
-            rank[used[kind]] = len(rank)
-            for block in range(len(device)):
-                if (end & ~before) >> block & 1:
-                    device[block] = used[kind]
-            used[kind] += 1
-            before = end
-        if not rank:
-            rank[0] = 0
-        assignment = tuple(self.blocks.spread(device, rank, self.problem.num_nodes))
-        value_s = float(loads_s(self.problem, assignment).max(initial=0.0))
-        wrong = faults(self.problem, assignment)
-        if wrong or abs(value_s - best.value_s) > 1e-6 * max(value_s, best.value_s):
-            raise InternalError(
-                f"a split of {value_s} s was taken for {best.value_s} s: {'; '.join(wrong)}; "
-                "please report the graph"
-            )
         return DagSolution(
-            value_s=value_s,
-            bound_s=value_s if proven else min(self.ruled_out_s, value_s),
+            value_s=self.best_s,
+            bound_s=self.best_s if proven else min(self.ruled_out_s, self.best_s),
             independent_bound_s=bound_s,
-            assignment=assignment,
+            assignment=self.best,
             proven=proven,
             seconds=self.clock() - self.started_s,
             num_ideals=self.num_ideals,
+        )
+
+    def _hard(self) -> bool:
+        """More down-sets than are worth a table; whether the optimum was found nevertheless."""
+        self._improve(self.after(0.25))
+        late = self.after(0.7)
+        if self.whole.can_ask(self._most_s(), late):
+            return self._settled(self.whole, late) or self._bound(self.after(0.9))
+        if self._bound(late) or self._settled(self.whole, self.after(0.8)):
+            return True
+        self._wander(self.after(1.0))
+        return False
+
+    def _start(self) -> None:
+        """The best split along a few orders, however late: without it there is no answer."""
+        masks = {mask for order in orders(self.whole.blocks) for mask in along(order)}
+        self._keep(self.whole, self.whole.along(masks, np.inf, lambda: False))
+
+    def _settled(self, questions: Questions, late: Late) -> bool:
+        """Whether no split of this graph is better than the best that is now known."""
+        try:
+            found = self._settle(questions, late, is_bound=questions is self.whole)
+        except (TooManyError, TooLateError):
+            return False
+        self._keep(questions, found)
+        return True
+
+    def _settle(self, questions: Questions, late: Late, is_bound: bool) -> Pipeline | None:
+        """As `settle`; what it rules out is a bound of the whole graph, or is not."""
+
+        def ruled_out(limit_s: float) -> None:
+            if is_bound:
+                self.ruled_out_s = max(self.ruled_out_s, limit_s)
+
+        try:
+            return settle(questions, self.ruled_out_s, self._most_s(), late, ruled_out)
+        finally:
+            self.num_ideals = max(self.num_ideals, questions.num_ideals)
+
+    def _most_s(self) -> float:
+        """The best load known, or one that no split exceeds."""
+        if self.best is not None:
+            return self.best_s
+        problem = self.problem
+        all_s = problem.accelerator_s.sum() + problem.output_s.sum()
+        return 2.0 * max(float(all_s), float(problem.cpu_s.sum())) + 1.0
+
+    def _improve(self, late: Late) -> None:
+        """A good split of the whole graph: the best one of a coarse graph, as fine as possible."""
+        for share in SHARES:
+            coarse = Questions(joined(self.problem, share), late)
+            if coarse.can_ask(self._most_s(), late):
+                self._settled(coarse, late)
+                return
+
+    def _bound(self, late: Late) -> bool:
+        """A bound from a graph that has lost what is small; whether it proves the best split."""
+        for share in SHARES:
+            light = Questions(weightless(self.problem, share), late)
+            if not light.can_ask(self._most_s(), late):
+                continue
+            try:
+                found = self._settle(light, late, is_bound=True)
+            except (TooManyError, TooLateError):
+                return False
+            if found is None:
+                return self.best is not None
+            self.ruled_out_s = max(self.ruled_out_s, found.value_s)
+            self._keep(light, found, exact=False)
+            return self.best_s <= found.value_s * (1 + TIE)
+        return False
+
+    def _wander(self, late: Late) -> None:
+        """Looks around the cuts of the best split, wider each time nothing better is there."""
+        blocks = self.whole.blocks
+        chains = {mask for order in orders(blocks) for mask in along(order)}
+        steps, most = 2, 500
+        while self.best is not None and not late() and most <= WIDEST:
+            near = chains | set(self.ends)
+            for end in self.ends[:-1]:
+                inner = shrink(blocks, end, most // 4, steps)
+                near |= inner | self._grown(inner, most, steps, late)
+            try:
+                found = self.whole.along(near, self.best_s * (1 - TIE), late)
+            except TooLateError:
+                return
+            if found is None:
+                steps, most = steps + 1, most * 2
+            self._keep(self.whole, found)
+
+    def _grown(self, starts: set[int], most: int, steps: int, late: Late) -> set[int]:
+        while steps and not late():
+            found = grow(self.whole.blocks, starts, most, late, steps)
+            if found is not None:
+                return found
+            steps -= 1
+        return set()
+
+    def _keep(self, questions: Questions, found: Pipeline | None, exact: bool = True) -> None:
+        """Remembers a split if it is the best; one of an inexact graph also has to be possible."""
+        if found is None:
+            return
+        assignment, rank = questions.spread(found)
+        value_s = float(loads_s(self.problem, assignment).max(initial=0.0))
+        wrong = faults(self.problem, assignment)
+        if exact and (wrong or abs(value_s - found.value_s) > 1e-6 * max(value_s, found.value_s)):
+            raise InternalError(
+                f"a split of {value_s} s was taken for {found.value_s} s: {'; '.join(wrong)}; "
+                "please report the graph"
+            )
+        if wrong or value_s >= self.best_s:
+            return
+        self.best_s, self.best = value_s, assignment
+        self.ends = self._ends(assignment, rank)
+
+    def _ends(self, assignment: Assignment, rank: dict[int, int]) -> tuple[int, ...]:
+        place = [rank[assignment[nodes[0]]] for nodes in self.whole.blocks.nodes]
+        return tuple(
+            sum(1 << block for block, at in enumerate(place) if at <= device)
+            for device in range(len(rank))
         )
 
     def _infeasible(self) -> str:

@@ -15,13 +15,14 @@ import numpy as np
 from gimlax.planning.solvers.blocks import Blocks
 from gimlax.planning.solvers.dag import Array
 
+_CHUNK = 4096  # rows that are multiplied at once, in four bytes an entry
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ideals:
     """Down-sets in an order in which each comes after all its subsets; first none, last all blocks.
 
     Attributes:
-        masks: the sets as bits.
         member: whether a block is in the set. [ideal, block]
         last: whether nothing in the set follows this block of it. [ideal, block]
         touched: how many blocks of each net are in the set. [ideal, net]
@@ -33,7 +34,6 @@ class Ideals:
         relief: most accelerator seconds that a second of a CPU can take over.
     """
 
-    masks: tuple[int, ...]
     member: np.ndarray
     last: np.ndarray
     touched: np.ndarray
@@ -47,45 +47,46 @@ class Ideals:
     relief: float
 
     def __len__(self) -> int:
-        return len(self.masks)
+        return len(self.member)
+
+    def mask(self, index: int) -> int:
+        """A set as bits of an integer."""
+        packed = np.packbits(self.member[index], bitorder="little")
+        return int.from_bytes(packed.tobytes(), "little")
 
 
 def successors(blocks: Blocks) -> list[list[int]]:
     """Blocks that come directly after each."""
     after: list[list[int]] = [[] for _ in blocks.before]
     for block, mask in enumerate(blocks.before):
-        for first in _bits(mask):
+        for first in bits(mask):
             after[first].append(block)
     return after
 
 
 def grow(
     blocks: Blocks, starts: Iterable[int], most: int, late: Callable[[], bool], steps: int = -1
-) -> dict[int, int] | None:
+) -> set[int] | None:
     """Down-sets that contain one of `starts`, at most `steps` blocks more; breadth first."""
     before, after = blocks.before, successors(blocks)
-    found: dict[int, int] = {}
-    layer: dict[int, int] = {}
-    for start in starts:
-        found[start] = last_of(blocks, start)
-        layer[start] = _ready(blocks, start)
+    layer = {start: _ready(blocks, start) for start in starts}
+    found = set(layer)
     while layer and steps:
         steps -= 1
         following: dict[int, int] = {}
         for number, (mask, ready) in enumerate(layer.items()):
             if len(found) > most or (number % 1024 == 0 and late()):
                 return None
-            last, rest = found[mask], ready
+            rest = ready
             while rest:
                 bit = rest & -rest
                 rest ^= bit
                 child = mask | bit
                 if child in found:
                     continue
-                block = bit.bit_length() - 1
-                found[child] = last & ~before[block] | bit
+                found.add(child)
                 opened = ready ^ bit
-                for other in after[block]:
+                for other in after[bit.bit_length() - 1]:
                     if before[other] & child == before[other]:
                         opened |= 1 << other
                 following[child] = opened
@@ -99,7 +100,7 @@ def shrink(blocks: Blocks, start: int, most: int, steps: int) -> set[int]:
     for _ in range(steps):
         following: dict[int, int] = {}
         for mask, last in layer.items():
-            for block in _bits(last):
+            for block in bits(last):
                 child = mask & ~(1 << block)
                 if child not in found and len(found) < most:
                     found.add(child)
@@ -111,7 +112,7 @@ def shrink(blocks: Blocks, start: int, most: int, steps: int) -> set[int]:
 def last_of(blocks: Blocks, mask: int) -> int:
     """Blocks of a down-set that nothing in it follows, as bits."""
     inner = 0
-    for block in _bits(mask):
+    for block in bits(mask):
         inner |= blocks.before[block]
     return mask & ~inner
 
@@ -124,42 +125,49 @@ def along(order: Iterable[int]) -> list[int]:
     return masks
 
 
-def tabulate(blocks: Blocks, found: dict[int, int]) -> Ideals:
-    """Figures of down-sets, sorted."""
+def members(blocks: Blocks, masks: Iterable[int]) -> np.ndarray:
+    """Whether a block is in each of these sets. [set, block]"""
     n = len(blocks.before)
     width = n // 8 + 1
-    masks = list(found)
-    member = _rows(masks, n, width)
-    accelerator_s = np.zeros(len(masks))
+    packed = b"".join(mask.to_bytes(width, "little") for mask in masks)
+    rows = np.frombuffer(packed, np.uint8).reshape(-1, width)
+    return np.unpackbits(rows, axis=1, count=n, bitorder="little").view(bool)
+
+
+def tabulate(blocks: Blocks, member: np.ndarray) -> Ideals:
+    """Figures of the down-sets of these blocks, sorted."""
+    accelerator_s = np.zeros(len(member))
     for block in np.flatnonzero(blocks.supported):
         # One after another, so that no rounding puts a set before a subset of it.
         accelerator_s += np.where(member[:, block], blocks.accelerator_s[block], 0.0)
     order = np.lexsort((member.sum(axis=1), accelerator_s))
     member, accelerator_s = member[order], accelerator_s[order]
-    inside = _rows([mask for mask, _ in blocks.nets], n, width)  # [net, block]
+    inside = members(blocks, [mask for mask, _ in blocks.nets])  # [net, block]
     net_size = inside.sum(axis=1, dtype=np.int64)
-    small = np.uint8 if net_size.max(initial=0) < 256 else np.uint16
-    figures = member.astype(np.float32)
-    touched = (figures @ inside.T.astype(np.float32)).astype(small)
     net_s = np.array([seconds for _, seconds in blocks.nets])
-    cut = (touched > 0) & (touched < net_size)
+    touched = np.empty((len(member), len(net_s)), np.min_scalar_type(net_size.max(initial=0)))
+    cut_s = np.empty(len(member))
+    for start in range(0, len(member), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        touched[rows] = member[rows].astype(np.float32) @ inside.T.astype(np.float32)
+        cut_s[rows] = ((touched[rows] > 0) & (touched[rows] < net_size)) @ net_s
     return Ideals(
-        masks=tuple(masks[i] for i in order),
         member=member,
-        last=_rows([found[masks[i]] for i in order], n, width),
+        last=_last(blocks, member),
         touched=touched,
-        net_size=net_size.astype(small),
+        net_size=net_size.astype(touched.dtype),
         net_s=net_s,
         accelerator_s=accelerator_s,
         cpu_s=member @ blocks.cpu_s,
         num_bytes=member @ blocks.num_bytes,
         num_unsupported=member @ (~blocks.supported).astype(np.int64),
-        cut_s=cut @ net_s,
-        relief=_relief(blocks),
+        cut_s=cut_s,
+        relief=relief(blocks),
     )
 
 
-def _relief(blocks: Blocks) -> float:
+def relief(blocks: Blocks) -> float:
+    """Most accelerator seconds that a second of a CPU can take over."""
     useful = blocks.supported & (blocks.accelerator_s > 0)
     if not useful.any():
         return 0.0
@@ -167,10 +175,13 @@ def _relief(blocks: Blocks) -> float:
         return float((blocks.accelerator_s[useful] / blocks.cpu_s[useful]).max())
 
 
-def _rows(masks: list[int], n: int, width: int) -> np.ndarray:
-    packed = b"".join(mask.to_bytes(width, "little") for mask in masks)
-    rows = np.frombuffer(packed, np.uint8).reshape(len(masks), width)
-    return np.unpackbits(rows, axis=1, count=n, bitorder="little").view(bool)
+def _last(blocks: Blocks, member: np.ndarray) -> np.ndarray:
+    """Whether nothing in the set follows this block of it. [set, block]"""
+    last = member.copy()
+    for block, mask in enumerate(blocks.before):
+        for first in bits(mask):
+            last[:, first] &= ~member[:, block]
+    return last
 
 
 def _ready(blocks: Blocks, mask: int) -> int:
@@ -182,7 +193,8 @@ def _ready(blocks: Blocks, mask: int) -> int:
     return ready
 
 
-def _bits(mask: int) -> list[int]:
+def bits(mask: int) -> list[int]:
+    """The blocks of a set, ascending."""
     result = []
     while mask:
         low = mask & -mask

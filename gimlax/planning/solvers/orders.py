@@ -10,7 +10,7 @@ from gimlax.planning.solvers.ideals import successors
 
 def orders(blocks: Blocks) -> list[list[int]]:
     """Three orders in which each block comes after all that lead to it."""
-    return [_walk(blocks, -1), _walk(blocks, 0), _thrifty(blocks)]
+    return [_walk(blocks, -1), _walk(blocks, 0), thrifty(blocks)]
 
 
 def _walk(blocks: Blocks, end: int) -> list[int]:
@@ -27,7 +27,7 @@ def _walk(blocks: Blocks, end: int) -> list[int]:
     return order
 
 
-def _thrifty(blocks: Blocks) -> list[int]:
+def thrifty(blocks: Blocks) -> list[int]:
     """Takes the ready block after which the nets that are cut cost least; ties to the newest."""
     after, missing = successors(blocks), [mask.bit_count() for mask in blocks.before]
     nets_of: list[list[int]] = [[] for _ in missing]

@@ -120,13 +120,13 @@ class _Sweep:
         values, parents, before = self.values[target], self.parents[target], self.values[source]
         rows = max(len(alive), 1) if self.pairs.whole else ROWS
         for start in range(0, len(alive), rows):
-            if self.late():
-                raise TooLateError
             inner = alive[start : start + rows]
             first = max(int(least), int(inner[0]) + 1)
             stop = int(np.searchsorted(work, work[inner[-1]] + reach, "right"))
             columns = max(stop, 1) if self.pairs.whole else COLUMNS
             for left in range(first, stop, columns):
+                if self.late():
+                    raise TooLateError
                 outer = slice(left, min(left + columns, stop))
                 value = loads(inner, outer)
                 np.maximum(value, before[inner, None], out=value)
@@ -143,7 +143,7 @@ class _Sweep:
         while at:
             a, c = state
             parent = int(self.parents[state][at])
-            ends.append(self.ideals.masks[at])
+            ends.append(self.ideals.mask(at))
             accelerator.append(parent >= 0)
             state = (a - 1, c) if parent >= 0 else (a, c - 1)
             at = parent if parent >= 0 else ~parent

@@ -5,6 +5,7 @@ sets of nodes, word by word from the model, and a split counts if its devices fo
 """
 
 import functools
+import itertools
 
 import numpy as np
 
@@ -108,6 +109,34 @@ def _follow_each_other(masks, arrows):
             return False
         left -= free
     return True
+
+
+def problem_of(times, edges=(), **changes):
+    """Nodes with these times, free transfers, two accelerators, no CPU."""
+    n = len(times)
+    given = {
+        "accelerator_s": np.array(times, float),
+        "cpu_s": np.array(times, float) * 10,
+        "output_s": np.zeros(n),
+        "num_bytes": np.zeros(n),
+        "supported": np.ones(n, bool),
+        "backward": np.zeros(n, bool),
+        "colour": np.arange(n),
+        "edges": np.array(edges, int).reshape(-1, 2),
+        "num_accelerators": 2,
+        "num_cpus": 0,
+        "capacity_bytes": 1e9,
+    }
+    return DagProblem(**(given | changes))
+
+
+def towers(length, num_towers=2, **changes):
+    """Chains side by side between one first and one last node."""
+    nodes = [[1 + t * length + i for i in range(length)] for t in range(num_towers)]
+    last = 1 + length * num_towers
+    edges = [(0, row[0]) for row in nodes] + [(row[-1], last) for row in nodes]
+    edges += [pair for row in nodes for pair in itertools.pairwise(row)]
+    return problem_of([1.0] * (last + 1), edges, **changes)
 
 
 def random_problem(rng, num_nodes=None):

@@ -6,50 +6,32 @@ import numpy as np
 import pytest
 
 from gimlax.errors import PlanError, SpecError
-from gimlax.planning.solvers import downsets
+from gimlax.planning.solvers import questions
 from gimlax.planning.solvers.blocks import contract
-from gimlax.planning.solvers.dag import DagProblem, faults, loads_s
+from gimlax.planning.solvers.dag import faults, loads_s
 from gimlax.planning.solvers.dag_bound import lower_bound_s
 from gimlax.planning.solvers.downsets import solve_downsets
-from gimlax.planning.solvers.ideals import grow, tabulate
+from gimlax.planning.solvers.ideals import grow, members, tabulate
 from gimlax.planning.solvers.pair_loads import PairLoads
-from tests.planning.solvers.dag_twin import best_s, random_problem
+from tests.planning.solvers.dag_twin import best_s, problem_of, random_problem, towers
 
 CLOSE = 1e-9
 
 
-def problem_of(times, edges=(), **changes):
-    """Nodes with these times, free transfers, two accelerators, no CPU."""
-    n = len(times)
-    given = {
-        "accelerator_s": np.array(times, float),
-        "cpu_s": np.array(times, float) * 10,
-        "output_s": np.zeros(n),
-        "num_bytes": np.zeros(n),
-        "supported": np.ones(n, bool),
-        "backward": np.zeros(n, bool),
-        "colour": np.arange(n),
-        "edges": np.array(edges, int).reshape(-1, 2),
-        "num_accelerators": 2,
-        "num_cpus": 0,
-        "capacity_bytes": 1e9,
-    }
-    return DagProblem(**(given | changes))
-
-
-def towers(length, num_towers=2, **changes):
-    """Chains side by side between one first and one last node."""
-    nodes = [[1 + t * length + i for i in range(length)] for t in range(num_towers)]
-    last = 1 + length * num_towers
-    edges = [(0, row[0]) for row in nodes] + [(row[-1], last) for row in nodes]
-    edges += [pair for row in nodes for pair in itertools.pairwise(row)]
-    return problem_of([1.0] * (last + 1), edges, **changes)
+@pytest.mark.parametrize("seed", range(10))
+def test_no_assignment_is_better(seed):
+    compare_with_brute_force(seed, num_cases=1000)
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_no_assignment_is_better(seed):
+def test_no_assignment_is_better_where_each_question_looks_for_its_down_sets(seed, monkeypatch):
+    monkeypatch.setattr(questions, "FEW", 0)
+    compare_with_brute_force(100 + seed, num_cases=150)
+
+
+def compare_with_brute_force(seed, num_cases):
     rng = np.random.default_rng(seed)
-    for case in range(1000):
+    for case in range(num_cases):
         problem = random_problem(rng)
         best = best_s(problem)
         if best == np.inf:
@@ -67,7 +49,7 @@ def test_no_assignment_is_better(seed):
 def test_tiles_say_what_whole_tables_say(monkeypatch):
     problem = towers(6, num_towers=3, output_s=np.linspace(0.1, 2, 20), num_accelerators=3)
     whole = solve_downsets(problem)
-    monkeypatch.setattr(downsets, "SMALL", 10)
+    monkeypatch.setattr(questions, "SMALL", 10)
     monkeypatch.setattr("gimlax.planning.solvers.pair_loads.SMALL", 10)
     monkeypatch.setattr("gimlax.planning.solvers.sweep.ROWS", 7)
     monkeypatch.setattr("gimlax.planning.solvers.sweep.COLUMNS", 11)
@@ -77,7 +59,7 @@ def test_tiles_say_what_whole_tables_say(monkeypatch):
 
 
 def test_growing_limits_find_what_one_question_finds(monkeypatch):
-    monkeypatch.setattr(downsets, "SMALL", 3)
+    monkeypatch.setattr(questions, "SMALL", 3)
     rng = np.random.default_rng(77)
     for _ in range(150):
         problem = random_problem(rng)
@@ -88,7 +70,8 @@ def test_growing_limits_find_what_one_question_finds(monkeypatch):
 
 
 def test_a_sample_of_down_sets_gives_a_split_with_an_honest_gap(monkeypatch):
-    monkeypatch.setattr(downsets, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(questions, "FEW", 0)
+    monkeypatch.setattr(questions, "MOST", 3)
     rng = np.random.default_rng(5)
     for _ in range(60):
         problem = random_problem(rng, num_nodes=7)
@@ -99,7 +82,8 @@ def test_a_sample_of_down_sets_gives_a_split_with_an_honest_gap(monkeypatch):
             found = solve_downsets(problem)
         except PlanError:
             continue  # memory lets no order of the sample through
-        assert not found.proven and not faults(problem, found.assignment)
+        assert not faults(problem, found.assignment)
+        assert found.value_s == pytest.approx(best, rel=CLOSE) or not found.proven
         assert found.bound_s <= best * (1 + CLOSE) + CLOSE
         assert found.value_s >= best * (1 - CLOSE)
 
@@ -126,12 +110,14 @@ def test_pairs_of_down_sets_carry_the_loads_of_their_difference():
     for _ in range(40):
         problem = random_problem(rng, num_nodes=6)
         blocks = contract(problem)
-        ideals = tabulate(blocks, grow(blocks, [0], 10**6, lambda: False))
+        masks = grow(blocks, [0], 10**6, lambda: False)
+        ideals = tabulate(blocks, members(blocks, masks))
+        assert {ideals.mask(i) for i in range(len(ideals))} == masks
         pairs = PairLoads(ideals, problem.capacity_bytes)
         everything = np.arange(len(ideals)), slice(0, len(ideals))
         loads = pairs.accelerator(*everything)
-        for i, inner in enumerate(ideals.masks):
-            for j, outer in enumerate(ideals.masks):
+        for i, inner in enumerate(map(ideals.mask, range(len(ideals)))):
+            for j, outer in enumerate(map(ideals.mask, range(len(ideals)))):
                 if inner & ~outer:
                     assert loads[i, j] == np.inf
                 elif loads[i, j] < np.inf:
@@ -213,3 +199,8 @@ def test_what_holds_nowhere_is_said_with_how_much_is_missing(changes, says):
 def test_no_nodes_and_no_time_are_nothing_to_do():
     assert solve_downsets(problem_of([])).assignment == ()
     assert solve_downsets(problem_of([0.0, 0.0], [(0, 1)])).value_s == 0.0
+
+
+def test_more_devices_than_nodes_cost_nothing():
+    found = solve_downsets(problem_of([1.0, 2.0], [(0, 1)], num_accelerators=10**6))
+    assert found.value_s == 2.0 and found.proven
