@@ -29,7 +29,7 @@ from instances import helix, helix_serving, tarnawski  # noqa: E402
 from instances.random_helix import random_instance  # noqa: E402
 from report import environment  # noqa: E402
 
-from gimlax.errors import SpecError  # noqa: E402
+from gimlax.errors import GimlaxError, SpecError  # noqa: E402
 
 DATA_DIR = flags.DEFINE_string("data_dir", "../shared/data", "folder with instances, any depth")
 JSON = flags.DEFINE_string("json", None, "write the records here")
@@ -147,7 +147,12 @@ def _solved(module: Any, instance: Any) -> dict[str, Any]:
     print(f"{instance.name} ...", end=" ", flush=True)
     # The search for a layout that serves takes its time, and its seconds are no claim.
     repeats = 1 if module is helix_serving else REPEATS.value
-    runs = [module.solve(instance, limit_s) for _ in range(repeats)]
+    try:
+        runs = [module.solve(instance, limit_s) for _ in range(repeats)]
+    except (GimlaxError, MemoryError) as error:  # the other instances still run
+        print("failed")
+        reason = f"{type(error).__name__}: {error}"
+        return {"format": module.FORMAT, "instance": instance.name, "error": reason}
     print("done")
     record = runs[0]
     seconds = sorted(run["seconds"] for run in runs if "seconds" in run)

@@ -6,7 +6,6 @@ give published figures; they are quoted with the source that it names.
 """
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,9 @@ FORMAT = "tarnawski"
 KEYS = ("maxSizePerFPGA", "maxFPGAs", "maxCPUs", "nodes", "edges")
 FIGURES = ("fpgaLatency", "cpuLatency", "size")
 COST_TOLERANCE = 1e-6  # the authors' own, between edges out of one node
+MOST_DEVICES = 10_000
+MOST_FIGURE = 1e300  # sums of more would be infinite
+MOST_REASONS = 5  # of one file that are told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class Instance:
     problem: DagProblem
     ids: tuple[int, ...]
     published: dict[str, Any] | None
+    remark: str = ""
 
 
 def recognises(data: Any) -> bool:
@@ -47,6 +50,7 @@ def solve(instance: Instance, time_limit_s: float) -> dict[str, Any]:
         "instance": instance.name,
         "goal": "least load of the busiest device (time per sample)",
         "published": instance.published,
+        "remarks": [instance.remark] if instance.remark else [],
     }
     try:
         found = solve_downsets(instance.problem, time_limit_s=time_limit_s)
@@ -85,7 +89,8 @@ def read(path: Path, data: dict[str, Any]) -> Instance:
     """
     wrong = list(_wrong(data))
     if wrong:
-        raise SpecError("; ".join(f"{path}: {reason}" for reason in wrong))
+        more = [f"and {len(wrong) - MOST_REASONS} more"] if len(wrong) > MOST_REASONS else []
+        raise SpecError(f"{path}: " + "; ".join(wrong[:MOST_REASONS] + more))
     nodes, edges = data["nodes"], data["edges"]
     ids = tuple(node["id"] for node in nodes)
     place = {node: index for index, node in enumerate(ids)}
@@ -115,7 +120,10 @@ def read(path: Path, data: dict[str, Any]) -> Instance:
         )
     except SpecError as error:
         raise SpecError(f"{path}: edges: {error}") from None
-    return Instance(name=path.stem, path=path, problem=problem, ids=ids, published=_published(path))
+    published, remark = _published(path)
+    return Instance(
+        name=path.stem, path=path, problem=problem, ids=ids, published=published, remark=remark
+    )
 
 
 def _wrong(data: dict[str, Any]) -> Iterator[str]:
@@ -125,8 +133,8 @@ def _wrong(data: dict[str, Any]) -> Iterator[str]:
         yield f"{', '.join(missing)}: missing; the format needs {', '.join(KEYS)}"
         return
     for key in ("maxFPGAs", "maxCPUs"):
-        if not _whole(data[key]) or data[key] < 0:
-            yield f"{key}: is {data[key]!r}; give a whole number of at least 0"
+        if not _whole(data[key]) or not 0 <= data[key] <= MOST_DEVICES:
+            yield f"{key}: is {data[key]!r}; give a whole number from 0 to {MOST_DEVICES}"
     if not _figure(data["maxSizePerFPGA"]):
         yield f"maxSizePerFPGA: is {data['maxSizePerFPGA']!r}; give bytes, at least 0"
     for key in ("nodes", "edges"):
@@ -178,20 +186,26 @@ def _whole(value: object) -> bool:
 def _figure(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and value >= 0
+    return 0 <= value <= MOST_FIGURE
 
 
-def _published(path: Path) -> dict[str, Any] | None:
-    """Optimum and the authors' time with their source, where `optima.json` knows the instance."""
+def _published(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """Optimum and the authors' time with their source, where `optima.json` knows the instance.
+
+    And a remark, if that file cannot be read or used; the instance does not need it.
+    """
     beside = path.parent / "optima.json"
     if not beside.exists():
-        return None
-    data = json.loads(beside.read_text())
-    known = data.get("instances", {}).get(path.stem)
-    if known is None:
-        return None
-    return {
-        "optimum": known["optimum"],
-        "seconds": known["reference_seconds"],
-        "source": data["source"],
-    }
+        return None, ""
+    try:
+        data = json.loads(beside.read_text(encoding="utf-8"))
+        known = data.get("instances", {}).get(path.stem)
+        if known is None:
+            return None, ""
+        return {
+            "optimum": float(known["optimum"]),
+            "seconds": float(known["reference_seconds"]),
+            "source": str(data["source"]),
+        }, ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return None, f"{beside}: no published figures ({type(error).__name__}: {error})"

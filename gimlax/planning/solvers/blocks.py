@@ -19,6 +19,8 @@ from scipy.sparse.csgraph import connected_components
 
 from gimlax.planning.solvers.dag import Array, DagProblem, on_cycles
 
+NEVER = 1e12  # a time this many times that of the whole graph at its quickest is none
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rider:
@@ -37,6 +39,7 @@ class Blocks:
     Attributes:
         accelerator_s, cpu_s, num_bytes: sums over the nodes of a block. [block]
         supported: whether an accelerator can run all of it. [block]
+        on_cpu: whether a CPU can. [block]
         before: blocks that come directly before each, as bits of an integer. [block]
         nets: (blocks as bits, seconds), no two of the same blocks.
         nodes: of each block.
@@ -48,6 +51,7 @@ class Blocks:
     cpu_s: Array
     num_bytes: Array
     supported: np.ndarray
+    on_cpu: np.ndarray
     before: tuple[int, ...]
     nets: tuple[tuple[int, float], ...]
     nodes: tuple[tuple[int, ...], ...]
@@ -96,6 +100,11 @@ def contract(problem: DagProblem) -> Blocks:
     cpu_s = np.bincount(total, problem.cpu_s, minlength=count).astype(float)
     num_bytes = np.bincount(total, problem.num_bytes, minlength=count).astype(float)
     supported = np.bincount(total, ~problem.supported, minlength=count) == 0
+    # Such times stand for "cannot", and sums that hold them would lose all others to rounding.
+    quickest_s = np.where(supported, np.minimum(accelerator_s, cpu_s), cpu_s).sum()
+    never_s = NEVER * quickest_s if quickest_s > 0 else np.inf
+    supported &= accelerator_s <= never_s
+    on_cpu = cpu_s <= never_s
     roomy = num_bytes.sum() <= problem.capacity_bytes
     free = (accelerator_s == 0) & (cpu_s == 0) & (supported | (problem.num_accelerators == 0))
     free &= roomy | (num_bytes == 0)
@@ -108,9 +117,10 @@ def contract(problem: DagProblem) -> Blocks:
             before[place[second]] |= 1 << place[first]
     return Blocks(
         accelerator_s=accelerator_s[kept],
-        cpu_s=cpu_s[kept],
+        cpu_s=np.where(on_cpu, cpu_s, 0.0)[kept],
         num_bytes=num_bytes[kept],
         supported=supported[kept],
+        on_cpu=on_cpu[kept],
         before=tuple(before),
         nets=tuple((_renumber(mask, place), w) for mask, w in nets.items()),
         nodes=tuple(tuple(nodes[b]) for b in kept),

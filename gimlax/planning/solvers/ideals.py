@@ -28,8 +28,9 @@ class Ideals:
         touched: how many blocks of each net are in the set. [ideal, net]
         net_size: blocks of each net. [net]
         net_s: what a net costs. [net]
-        accelerator_s, cpu_s, num_bytes, num_unsupported: sums over the set; blocks that no
-            accelerator runs have no accelerator time. [ideal]
+        accelerator_s, cpu_s, num_bytes: sums over the set; blocks that no accelerator runs have no
+            accelerator time, those that no CPU runs no CPU time. [ideal]
+        num_unsupported, num_not_on_cpu: how many blocks no accelerator and no CPU runs. [ideal]
         cut_s: nets that the set cuts. [ideal]
         relief: most accelerator seconds that a second of a CPU can take over.
     """
@@ -43,6 +44,7 @@ class Ideals:
     cpu_s: Array
     num_bytes: Array
     num_unsupported: np.ndarray
+    num_not_on_cpu: np.ndarray
     cut_s: Array
     relief: float
 
@@ -161,6 +163,7 @@ def tabulate(blocks: Blocks, member: np.ndarray) -> Ideals:
         cpu_s=member @ blocks.cpu_s,
         num_bytes=member @ blocks.num_bytes,
         num_unsupported=member @ (~blocks.supported).astype(np.int64),
+        num_not_on_cpu=member @ (~blocks.on_cpu).astype(np.int64),
         cut_s=cut_s,
         relief=relief(blocks),
     )
@@ -168,7 +171,7 @@ def tabulate(blocks: Blocks, member: np.ndarray) -> Ideals:
 
 def relief(blocks: Blocks) -> float:
     """Most accelerator seconds that a second of a CPU can take over."""
-    useful = blocks.supported & (blocks.accelerator_s > 0)
+    useful = blocks.supported & blocks.on_cpu & (blocks.accelerator_s > 0)
     if not useful.any():
         return 0.0
     with np.errstate(divide="ignore"):

@@ -79,6 +79,9 @@ class PairLoads:
         return loads
 
     def _cpu(self, inner: np.ndarray, outer: slice, outside: np.ndarray) -> Array:
-        loads = self.ideals.cpu_s[None, outer] - self.ideals.cpu_s[inner, None]
+        ideals = self.ideals
+        loads = ideals.cpu_s[None, outer] - ideals.cpu_s[inner, None]
         loads[outside > 0] = np.inf
+        if ideals.num_not_on_cpu[-1]:
+            loads[ideals.num_not_on_cpu[None, outer] > ideals.num_not_on_cpu[inner, None]] = np.inf
         return loads

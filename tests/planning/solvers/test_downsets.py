@@ -204,3 +204,14 @@ def test_no_nodes_and_no_time_are_nothing_to_do():
 def test_more_devices_than_nodes_cost_nothing():
     found = solve_downsets(problem_of([1.0, 2.0], [(0, 1)], num_accelerators=10**6))
     assert found.value_s == 2.0 and found.proven
+
+
+@pytest.mark.parametrize("slow", ["cpu_s", "accelerator_s"])
+def test_a_huge_time_stands_for_a_device_that_cannot(slow):
+    usual = {"accelerator_s": np.array([1.0, 2.0, 3.0]), "cpu_s": np.array([2.0, 2.0, 9.0])}
+    huge = usual[slow].copy()
+    huge[0] = 1e30
+    found = solve_downsets(
+        problem_of([0.0] * 3, [(0, 1), (1, 2)], num_cpus=1, **(usual | {slow: huge}))
+    )
+    assert found.proven and found.value_s == 3.0

@@ -65,6 +65,23 @@ def test_a_record_says_where_each_node_is_and_what_was_published(tarnawski, tmp_
     assert max(device["load"] for device in record["placement"]) == 3.75
 
 
+def test_figures_beside_an_instance_that_are_no_use_are_a_remark(tarnawski, tmp_path):
+    (tmp_path / "small.json").write_text(json.dumps(GOOD))
+    for text in ("{", "[]", '{"instances": {"small": {"optimum": "x"}}}', '{"instances": 5}'):
+        (tmp_path / "optima.json").write_text(text)
+        instance = tarnawski.read(tmp_path / "small.json", GOOD)
+        record = tarnawski.solve(instance, 5.0)
+        assert record["objective"] == 3.75 and record["published"] is None
+        assert "optima.json" in record["remarks"][0]
+
+
+def test_of_many_mistakes_a_few_are_told(tarnawski, tmp_path):
+    nodes = [node(index, -1.0) for index in range(1000)]
+    with pytest.raises(SpecError, match=r"nodes\[2\].*and 1995 more$") as caught:
+        tarnawski.read(tmp_path / "bad.json", GOOD | {"nodes": nodes, "edges": []})
+    assert len(str(caught.value)) < 1000
+
+
 def test_what_fits_nowhere_is_an_error_in_its_record(tarnawski, tmp_path):
     data = GOOD | {"maxCPUs": 0, "maxSizePerFPGA": 1.5}
     (tmp_path / "tight.json").write_text(json.dumps(data))
@@ -87,6 +104,11 @@ def changed(path, value):
     [
         (("maxFPGAs",), 1.5, "maxFPGAs: is 1.5"),
         (("maxCPUs",), -1, "maxCPUs: is -1"),
+        (("maxFPGAs",), 10**9, "maxFPGAs: is 1000000000; give a whole number from 0 to 10000"),
+        (("nodes", 0, "cpuLatency"), 10**400, r"nodes\[0\].cpuLatency: is 1000"),
+        (("nodes", 0, "size"), True, r"nodes\[0\].size: is True"),
+        (("edges", 0, "sourceId"), [7], r"edges\[0\].sourceId: \[7\] is the id of no node"),
+        (("edges",), [3], "edges: is no list of records"),
         (("maxSizePerFPGA",), float("nan"), "maxSizePerFPGA: is nan"),
         (("nodes",), [], "nodes: there are none"),
         (("nodes",), 5, "nodes: is no list"),
