@@ -112,10 +112,12 @@ class Chain:
     """A workload as one chain of segments: what a planner reads.
 
     Resident and carried leaves are counted among the arguments of their role, so that an index
-    means the same in every phase.
+    means the same in every phase. `order` says which segment of the program each one is; it is
+    empty where they are in the program's order.
     """
 
     phases: tuple[Phase, ...]
+    order: tuple[int, ...] = ()
 
     @property
     def num_segments(self) -> int:

@@ -1,8 +1,9 @@
 """Which stage runs on which mesh: chosen exactly, bounded, and explained."""
 
+from gimlax.planning.belonging import check_plan, in_order
 from gimlax.planning.layout import Holding, Hop, Layout, Route
 from gimlax.planning.objective import Objective
-from gimlax.planning.planner import check_plan, pareto, plan
+from gimlax.planning.planner import pareto, plan
 from gimlax.planning.plans import Plan
 from gimlax.planning.predictions import (
     MeshPrediction,
@@ -25,6 +26,7 @@ __all__ = [
     "StagePrediction",
     "TransferPrediction",
     "check_plan",
+    "in_order",
     "pareto",
     "plan",
 ]

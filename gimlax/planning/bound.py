@@ -17,7 +17,7 @@ The second keeps the segments in order and charges each hop by its link (`bound_
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize, sparse
@@ -28,16 +28,22 @@ from gimlax.planning.objective import Objective
 from gimlax.planning.problem import Array, Problem
 
 
-def lower_bound(costs: Costs, objective: Objective) -> float:
+def lower_bound(costs: Costs, objective: Objective, *, in_any_order: bool = False) -> float:
     """A value, in the unit of the objective, that no layout on this cluster can go below.
 
     Args:
         costs: of all segments on all meshes.
         objective: what is minimised; its limits raise the bound where they bind.
+        in_any_order: whether it is to hold for segments in another order too, in which other
+            values cross, perhaps none.
     """
+    if in_any_order:
+        nothing = np.zeros_like(costs.problem.transfer_s)
+        costs = replace(costs, problem=replace(costs.problem, transfer_s=nothing))
     relaxed = Relaxation.of(costs, objective)
     prices = _prices(relaxed)
-    return max(relaxed.value(*prices), in_order(relaxed, costs.problem, *prices))
+    dealt = relaxed.value(*prices)
+    return dealt if in_any_order else max(dealt, in_order(relaxed, costs.problem, *prices))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

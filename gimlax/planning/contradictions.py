@@ -34,6 +34,8 @@ def contradictions(plan: "Plan") -> Iterator[str]:
         yield f"its method is {plan.method!r}, not one of {', '.join(METHODS)}"
     if plan.bound > plan.value * (1 + _ROUNDING):
         yield f"its value is {plan.value:g}, below the bound of {plan.bound:g}"
+    if plan.order and sorted(plan.order) != list(range(len(plan.segments))):
+        yield f"its order is {plan.order}, for {len(plan.segments)} segments"
     if not plan.phases:
         yield "it has no phase"
     inner = {k: hop for k, hop in enumerate(plan.layout.hops) if min(hop.source, hop.target) >= 0}

@@ -25,7 +25,7 @@ from gimlax.planning.plans import Plan, Source
 from gimlax.planning.predicting import predict_meshes, predict_phase
 from gimlax.planning.problem import Problem
 from gimlax.planning.request import Request, checked
-from gimlax.planning.search import Found, search, search_all
+from gimlax.planning.search import TOLERANCE, Found, search, search_all
 from gimlax.planning.shardings import MeshSharding
 from gimlax.planning.splits import Splits, ways
 
@@ -118,8 +118,27 @@ class MeshSetting:
         """Why no layout satisfies an objective."""
         return why_not(self.chain, self.cluster, self.splits.problems[0], self.request, objective)
 
-    def plan(self, objective: Objective, found: Found, time_limit_s: float | None) -> Plan:
-        """The record of a layout that was found."""
+    def bound(self, objective: Objective) -> float:
+        """A value that no layout goes below."""
+        return lower_bound(self.splits.best_case(), objective)
+
+    def plan(
+        self,
+        objective: Objective,
+        found: Found,
+        time_limit_s: float | None,
+        *,
+        bound: float | None = None,
+    ) -> Plan:
+        """The record of a layout that was found.
+
+        Args:
+            objective: what is minimised.
+            found: the layout.
+            time_limit_s: how long the comparison with others may take.
+            bound: a value that no layout goes below, if segments may have another order too.
+        """
+        bound = certified(self.bound(objective) if bound is None else bound, found.value)
         chain, calibration = self.chain, self.calibration
         figures, cluster = self.splits.chosen(found.cuts, found.meshes, found.problem)
         names = [cluster.meshes[mesh].name for mesh in found.meshes]
@@ -133,16 +152,17 @@ class MeshSetting:
             ),
             meshes=predict_meshes(cluster, figures, found.cuts, found.meshes),
             value=found.value,
-            bound=certified(lower_bound(self.splits.best_case(), objective), found.value),
+            bound=bound,
             latency_s=found.terms.latency_s,
             period_s=found.terms.period_s,
             usd=_known(found.terms.usd),
             joules=_known(found.terms.joules),
-            method=found.method,
+            method="exact" if found.value <= bound * (1 + TOLERANCE) else found.method,
             model=chain.fingerprint(),
             cluster=self.cluster.fingerprint(),
             specs=tuple(cluster.mesh(name) for name in dict.fromkeys(names)),
             segments=chain.names,
+            order=chain.order,
             calibration=calibration.title if calibration else "",
             sources=Source.of(cluster, names),
             comparison=self._comparison(objective, found, time_limit_s),

@@ -6,7 +6,6 @@ which meshes are made as well (`groups/`); both answer the same questions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +20,9 @@ from gimlax.planning.constraints import check_constraints
 from gimlax.planning.groups import GroupSetting
 from gimlax.planning.meshes import MeshSetting
 from gimlax.planning.objective import TERM_OF_LIMIT, TERMS, Objective
+from gimlax.planning.ordering import OrderedSetting
 from gimlax.planning.plans import Plan
+from gimlax.planning.sequences import rows
 from gimlax.planning.tariffs import check_known
 
 
@@ -88,6 +89,8 @@ def plan(
     _check_kind(cluster, Cluster)
     objective = objective or Objective(goal="throughput" if _of_groups(cluster) else "latency")
     _check_kind(objective, Objective)
+    given = (cluster, cuts, meshes, calibration, shardings, tiers)
+    setting = Setting.of(workload, *given)
     check_known(cluster, objective)
     setting = _setting(
         workload,
@@ -202,15 +205,23 @@ def _setting(
         calibration = Calibration.load(calibration)
     if not _of_groups(cluster):
         _check_groups(cluster)
-        return MeshSetting.of(
-            chain,
-            cluster,
-            cuts=cuts,
-            meshes=meshes,
-            calibration=calibration,
-            shardings=shardings,
-            tiers=tiers,
-        )
+
+        def priced(chain: Chain) -> MeshSetting:
+            return MeshSetting.of(
+                chain,
+                cluster,
+                cuts=cuts,
+                meshes=meshes,
+                calibration=calibration,
+                shardings=shardings,
+                tiers=tiers,
+            )
+
+        setting = priced(chain)
+        if isinstance(setting.request.cuts, tuple):  # places in the order of the program
+            return setting
+        others = rows(chain, setting.splits.figures[0], cluster)
+        return OrderedSetting(setting, others, priced) if others.others else setting
     fixed = {"cuts": cuts, "meshes": meshes, "tiers": tiers}
     if given := [name for name, value in fixed.items() if value is not None]:
         raise PlanError(
@@ -233,41 +244,3 @@ def _check_kind(value: object, kind: type) -> None:
             f"gimlax.plan was given a {type(value).__name__} where a {kind.__name__} belongs; give "
             f"a gimlax.{kind.__name__}"
         )
-
-
-def check_plan(plan: Plan, chain: Chain, cluster: Cluster | None = None) -> None:
-    """Refuses a plan that was made for another model or another cluster.
-
-    Raises:
-        PlanError: says what differs.
-    """
-    differs: list[str] = []
-    if plan.model != chain.fingerprint():
-        differs.append(f"it is for another model: {_other_model(plan, chain)}")
-    if cluster is not None and plan.cluster != cluster.fingerprint():
-        differs.append(f"it is for another cluster: {_other_cluster(plan, cluster)}")
-    if differs:
-        raise PlanError(f"plan: {'; '.join(differs)}; make a new plan")
-
-
-def _other_model(plan: Plan, chain: Chain) -> str:
-    planned, here = [p.name for p in plan.phases], [p.name for p in chain.phases]
-    if planned != here:
-        return f"it has phases {planned}, this one {here}"
-    if len(plan.segments) != chain.num_segments:
-        return f"it has {len(plan.segments)} segments, this one {chain.num_segments}"
-    for index, (a, b) in enumerate(zip(plan.segments, chain.names, strict=True)):
-        if a != b:
-            return f"its segment {index} is {a!r}, this one's {b!r}"
-    return "its segments have the same names, but shapes or dtypes of its arguments differ"
-
-
-def _other_cluster(plan: Plan, cluster: Cluster) -> str:
-    here = {mesh.name: mesh for mesh in cluster.meshes}
-    for spec in plan.specs:
-        if spec.name not in here:
-            return f"mesh {spec.name!r} is not in this one, which has {list(here)}"
-        given = here[spec.name]
-        if spec != (given if given.axes else replace(given, axes=spec.axes)):
-            return f"mesh {spec.name!r} is {spec} there and {here[spec.name]} here"
-    return "the meshes that it uses are the same, but others, links or device figures differ"

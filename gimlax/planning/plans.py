@@ -59,10 +59,11 @@ class Plan:
         period_s: how often the full pipeline takes a request at best.
         usd, joules: per request in the full pipeline, None where prices or power are not known.
         method: 'exact': nothing better exists. 'stopped': time ran out before that was known.
-            'local': so many orders of meshes that none but near ones were tried.
+            'local': so many orders of meshes or segments that not all of them were tried.
         model: fingerprint of the workload. cluster: fingerprint of the cluster.
         specs: the meshes of the layout, in order of first use.
-        segments: names of all segments.
+        segments: names of all segments, in the order that the plan has chosen.
+        order: which segment of the program each one is; empty for the program's order.
         calibration: what measured figures were taken with and when; empty where none were used.
         sources: of the figures of the kinds that it uses.
         comparison: what it was compared with, None where time ran out before that was known.
@@ -88,6 +89,7 @@ class Plan:
     sources: tuple[Source, ...] = ()
     shardings: tuple[MeshSharding, ...] = ()
     comparison: Comparison | None = None
+    order: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         wrong = list(contradictions(self))

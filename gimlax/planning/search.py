@@ -53,6 +53,7 @@ class Found:
         method: 'exact' if nothing better exists, 'stopped' if time ran out before that was known,
             'local' if there were too many orders of meshes to try all.
         problem: which problem it is a layout of, where several were searched.
+        order: which order of the segments, 0 for that of the program.
     """
 
     cuts: tuple[int, ...]
@@ -61,6 +62,7 @@ class Found:
     terms: Terms
     method: str = "exact"
     problem: int = 0
+    order: int = 0
 
 
 def search(

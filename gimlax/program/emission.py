@@ -9,16 +9,21 @@ from collections.abc import Container, Sequence
 from gimlax.errors import PlanError
 from gimlax.graph import Chain
 from gimlax.partition import Partition, cut
-from gimlax.planning import Plan
+from gimlax.planning import Plan, in_order
 from gimlax.program.instructions import Free, Program, Run, Transfer
 
 
 def emit(plan: Plan, chain: Chain) -> tuple[Program, ...]:
     """The programs of a plan, one per phase of the workload.
 
+    Args:
+        plan: of one route.
+        chain: what it was made for, in the order of the program or in that of the plan.
+
     Raises:
-        PlanError: the plan has more than one route, or a cut does not fit the chain.
+        PlanError: the plan has more than one route, or a cut or its order does not fit the chain.
     """
+    chain = in_order(plan, chain)
     cuts, meshes = plan.layout.route()
     bounds = (0, *cuts, chain.num_segments)
     segments = tuple(tuple(chain.names[a:b]) for a, b in zip(bounds, bounds[1:], strict=False))

@@ -8,7 +8,7 @@ import jax
 from gimlax import devices, graph
 from gimlax.errors import SpecError
 from gimlax.graph import Chain, Traced, Workload
-from gimlax.planning import Plan, check_plan
+from gimlax.planning import Plan, check_plan, in_order
 from gimlax.program import emit
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import Progress
@@ -65,6 +65,7 @@ def compile(
         )
     chain = workload if isinstance(workload, Chain) else graph.chain(workload)
     check_plan(plan, chain)
+    chain = in_order(plan, chain)
     live = devices.bind(plan.specs, meshes)
     deployment = Deployment(
         emit(plan, chain),

@@ -11,8 +11,8 @@ from gimlax.devices import Cluster
 from gimlax.errors import PlanError, SpecError
 from gimlax.graph import chain, trace
 from gimlax.planning import Objective, Plan, plan
+from gimlax.planning.belonging import check_plan
 from gimlax.planning.cost import costs
-from gimlax.planning.planner import check_plan
 from tests.planning.sharding.models import f32, mlp, mlp_shapes
 from tests.planning.test_sharded_memory import CHAIN, cluster
 

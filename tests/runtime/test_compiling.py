@@ -1,6 +1,8 @@
 """From a plan to an executable: meshes are bound, stages compiled once, all under the user's
 names."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -8,10 +10,11 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from gimlax.errors import BackendError, PlanError, SpecError
 from gimlax.graph import Workload, chain, trace
-from gimlax.planning import plan
+from gimlax.planning import Objective, Plan, plan
 from gimlax.runtime import Executable, Executables, compile, gather
 from tests import zoo
 from tests.runtime.conftest import live_mesh, on_cpu, trace_specimen
+from tests.towers import two_towers
 
 
 @pytest.fixture
@@ -138,3 +141,23 @@ def test_max_in_flight_must_let_something_in(deploy):
     traced = trace(lambda w, x: x * w, np.float32(2), np.float32(3))
     with pytest.raises(SpecError, match="max_in_flight is 0"):
         deploy(traced, ("cpu",), max_in_flight=0)
+
+
+@pytest.mark.parametrize("goal", ["throughput", "latency"])
+def test_segments_in_another_order_than_the_program_s_give_its_results(cluster, two_meshes, goal):
+    fn, params, x, _ = two_towers(((2000, 2000), (500, 500, 500)), rows=1024)
+    apart = replace(
+        cluster,
+        meshes=tuple(replace(m, shares=(), host=f"host of {m.name}") for m in cluster.meshes),
+    )
+    traced = trace(fn, params, x)
+    chosen = plan(traced, apart, objective=Objective(goal=goal), cuts=2, meshes=two_meshes)
+    assert len(chosen.cuts) == 1
+    if goal == "throughput":
+        assert chosen.order, "the program's order cannot be cut as evenly"
+    again = Plan.from_json(chosen.to_json())
+    expected = on_cpu(fn, params, x)
+    with compile(again, traced) as step:
+        assert sum(step.program.segments, ()) == chosen.segments
+        found = gather(step(step.place(params), x))
+    np.testing.assert_allclose(found, expected, atol=5e-6 * np.abs(expected).max())
