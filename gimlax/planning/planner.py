@@ -89,8 +89,6 @@ def plan(
     _check_kind(cluster, Cluster)
     objective = objective or Objective(goal="throughput" if _of_groups(cluster) else "latency")
     _check_kind(objective, Objective)
-    given = (cluster, cuts, meshes, calibration, shardings, tiers)
-    setting = Setting.of(workload, *given)
     check_known(cluster, objective)
     setting = _setting(
         workload,
