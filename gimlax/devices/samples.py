@@ -27,12 +27,15 @@ _NUM_DIMS = {
     "matmul": 4,
     "attention": 6,
     "convolution": 4,
+    "grouped": 4,
     "elementwise": 1,
     "reduction": 2,
     "gather": 2,
     "sort": 2,
     "other": 1,
     "sweep": 1,  # over parameters that no cache holds
+    "all_reduce": 2,  # how many devices take part, and bytes
+    "all_gather": 2,
 }
 
 
