@@ -174,6 +174,21 @@ def test_samples_tell_whether_every_expert_sees_every_row(every_group):
         assert priced_s == pytest.approx(seconds(tested), rel=0.02)
 
 
+def test_what_copies_take_beyond_a_law_is_told_by_their_size():
+    found, _ = backend_samples(every_group=True)
+
+    def slower(sample):
+        groups, rows, n, k = sample.dims
+        return 1 + (groups * n * k / 2**20) ** 0.5 + (groups * rows * k / 2**18) ** 0.5
+
+    found = [replace(s, seconds=slower(s) * s.seconds) for s in found]
+    missed = []
+    for left_out, s in enumerate(found):
+        products = GroupedProducts.of([*found[:left_out], *found[left_out + 1 :]])
+        missed.append(products.seconds(s.dims, "float32", s.num_bytes) / s.seconds - 1)
+    assert np.median(np.abs(missed)) < 0.035
+
+
 def test_a_calibrated_mesh_prices_experts_as_its_backend_does_them():
     measured = calibration_of(CLUSTER)
     found, seconds = backend_samples(every_group=True)

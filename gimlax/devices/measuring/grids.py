@@ -77,12 +77,14 @@ def _grouped_products() -> Iterator[Microbenchmark]:
             (4, (1, 32, 512), wide),
             (8, (2, 64, 256), wide),
             (16, (8, 128), ((128, 128), (512, 256))),
-            (64, (1, 32), ((64, 256), (128, 256), (512, 256))),
+            (64, (1, 32, 128), ((64, 256), (128, 256), (512, 256))),
         ),
     ):
         for rows, (n, k) in itertools.product(rows_of, sizes):
             # Every group may work on every row.
-            if groups * rows * n * k <= _LARGEST // 4 and (n >= k or dtype == "float32"):
+            if groups * rows * n * k <= _LARGEST // 4 and (
+                n != k // 2 or groups > 16 or dtype == "float32"
+            ):
                 yield grouped((groups, rows, n, k), dtype)
 
 

@@ -4,13 +4,14 @@ A backend may give each row the weights of its group alone. JAX without anything
 product of all groups: rows are masked once for each group, weights are brought into an order in
 which depth and groups are one dim, and every expert sees every row (JAX 0.10, on CPU and on
 platforms that it does not know). That is as many times the work as there are groups, so each way
-has its own crude law, and the one that misses the samples less is that of the backend. Units:
-seconds, bytes, FLOPs.
+has its own crude law, and the one that misses the samples less is that of the backend. What it
+misses depends on how large all weights and all masked rows are, as they are copied, so these sizes
+are coordinates beside the four. Units: seconds, bytes, FLOPs.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,18 +43,34 @@ class GroupedProducts:
             num_bytes: memory traffic.
         """
         flops, num_bytes = _work(dims, dtype, num_bytes, every_group=self.every_group)
-        return self.surface.seconds(dims, flops, num_bytes)
+        return self.surface.seconds(_coordinates(dims), flops, num_bytes)
 
 
-def _done(samples: Sequence[Sample], every_group: bool) -> list[Sample]:
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A sample, with its coordinates and the work that was done."""
+
+    dims: tuple[int, ...]
+    flops: float
+    num_bytes: float
+    seconds: float
+
+
+def _done(samples: Sequence[Sample], every_group: bool) -> list[_Done]:
     """The samples with the work that is done if every group works on every row, or not."""
     return [
-        replace(sample, flops=flops, num_bytes=num_bytes)
+        _Done(_coordinates(sample.dims), flops, num_bytes, sample.seconds)
         for sample in samples
         for flops, num_bytes in (
             _work(sample.dims, sample.dtype, sample.num_bytes, every_group=every_group),
         )
     ]
+
+
+def _coordinates(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """Groups, rows, n, k, and the elements of all weights and of rows masked for each group."""
+    groups, rows, n, k = dims
+    return (*dims, groups * n * k, groups * rows * k)
 
 
 def _work(

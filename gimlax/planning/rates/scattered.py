@@ -9,21 +9,44 @@ and over a learned regressor, which needs more samples than a calibration takes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 from scipy.optimize import nnls
 
-from gimlax.devices.samples import Sample
-
-__all__ = ["Scattered", "fit_rates"]
+__all__ = ["Scattered", "Timed", "fit_rates"]
 
 Array = NDArray[np.float64]
 
 # How far the surface may pass by a sample, in units of log seconds squared: timings of a few
 # microseconds repeat within some percent.
 _SMOOTHING = 0.02
+
+
+class Timed(Protocol):
+    """An operation that was timed, and the work that a law says it is."""
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Its sizes."""
+        ...
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of it."""
+        ...
+
+    @property
+    def num_bytes(self) -> float:
+        """Its memory traffic."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """What it took."""
+        ...
 
 
 def fit_rates(work: Array, seconds: Array, weights: Array | None = None) -> Array:
@@ -50,7 +73,7 @@ class Scattered:
     miss: RBFInterpolator | None
 
     @classmethod
-    def of(cls, samples: Sequence[Sample]) -> "Scattered":
+    def of(cls, samples: Sequence[Timed]) -> "Scattered":
         """Fits samples of one class, which have equally many dims."""
         sizes = np.log2([sample.dims for sample in samples])  # [sample, dim]
         seconds = np.array([sample.seconds for sample in samples])
@@ -66,7 +89,7 @@ class Scattered:
             )
         return cls(rates, low, high, varies, miss)
 
-    def missed(self, samples: Sequence[Sample]) -> float:
+    def missed(self, samples: Sequence[Timed]) -> float:
         """By how much the law alone misses samples: root mean square of the log of the ratio."""
         work = np.array([[1.0, sample.flops, sample.num_bytes] for sample in samples])
         seconds = np.array([sample.seconds for sample in samples])
