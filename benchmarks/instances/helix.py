@@ -1,8 +1,9 @@
 """Layer placements over mixed machines (Helix, Mei et al., ASPLOS 2025), from file to record.
 
 An instance has `num_layers`, `machines` by kind (`count`, and `tokens_per_s_by_layers`: what one of
-them passes when it holds 1, 2, ... layers), and the `link` between every pair. `published` may give
-figures to quote: they are those of the authors' model of throughput, not of a serving system.
+them passes when it holds 1, 2, ... layers, up to `max_layers` of them where that is given), and the
+`link` between every pair. `published` may give figures to quote: they are those of the authors'
+model of throughput, not of a serving system.
 """
 
 import time
@@ -53,6 +54,9 @@ def read(path: Path, data: dict[str, Any]) -> Instance:
         where = f"machines.{kind}"
         counts[kind] = whole(record, "count", wrong, where=where, most=100_000)
         rates[kind] = figures(record, "tokens_per_s_by_layers", wrong, where=where)
+        if record.get("max_layers") is not None:
+            most = whole(record, "max_layers", wrong, where=where, least=1, most=100_000)
+            rates[kind] = rates[kind][:most]
     link = data.get("link")
     limit = float("inf")
     if link is not None:
@@ -107,7 +111,7 @@ def solve(
 
 def _quoted(data: dict[str, Any], published: dict[str, Any]) -> dict[str, Any]:
     return {
-        "objective": published.get("objective_tokens_per_s"),
+        "objective": _number(published.get("objective_tokens_per_s")),
         "seconds": published.get("solver_seconds"),
         "gap_percent": published.get("solver_gap_percent"),
         "solver": published.get("solver"),
@@ -115,3 +119,8 @@ def _quoted(data: dict[str, Any], published: dict[str, Any]) -> dict[str, Any]:
         "source": data.get("source"),
         "caveat": CAVEAT,
     }
+
+
+def _number(value: object) -> float | None:
+    """A figure to quote, none where it is no number."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

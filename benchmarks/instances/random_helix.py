@@ -1,4 +1,4 @@
-"""Random instances in the format of Helix: 3 to 8 kinds of machine, 5 to 60 of them, 24 to 126 layers.
+"""Random instances in the format of Helix: 5 to 60 machines of 3 to 8 kinds, 24 to 126 layers.
 
 A machine is 1 to 8 equal cards that act as one. With one layer it passes tokens in proportion to
 the geometric mean of its memory's and its cores' speed, which fits the published tables; with k

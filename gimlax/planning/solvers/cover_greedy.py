@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from gimlax.planning.problem import Array
 from gimlax.planning.solvers.cover_bound import CoverBound
 from gimlax.planning.solvers.cover_problem import CoverProblem, Interval
 
@@ -23,7 +22,7 @@ _STEP, _LEAST_STEP = 4e-3, 5e-4  # by how much T is raised at a time: to begin w
 _PATIENCE = 10  # rounds of trials until it is raised less
 _TRIALS = 8
 _OPEN = 48  # columns at random that are open
-_Placed = tuple[Array, Array]  # columns, first layers
+_Placed = tuple[np.ndarray, np.ndarray]  # columns, first layers
 
 
 def overlapping(
@@ -77,8 +76,8 @@ def _tried(
     columns: "_Columns",
     placed: _Placed,
     rate: float,
-    prices: Array,
-    open_: Array,
+    prices: np.ndarray,
+    open_: np.ndarray,
     least: float,
     random: np.random.Generator,
 ) -> tuple[_Placed, float]:
@@ -98,7 +97,7 @@ def _tried(
     left = columns.counts - kept @ columns.uses(placed)
     at = np.arange(num_layers + window)
     short = np.zeros(_TRIALS)
-    steps: list[tuple[Array, Array, Array]] = []
+    steps: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     live = np.arange(_TRIALS)
     while True:
         holes = lacking[live] > rate * 1e-12
@@ -156,7 +155,7 @@ class _Columns:
         which = [self._at[self._kinds.index(i.machine), i.num_layers] for i in layout]
         return np.array(which, int), np.array([i.first_layer for i in layout], int)
 
-    def of_sets(self, bound: CoverBound) -> Array:
+    def of_sets(self, bound: CoverBound) -> np.ndarray:
         """What the sets of a bound hold."""
         return np.array(sorted({self._at[held] for held in sum(bound.sets, ())}), int)
 
@@ -171,14 +170,14 @@ class _Columns:
             for column, first in zip(*placed, strict=True)
         ]
 
-    def covers(self, placed: _Placed) -> Array:
+    def covers(self, placed: _Placed) -> np.ndarray:
         """Tokens/s of each machine at each layer. [machine, layer]"""
         which, first = placed
         at = np.arange(self.num_layers)
         held = (at >= first[:, None]) & (at < (first + self.length[which])[:, None])
         return held * self.rate[which][:, None]
 
-    def uses(self, placed: _Placed) -> Array:
+    def uses(self, placed: _Placed) -> np.ndarray:
         """Kind of each machine. [machine, kind]"""
         return (self.kind[placed[0]][:, None] == np.arange(len(self.counts))).astype(int)
 

@@ -54,7 +54,7 @@ class Tables:
     counts: tuple[int, ...]
     rates: tuple[Array, ...]
 
-    def longest(self, tokens_per_s: Array) -> Array:
+    def longest(self, tokens_per_s: Array) -> np.ndarray:
         """Layers that a machine holds at such rates at most. [kind, rate]"""
         return np.array([np.searchsorted(-own, -tokens_per_s, side="right") for own in self.rates])
 
@@ -92,7 +92,7 @@ def cheapest_spans(
     return spans
 
 
-def _levels(tables: Tables, tokens_per_s: float) -> tuple[Array, Array]:
+def _levels(tables: Tables, tokens_per_s: float) -> tuple[np.ndarray, np.ndarray]:
     """Steps of the grid at which some kind holds fewer layers, and layers by kind and level."""
     steps = np.arange(1, _GRID + 1)
     longest = tables.longest((steps - _ROUNDED) / _GRID * tokens_per_s * (1 - 1e-12))
@@ -102,7 +102,7 @@ def _levels(tables: Tables, tokens_per_s: float) -> tuple[Array, Array]:
     return steps[top], longest[:, top]
 
 
-def _tracks(longest: Array, prices: Array, most: int) -> tuple[Array, Array]:
+def _tracks(longest: np.ndarray, prices: Array, most: int) -> tuple[Array, np.ndarray]:
     """The cheapest track over each number of layers at each level: price and last machine."""
     num_levels = longest.shape[1]
     own = np.where(longest > 0, prices[:, :, None], np.inf)
@@ -116,7 +116,7 @@ def _tracks(longest: Array, prices: Array, most: int) -> tuple[Array, Array]:
     return price, last
 
 
-def _track(last: Array, longest: Array, level: int, num_layers: int) -> Track:
+def _track(last: np.ndarray, longest: np.ndarray, level: int, num_layers: int) -> Track:
     track = []
     while num_layers > 0:
         kind = int(last[num_layers, level])
@@ -125,7 +125,7 @@ def _track(last: Array, longest: Array, level: int, num_layers: int) -> Track:
     return tuple(sorted(track))
 
 
-def _side_by_side(price: Array, steps: Array) -> list[list[int]]:
+def _side_by_side(price: Array, steps: np.ndarray) -> list[list[int]]:
     """Levels of the cheapest tracks that reach the whole grid together, by row; none if none do."""
     rows = len(price)
     cost = np.full((rows, _GRID + 1), np.inf)

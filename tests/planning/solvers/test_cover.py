@@ -1,6 +1,7 @@
 """Intervals over machines: against every layout, and a bound that holds for each of them."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -13,6 +14,10 @@ from gimlax.planning.solvers.cover import (
     solve_cover,
 )
 from gimlax.planning.solvers.cover_bound import bound_tokens_per_s, tightened_tokens_per_s
+from gimlax.planning.solvers.cover_greedy import overlapping
+from gimlax.planning.solvers.cover_search import search_spans
+from gimlax.planning.solvers.cover_sets import CoverSets
+from gimlax.planning.solvers.cover_spans import Tables, cheapest_spans
 
 
 def random_cover(seed):
@@ -119,3 +124,88 @@ def test_what_is_wrong_is_said():
     few = CoverProblem(num_layers=9, counts={"a": 2}, rates={"a": np.ones(3)})
     with pytest.raises(PlanError, match="3 layers have no room"):
         solve_cover(few)
+
+
+def steps_clock(step_s):
+    """A clock that goes on by so much each time that it is read."""
+    return (n * step_s for n in itertools.count()).__next__
+
+
+def larger_cover(seed):
+    """Some ten machines of three kinds over twelve layers: too many layouts to try all."""
+    rng = np.random.default_rng(seed)
+    rates = {
+        kind: np.round(rng.uniform(5, 20) * rng.uniform(0.7, 1.1, most) / np.arange(1, most + 1), 2)
+        for kind, most in zip("abc", rng.integers(2, 7, 3), strict=True)
+    }
+    counts = {kind: int(n) for kind, n in zip("abc", rng.integers(2, 7, 3), strict=True)}
+    return CoverProblem(num_layers=12, counts=counts, rates=rates)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_heuristics_use_the_machines_there_are_and_never_lose_what_they_had(seed):
+    problem = larger_cover(seed)
+    bound = bound_tokens_per_s(problem.num_layers, problem.counts, problem.rates)
+    clock = steps_clock(0.02)
+    spans = search_spans(problem, bound, enough=lambda flow: False, time_limit_s=0.4, clock=clock)
+    better = overlapping(problem, bound, spans, time_limit_s=0.4, clock=clock)
+    values = [flow_tokens_per_s(problem, layout) for layout in (spans, better)]
+    assert 0 < values[0] <= values[1] <= bound.tokens_per_s * (1 + 1e-9)
+    for layout in (spans, better):
+        for kind, count in problem.counts.items():
+            assert sum(held.machine == kind for held in layout) <= count
+        assert all(0 <= i.first_layer <= problem.num_layers - i.num_layers for i in layout)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_span_of_a_rate_is_cheaper_than_the_cheapest(seed):
+    rng = np.random.default_rng(seed)
+    rates = tuple(np.sort(rng.uniform(1, 9, 3))[::-1] for _ in range(2))
+    tables = Tables(num_layers=4, kinds=("a", "b"), counts=(9, 9), rates=rates)
+    prices, target, num_layers = rng.uniform(1, 3, 2), float(rng.uniform(4, 12)), 4
+    (span,) = cheapest_spans(tables, np.tile(prices, (5, 1)), target, [num_layers])
+    tracks = []  # (price, rate) of every track of at most four machines
+    for length in range(1, 5):
+        for held in itertools.product([(i, k) for i in range(2) for k in (1, 2, 3)], repeat=length):
+            if num_layers <= sum(k for _, k in held):
+                tracks.append(
+                    (sum(prices[i] for i, _ in held), min(rates[i][k - 1] for i, k in held))
+                )
+    tracks = [
+        t for t in tracks if not any(p <= t[0] and r >= t[1] and (p, r) != t for p, r in tracks)
+    ]
+    least = min(
+        sum(p for p, _ in some)
+        for number in range(1, math.ceil(target / max(r for _, r in tracks)) + 3)
+        for some in itertools.combinations_with_replacement(set(tracks), number)
+        if sum(r for _, r in some) >= target
+    )
+    assert prices @ span.uses <= least * (1 + 1e-9)
+    assert span.tokens_per_s == pytest.approx(
+        sum(min(rates[i][k - 1] for i, k in track) for track in span.tracks)
+    )
+    assert span.tokens_per_s >= target * 0.97
+    assert all(sum(k for _, k in track) >= num_layers for track in span.tracks)
+
+
+def test_a_rate_just_above_what_single_machines_pass_is_refused_on_a_coarse_grid():
+    rates = {"a": np.array([9.0, 5.0, 3.0])}
+    sets = CoverSets(6, {"a": 2}, rates)
+    assert sets.most_below(3.0, 60) == 3.0
+    assert sets.most_below(3.0 * (1 + 1e-9), 60) < 3.0 * (1 + 1e-9)
+
+
+def test_whole_machines_prove_more_than_fractions():
+    """Three machines and four layers: 1.5 of them could share two layers each, in fractions."""
+    figures = (4, {"a": 3}, {"a": np.array([8.0, 4.0, 1.0])})
+    bound = bound_tokens_per_s(*figures)
+    best = most_by_trying(CoverProblem(num_layers=4, counts={"a": 3}, rates=figures[2]))
+    tight = tightened_tokens_per_s(*figures, bound, best)
+    assert best <= tight <= best * (1 + 1e-6)
+
+
+def test_the_limit_of_time_is_that_of_the_clock():
+    figures = {"a": np.linspace(9, 1, 20) / np.arange(1, 21), "b": np.linspace(5, 1, 9)}
+    problem = CoverProblem(num_layers=40, counts={"a": 9, "b": 9}, rates=figures)
+    found = solve_cover(problem, time_limit_s=1.0, clock=steps_clock(0.05))
+    assert 0 < found.value <= found.bound and found.seconds < 1.5
