@@ -47,12 +47,13 @@ def search_spans(
     search = _Search(problem, bound)
     most = bound.tokens_per_s
     best: list[Span] = []
+    again = False
     reached, high, step = 0.0, most, _NEAR  # nothing was found for `high`
     while (clock() < end or not best) and reached < most * (1 - _NEAR) and high > most * _NEAR:
         if best and high < reached + min(_CLOSE * reached, (most - reached) / 4):
-            high = min(most, reached * (1 + 4 * _CLOSE))  # try again what failed
+            high, again = min(most, reached * (1 + 4 * _CLOSE)), True  # try again what failed
         target = (reached + high) / 2 if best else high * (1 - step)
-        found = search.spans(target, end - clock(), vary=step > _NEAR)
+        found = search.spans(target, end - clock(), again=again)
         if found:
             best, reached = found, min(span.tokens_per_s for span in found)
             high = most if high < reached else high
@@ -87,10 +88,11 @@ class _Search:
             {(at.index(kind), k) for holders in bound.sets for kind, k in holders if kind in at}
         )
 
-    def spans(self, target: float, time_limit_s: float, *, vary: bool) -> list[Span]:
+    def spans(self, target: float, time_limit_s: float, *, again: bool) -> list[Span]:
         """Spans of at least the target that cover all layers, empty if none are found."""
         prices, spare, usable = self._first, -1.0, []
-        for _ in range(_ROUNDS):
+        for turn in range(_ROUNDS):
+            vary = turn == _ROUNDS - 1 or (turn and again)
             lengths = self._lengths(target, vary=vary)
             own = np.tile(prices, (max(lengths) + 1, 1))
             if vary:
@@ -100,7 +102,6 @@ class _Search:
             if usable:
                 value, prices = self._priced(usable)
                 spare = value - self.tables.num_layers
-            vary = True
         if spare < -1e-9:
             return []
         # A span that costs so much more than its layers are worth is in no solution.
