@@ -69,7 +69,7 @@ def bound_tokens_per_s(
                 allowed = middle
             if allowed == least:
                 break
-    if high <= least and (not least or sets.most_below(least, grid) < least):
+    if high <= least and (not least or sets.most_below(least, _GRIDS[-1][0]) < least):
         high = 0.0
     return CoverBound(tokens_per_s=high, prices=sets.prices, sets=tuple(sets.tight))
 

@@ -19,7 +19,7 @@ from gimlax.planning.solvers.cover_spans import Span, Tables, Track, cheapest_sp
 __all__ = ["search_spans"]
 
 _ROUNDS = 3
-_AT_ONCE = 32  # lengths of spans
+_AT_ONCE = 64  # lengths of spans
 _PROGRAMME_S = 0.1
 _NEAR = 1e-6
 _CLOSE = 1e-3
@@ -92,12 +92,13 @@ class _Search:
         """Spans of at least the target that cover all layers, empty if none are found."""
         prices, spare, usable = self._first, -1.0, []
         for turn in range(_ROUNDS):
-            vary = turn == _ROUNDS - 1 or (turn and again)
+            vary = turn == _ROUNDS - 1 or (turn > 0 and again)
             lengths = self._lengths(target, vary=vary)
             own = np.tile(prices, (max(lengths) + 1, 1))
             if vary:
                 own = own * self._random.uniform(0.85, 1.15, own.shape)
-            self._known |= dict.fromkeys(cheapest_spans(self.tables, own, target, lengths))
+            spans = cheapest_spans(self.tables, own, target, lengths)
+            self._known |= dict.fromkeys(spans)
             usable = [s for s in self._known if s.tokens_per_s >= target * (1 - 1e-12)]
             if usable:
                 value, prices = self._priced(usable)

@@ -17,7 +17,6 @@ from gimlax.planning.problem import Array
 __all__ = ["Span", "Tables", "cheapest_spans"]
 
 _GRID = 256
-_ROUNDED = 0.25  # of a step that a rate may be too low
 Track = tuple[tuple[int, int], ...]  # (kind, layers) one after another
 
 
@@ -65,11 +64,11 @@ def cheapest_spans(
     tokens_per_s: float,
     lengths: Sequence[int],
 ) -> list[Span]:
-    """For each length the cheapest span of about this rate, where there is one.
+    """For each length the cheapest span of this rate, where there is one.
 
     Prices may differ by layer, counted from the end of the span: [layers left, kind].
-    Rates are rounded to a grid, so a span passes somewhat more or less than was asked for; it may
-    use more machines of a kind than there are.
+    Rates are rounded down to a grid, so a span may pass more than was asked for; it may use more
+    machines of a kind than there are.
     """
     steps, longest = _levels(tables, tokens_per_s)
     if not steps.size:
@@ -95,8 +94,7 @@ def cheapest_spans(
 def _levels(tables: Tables, tokens_per_s: float) -> tuple[np.ndarray, np.ndarray]:
     """Steps of the grid at which some kind holds fewer layers, and layers by kind and level."""
     steps = np.arange(1, _GRID + 1)
-    longest = tables.longest((steps - _ROUNDED) / _GRID * tokens_per_s * (1 - 1e-12))
-    longest[:, -1] = tables.longest(np.array([tokens_per_s * (1 - 1e-12)]))[:, 0]
+    longest = tables.longest(steps / _GRID * tokens_per_s * (1 - 1e-12))
     top = np.append((longest[:, 1:] != longest[:, :-1]).any(axis=0), True)
     top &= longest.max(axis=0) > 0
     return steps[top], longest[:, top]

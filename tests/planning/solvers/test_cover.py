@@ -158,7 +158,7 @@ def test_heuristics_use_the_machines_there_are_and_never_lose_what_they_had(seed
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_no_span_of_a_rate_is_cheaper_than_the_cheapest(seed):
+def test_the_cheapest_span_reaches_the_rate_and_costs_no_more_than_one_of_little_more(seed):
     rng = np.random.default_rng(seed)
     rates = tuple(np.sort(rng.uniform(1, 9, 3))[::-1] for _ in range(2))
     tables = Tables(num_layers=4, kinds=("a", "b"), counts=(9, 9), rates=rates)
@@ -176,15 +176,15 @@ def test_no_span_of_a_rate_is_cheaper_than_the_cheapest(seed):
     ]
     least = min(
         sum(p for p, _ in some)
-        for number in range(1, math.ceil(target / max(r for _, r in tracks)) + 3)
+        for number in range(1, math.ceil(target / max(r for _, r in tracks)) + 4)
         for some in itertools.combinations_with_replacement(set(tracks), number)
-        if sum(r for _, r in some) >= target
+        if sum(r for _, r in some) >= target * (1 + number / 256)  # all rates are rounded down
     )
     assert prices @ span.uses <= least * (1 + 1e-9)
     assert span.tokens_per_s == pytest.approx(
         sum(min(rates[i][k - 1] for i, k in track) for track in span.tracks)
     )
-    assert span.tokens_per_s >= target * 0.97
+    assert span.tokens_per_s >= target * (1 - 1e-9)
     assert all(sum(k for _, k in track) >= num_layers for track in span.tracks)
 
 
