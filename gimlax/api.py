@@ -15,6 +15,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from gimlax import _jax
+from gimlax.checking import check_arguments
 from gimlax.devices import Cluster, discover
 from gimlax.errors import SpecError, TraceError
 from gimlax.graph import Chain, StaticArguments, Traced, chain, trace
@@ -56,16 +57,7 @@ def jit(
         Parameters are sent to their meshes at each call, with one warning; to send them once, use
         `compiled = jitted.lower(...).compile()` and `compiled.place(params)`.
     """
-    for name, value, kind in (
-        ("cluster", cluster, Cluster),
-        ("objective", objective, Objective),
-        ("carried", carried, Mapping),
-        ("shardings", shardings, Mapping),
-    ):
-        if value is not None and not isinstance(value, kind):
-            raise SpecError(
-                f"gimlax.jit: {name} is a {type(value).__name__}; give a gimlax {kind.__name__}"
-            )
+    check_arguments("gimlax.jit", jit, locals())
     return Jitted(
         fn,
         cluster=cluster,

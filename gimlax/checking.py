@@ -15,6 +15,8 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
+from jax.sharding import PartitionSpec
+
 from gimlax.errors import SpecError
 
 __all__ = ["Range", "check_arguments", "hints_of", "is_number", "mistakes_of_fields", "shown"]
@@ -27,6 +29,7 @@ _WORDS: Mapping[Any, tuple[str, str]] = types.MappingProxyType(
         float: ("a number", "numbers"),
         bool: ("True or False", "True or False"),
         pathlib.Path: ("a path", "paths"),
+        PartitionSpec: ("a PartitionSpec", "PartitionSpecs"),  # JAX calls the class P
     }
 )
 
@@ -87,11 +90,12 @@ def is_number(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """A value as a message shows it, however long it is."""
-    if isinstance(value, dict | list):
-        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
     if isinstance(value, int) and abs(value) >= 10**15:
         return "a huge number"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number in it has more digits than Python writes out
+        return f"a {type(value).__name__} with a huge number"
     return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
 
 
@@ -121,6 +125,8 @@ def _mistakes(hint: Any, value: Any, where: str) -> Iterator[str]:
             yield f"{where} is {shown(value)}; give {_words(hint)}"
     elif not _is_outside(hint, value):
         yield f"{where} is {shown(value)}; give {_words(hint)}"
+    elif origin is tuple and inner[-1] is ... and _all_are(inner[0], value):
+        return
     elif origin is tuple or _is_sequence(origin):
         kinds = inner if origin is tuple and inner[-1] is not ... else (inner[0],) * len(value)
         if len(kinds) != len(value):
@@ -132,6 +138,11 @@ def _mistakes(hint: Any, value: Any, where: str) -> Iterator[str]:
         for key, item in value.items():
             yield from _mistakes(inner[0], key, f"a key of {where}")
             yield from _mistakes(inner[1], item, f"{where}[{shown(key)}]")
+
+
+def _all_are(kind: Any, values: tuple[Any, ...]) -> bool:
+    """Whether these are all records of a kind, which have checked what they hold themselves."""
+    return dataclasses.is_dataclass(kind) and all(type(value) is kind for value in values)
 
 
 def _is_outside(hint: Any, value: Any) -> bool:
@@ -169,7 +180,11 @@ def _words(hint: Any, many: bool = False) -> str:
         return ", ".join(options[:-1]) + last if len(options) > 1 else options[-1]
     if origin is tuple:
         one, plural = "a tuple", "tuples"
-        inside = f" of {_words(inner[0], True)}" if inner[-1] is ... else ""
+        inside = (
+            f" of {_words(inner[0], True)}"
+            if inner[-1] is ...
+            else f" of {' and '.join(map(_words, inner))}"
+        )
     elif _is_sequence(origin):
         one, plural = "a sequence", "sequences"
         inside = f" of {_words(inner[0], True)}"
@@ -179,5 +194,6 @@ def _words(hint: Any, many: bool = False) -> str:
     elif origin is collections.abc.Callable:
         return "functions" if many else "a function"
     else:
-        return f"{hint.__name__}s" if many else f"a {hint.__name__}"
+        name = hint.__name__
+        return f"{name}s" if many else f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
     return (plural if many else one) + inside

@@ -63,11 +63,11 @@ def from_json(
         said = "nested too deeply" if isinstance(problem, RecursionError) else problem
         raise error(f"{what} is not JSON that could be one: {said}; {advice}") from None
     if not isinstance(data, dict):
-        raise error(f"{what} holds {shown(data)} instead of an object; {advice}")
+        raise error(f"{what} holds {_shown(data)} instead of an object; {advice}")
     found = data.pop("schema_version", None)
     if type(found) is not int or found != version:
         raise error(
-            f"{what} has schema version {shown(found)}, and this gimlax reads {version}; "
+            f"{what} has schema version {_shown(found)}, and this gimlax reads {version}; "
             f"read it with the gimlax that wrote it, or {advice}"
         )
     mistakes: list[str] = []
@@ -88,7 +88,7 @@ class _Reader:
 
     def record(self, kind: type[Any], data: Any, where: str) -> Any:
         if not isinstance(data, dict):
-            return self.wrong(f"{where or 'it'} is {shown(data)}, not an object")
+            return self.wrong(f"{where or 'it'} is {_shown(data)}, not an object")
         fields = _fields(kind)
         inside = f"{where}." if where else ""
         before = len(self.mistakes)
@@ -126,14 +126,14 @@ class _Reader:
         if hint in (int, float):
             return self.number(hint, data, where, _WHOLE if hint is int else _FINITE)
         if type(data) is not hint:
-            return self.wrong(f"{where} is {shown(data)}, not {_WORDS[hint]}")
+            return self.wrong(f"{where} is {_shown(data)}, not {_WORDS[hint]}")
         if hint is str and not data.isprintable():
-            return self.wrong(f"{where} is {shown(data)}, which cannot be printed on a line")
+            return self.wrong(f"{where} is {_shown(data)}, which cannot be printed on a line")
         return data
 
     def items(self, inner: tuple[Any, ...], data: Any, where: str) -> Any:
         if not isinstance(data, list):
-            return self.wrong(f"{where} is {shown(data)}, not a list")
+            return self.wrong(f"{where} is {_shown(data)}, not a list")
         if len(inner) == 2 and inner[1] is Ellipsis:
             inner = (inner[0],) * len(data)
         if len(inner) != len(data):
@@ -145,11 +145,11 @@ class _Reader:
 
     def number(self, hint: Any, data: Any, where: str, bounds: Range) -> Any:
         if type(data) is not hint and not (hint is float and type(data) is int):
-            return self.wrong(f"{where} is {shown(data)}, not {_WORDS[hint]}")
+            return self.wrong(f"{where} is {_shown(data)}, not {_WORDS[hint]}")
         if hint is float and not is_number(data):
-            return self.wrong(f"{where} is {shown(data)}, not {_WORDS[hint]}")
+            return self.wrong(f"{where} is {_shown(data)}, not {_WORDS[hint]}")
         if not bounds.least <= data <= bounds.most:
-            return self.wrong(f"{where} is {shown(data)}; give {bounds}")
+            return self.wrong(f"{where} is {_shown(data)}; give {bounds}")
         return hint(data)
 
     def wrong(self, mistake: str) -> None:
@@ -187,13 +187,19 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"key {shown(key)} comes twice")
+            raise ValueError(f"key {_shown(key)} comes twice")
         result[key] = value
     return result
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number")
+
+
+def _shown(data: Any) -> str:
+    if isinstance(data, dict | list):
+        return f"{'an object' if isinstance(data, dict) else 'a list'} of {len(data)}"
+    return shown(data)
 
 
 def _clipped(text: str) -> str:

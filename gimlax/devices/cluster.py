@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gimlax.checking import check_arguments, mistakes_of_fields
 from gimlax.devices.backends import Backend
 from gimlax.devices.catalogue import load_kind
 from gimlax.devices.cluster_file import parse_cluster
@@ -59,6 +60,11 @@ class Cluster:
     _lookup: Lookup = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for name in ("meshes", "links", "kinds", "groups", "backends"):
+            if isinstance(given := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(given))
+        if wrong := mistakes_of_fields(self):
+            raise SpecError(f"cluster: {'; '.join(wrong)}")
         names = [record.name for record in (*self.meshes, *self.groups)]
         mistakes = [
             *mistakes_between(self.meshes, self.groups, self.links, self.kinds, names),
@@ -216,6 +222,7 @@ class Cluster:
         Raises:
             SpecError: everything that is wrong in it.
         """
+        check_arguments("gimlax.Cluster.from_toml", cls.from_toml, {"text": text, "name": name})
         mistakes: list[str] = []
         file = parse_cluster(text, name, mistakes)
         cross = [

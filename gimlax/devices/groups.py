@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gimlax.checking import mistakes_of_fields, shown
 from gimlax.devices.mesh import AXIS_NAMES, MOST_BYTES, MOST_DEVICES, MeshSpec
 from gimlax.devices.naming import name_mistakes
 from gimlax.errors import SpecError
@@ -42,8 +43,8 @@ class Group:
     memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if mistakes := list(self._mistakes()):
-            raise SpecError(f"group {self.name!r}: {'; '.join(mistakes)}")
+        if mistakes := mistakes_of_fields(self) or list(self._mistakes()):
+            raise SpecError(f"group {shown(self.name)}: {'; '.join(mistakes)}")
 
     def _mistakes(self) -> Iterator[str]:
         yield from name_mistakes(self.name)

@@ -5,8 +5,10 @@ send, one way, so that figures of different makers compare.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gimlax.checking import mistakes_of_fields, shown
 from gimlax.errors import SpecError
 
 __all__ = ["Interconnect"]
@@ -27,10 +29,11 @@ class Interconnect:
     num_devices: int | None = None
 
     def __post_init__(self) -> None:
-        wrong = []
+        if wrong := mistakes_of_fields(self) or list(self._mistakes()):
+            raise SpecError(f"interconnect {shown(self.name)}: {'; '.join(wrong)}")
+
+    def _mistakes(self) -> Iterator[str]:
         if not (self.bytes_per_s > 0 and math.isfinite(self.bytes_per_s)):
-            wrong.append(f"bytes_per_s is {self.bytes_per_s}; give a positive figure")
+            yield f"bytes_per_s is {self.bytes_per_s}; give a positive figure"
         if self.num_devices is not None and self.num_devices < 2:
-            wrong.append(f"num_devices is {self.num_devices}; give at least 2 or leave it out")
-        if wrong:
-            raise SpecError(f"interconnect {self.name!r}: {'; '.join(wrong)}")
+            yield f"num_devices is {self.num_devices}; give at least 2 or leave it out"

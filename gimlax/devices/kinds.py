@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from gimlax.checking import mistakes_of_fields, shown
 from gimlax.devices.interconnect import Interconnect
 from gimlax.devices.prices import Price
 from gimlax.errors import SpecError
@@ -82,8 +83,8 @@ class DeviceKind:
     notes: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if wrong := list(self._mistakes()):
-            raise SpecError(f"device kind {self.name!r}: {'; '.join(wrong)}")
+        if wrong := mistakes_of_fields(self) or list(self._mistakes()):
+            raise SpecError(f"device kind {shown(self.name)}: {'; '.join(wrong)}")
 
     def _mistakes(self) -> Iterator[str]:
         if not self.name or not self.name.isprintable():

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gimlax.checking import mistakes_of_fields, shown
 from gimlax.devices.naming import name_mistakes
 from gimlax.errors import SpecError
 
@@ -55,6 +56,8 @@ class MeshSpec:
     host_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        if wrong := mistakes_of_fields(self):
+            raise SpecError(f"mesh {shown(self.name)}: {'; '.join(wrong)}")
         if not self.axes and self.num_devices == 1:
             object.__setattr__(self, "axes", tuple((axis, 1) for axis in AXIS_NAMES))
         if mistakes := list(self._mistakes()):
@@ -106,16 +109,20 @@ class Link:
     bandwidth_bytes_per_s: float
 
     def __post_init__(self) -> None:
-        wrong = []
+        wrong = mistakes_of_fields(self) or list(self._mistakes())
+        if wrong:
+            raise SpecError(
+                f"link {shown(self.source)} -> {shown(self.target)}: {'; '.join(wrong)}"
+            )
+
+    def _mistakes(self) -> Iterator[str]:
         if not (self.latency_s >= 0 and math.isfinite(self.latency_s)):
-            wrong.append(f"latency is {self.latency_s} s; give 0 or more")
+            yield f"latency is {self.latency_s} s; give 0 or more"
         if not self.bandwidth_bytes_per_s > 0:
-            wrong.append(
+            yield (
                 f"bandwidth is {self.bandwidth_bytes_per_s:g} bytes/s, so nothing could cross it; "
                 "give a positive rate or leave the link out"
             )
-        if wrong:
-            raise SpecError(f"link {self.source!r} -> {self.target!r}: {'; '.join(wrong)}")
 
     def transfer_s(self, num_bytes: float) -> float:
         """Seconds that one message of `num_bytes` takes."""

@@ -5,8 +5,10 @@ device. Units: US dollars an hour, of one JAX device.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gimlax.checking import mistakes_of_fields, shown
 from gimlax.errors import SpecError
 
 __all__ = ["PRICE_KINDS", "Price"]
@@ -36,12 +38,13 @@ class Price:
     date: str
 
     def __post_init__(self) -> None:
-        wrong = []
+        if wrong := mistakes_of_fields(self) or list(self._mistakes()):
+            raise SpecError(f"price of {shown(self.provider)}: {'; '.join(wrong)}")
+
+    def _mistakes(self) -> Iterator[str]:
         if self.kind not in PRICE_KINDS:
-            wrong.append(f"kind is {self.kind!r}; give one of {', '.join(PRICE_KINDS)}")
+            yield f"kind is {self.kind!r}; give one of {', '.join(PRICE_KINDS)}"
         if not (self.usd_per_hour > 0 and math.isfinite(self.usd_per_hour)):
-            wrong.append(f"usd_per_hour is {self.usd_per_hour}; give a positive figure")
+            yield f"usd_per_hour is {self.usd_per_hour}; give a positive figure"
         if not self.provider:
-            wrong.append("its provider is empty; name who asks for it")
-        if wrong:
-            raise SpecError(f"price of {self.provider!r}: {'; '.join(wrong)}")
+            yield "its provider is empty; name who asks for it"

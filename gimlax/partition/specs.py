@@ -54,6 +54,9 @@ def mistakes(
     if len(spec) > len(shape):
         yield f"{where} has {len(spec)} dims, the array {list(shape)}; leave some out"
         return
+    if odd := [entry for entry in spec if not _is_entry(entry)]:
+        yield f"{where} has {odd[0]!r}; give None, an axis or a tuple of axes for each dim"
+        return
     given = normal(spec, len(shape))
     used = [axis for of in given for axis in of]
     if unknown := [axis for axis in used if axis not in axes]:
@@ -69,3 +72,9 @@ def mistakes(
                 f"{where} splits dim {dim} of {list(shape)} into {parts} parts, which {size} does"
                 " not divide into; split another dim or leave it whole"
             )
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether this can stand in a spec for one dim."""
+    axes = entry if isinstance(entry, tuple) else (entry,)
+    return entry is None or all(isinstance(axis, str) for axis in axes)

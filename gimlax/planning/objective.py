@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from gimlax.checking import mistakes_of_fields
 from gimlax.errors import InternalError, SpecError
 
 TERMS = ("latency", "throughput", "usd", "joules")
@@ -55,7 +56,7 @@ class Objective:
     def __post_init__(self) -> None:
         if isinstance(self.weights, Mapping):
             object.__setattr__(self, "weights", tuple(self.weights.items()))
-        if wrong := list(self._mistakes()):
+        if wrong := mistakes_of_fields(self) or list(self._mistakes()):
             raise SpecError(f"objective: {'; '.join(wrong)}")
         object.__setattr__(self, "weights", tuple((term, float(w)) for term, w in self.weights))
 
@@ -112,13 +113,13 @@ class Objective:
         for term, weight in self.weights:
             if term not in TERMS:
                 yield f"weights name {term!r}; give {', '.join(map(repr, TERMS))}"
-            elif not _positive(weight):
+            elif not 0 < weight < math.inf:
                 yield f"the weight of {term!r} is {weight!r}; give a positive number"
         named = [term for term, _ in self.weights]
         if len(set(named)) < len(named):
             yield "weights name a term twice; give each once"
         for name, limit in self.limits:
-            if not _positive(limit):
+            if not 0 < limit < math.inf:
                 yield f"{name} is {limit!r}; give a positive number, or leave it out"
 
 
@@ -135,11 +136,3 @@ def certified(bound: float, value: float) -> float:
         )
     return min(bound, value)
 
-
-def _positive(number: object) -> bool:
-    return (
-        isinstance(number, int | float)
-        and not isinstance(number, bool)
-        and math.isfinite(number)
-        and number > 0
-    )

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from jax.sharding import PartitionSpec
 
+from gimlax.checking import check_arguments
 from gimlax.devices import Calibration, Cluster
 from gimlax.devices.groups import group_of
 from gimlax.errors import PlanError, SpecError
@@ -85,10 +86,9 @@ def plan(
             JAX, machine or cluster, or a sharding or a constraint in the model does not fit its
             array or the meshes.
     """
+    check_arguments("gimlax.plan", plan, locals())
     _check_time(time_limit_s)
-    _check_kind(cluster, Cluster)
     objective = objective or Objective(goal="throughput" if _of_groups(cluster) else "latency")
-    _check_kind(objective, Objective)
     check_known(cluster, objective)
     setting = _setting(
         workload,
@@ -110,7 +110,7 @@ def pareto(
     workload: Traced | Workload | Chain,
     cluster: Cluster,
     *,
-    goals: tuple[str, str] = ("latency", "usd"),
+    goals: Sequence[str] = ("latency", "usd"),
     limits: Mapping[str, float] | None = None,
     cuts: int | Sequence[int] | None = None,
     meshes: Sequence[str] | None = None,
@@ -139,6 +139,7 @@ def pareto(
     Raises:
         PlanError, SpecError: as `plan` does, or goals that are not two different terms.
     """
+    check_arguments("gimlax.pareto", pareto, locals())
     if len(goals) != 2 or len(set(goals)) != 2 or not set(goals) <= set(TERMS):
         raise SpecError(
             f"pareto: goals are {goals!r}; give two different ones of {', '.join(map(repr, TERMS))}"
@@ -150,7 +151,6 @@ def pareto(
             f"{', '.join(TERM_OF_LIMIT)}"
         )
     _check_time(time_limit_s)
-    _check_kind(cluster, Cluster)
     asked = [Objective(goal=goal, **limits) for goal in goals]  # type: ignore[arg-type]
     for objective in asked:
         check_known(cluster, objective)
@@ -164,7 +164,7 @@ def pareto(
         shardings=shardings,
         tiers=tiers,
     )
-    points = setting.front(goals, limits, time_limit_s)
+    points = setting.front((goals[0], goals[1]), limits, time_limit_s)
     if not points:
         raise setting.why_not(asked[0])
     return tuple(setting.plan(objective, found, time_limit_s) for objective, found in points)
@@ -234,11 +234,3 @@ def _setting(
 def _check_time(time_limit_s: float | None) -> None:
     if time_limit_s is not None and not time_limit_s > 0:
         raise SpecError(f"time_limit_s is {time_limit_s}; give a positive number, or leave it out")
-
-
-def _check_kind(value: object, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise SpecError(
-            f"gimlax.plan was given a {type(value).__name__} where a {kind.__name__} belongs; give "
-            f"a gimlax.{kind.__name__}"
-        )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from gimlax.checking import check_arguments
 from gimlax.devices import Cluster, MeshSpec
 from gimlax.devices.reading import read_text, write_text
 from gimlax.errors import PlanError
@@ -143,7 +144,12 @@ class Plan:
         return explained(self)
 
     def diff(self, other: "Plan") -> str:
-        """What `other` has otherwise: segments that moved, value, terms and memory, a line each."""
+        """What `other` has otherwise: segments that moved, value, terms and memory, a line each.
+
+        Raises:
+            SpecError: `other` is no plan.
+        """
+        check_arguments("plan.diff", Plan.diff, {"other": other})
         return difference(self, other)
 
     def to_json(self) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gimlax.checking import shown
 from gimlax.devices import Cluster
 from gimlax.errors import PlanError
 from gimlax.graph import Chain
@@ -37,8 +38,6 @@ def checked(
     """
     if not cluster.meshes:
         raise PlanError("cluster has no mesh, so nothing can run; add one")
-    if isinstance(meshes, str):
-        raise PlanError(f"meshes is the string {meshes!r}; give a tuple of names: ({meshes!r},)")
     wished = _checked_cuts(chain, cuts)
     names = [mesh.name for mesh in cluster.meshes]
     placed = None if meshes is None else tuple(meshes)
@@ -57,20 +56,20 @@ def checked(
     by_cuts = Request(cuts=wished, meshes=None).num_stages
     if placed is not None and by_cuts is not None and len(placed) != by_cuts:
         raise PlanError(
-            f"cuts ask for {by_cuts} stages, but meshes names {len(placed)}: "
+            f"cuts ask for {shown(by_cuts)} stages, but meshes names {len(placed)}: "
             f"{', '.join(map(repr, placed))}; name one mesh per stage"
         )
     num_stages = request.num_stages or 1
     if num_stages > chain.num_segments:
         raise PlanError(
-            f"{num_stages} stages are asked for, but the model has {chain.num_segments} segments, "
-            "none of which is split; ask for fewer"
+            f"{shown(num_stages)} stages are asked for, but the model has {chain.num_segments} "
+            "segments, none of which is split; ask for fewer"
         )
     if placed is None and num_stages > len(names):
         raise PlanError(
-            f"{num_stages} stages are asked for, but the cluster has {len(names)} meshes and each "
-            "holds one stage; ask for fewer, or name a mesh per stage with meshes=(...), where a "
-            "mesh may come back"
+            f"{shown(num_stages)} stages are asked for, but the cluster has {len(names)} meshes "
+            "and each holds one stage; ask for fewer, or name a mesh per stage with meshes=(...), "
+            "where a mesh may come back"
         )
     return request
 
@@ -80,17 +79,17 @@ def _checked_cuts(chain: Chain, cuts: int | Sequence[int] | None) -> int | tuple
     if cuts is None:
         return None
     if isinstance(cuts, int):
-        if isinstance(cuts, bool) or cuts < 1:
-            raise PlanError(f"cuts is {cuts}, which is no number of stages; give 1 or more")
+        if cuts < 1:
+            raise PlanError(f"cuts is {shown(cuts)}, which is no number of stages; give 1 or more")
         return cuts
     found = tuple(cuts)
-    wrong = [b for b in found if isinstance(b, bool) or not isinstance(b, int) or not 1 <= b < n]
+    wrong = [b for b in found if not 1 <= b < n]
     if wrong:
         raise PlanError(
-            f"cut {wrong[0]!r} is out of range: the model has {n} segments, so cuts lie before "
-            f"segment 1 to {n - 1}"
+            f"cut {shown(wrong[0])} is out of range: the model has {n} segments, so cuts lie "
+            f"before segment 1 to {n - 1}"
             if n > 1
-            else f"cut {wrong[0]!r}: the model is a single segment and cannot be cut"
+            else f"cut {shown(wrong[0])}: the model is a single segment and cannot be cut"
         )
     if list(found) != sorted(set(found)):
         raise PlanError(

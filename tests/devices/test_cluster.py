@@ -431,3 +431,42 @@ def test_the_example_of_the_readme_is_a_cluster():
 def test_a_file_nested_beyond_reason_is_refused():
     with pytest.raises(SpecError, match="nested too deeply"):
         Cluster.from_toml("a = " + "[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Cluster(meshes=[1]), "cluster: meshes[0] is 1; give a MeshSpec"),
+        (lambda: Cluster(meshes=5), "cluster: meshes is 5; give a tuple of MeshSpecs"),
+        (lambda: Cluster.from_toml(None), "from_toml: text is None; give a string"),
+        (lambda: Cluster.from_toml(b""), "from_toml: text is b''; give a string"),
+        (lambda: Cluster.load("a\0b"), r"cluster file 'a\x00b' cannot be read"),
+        (lambda: Cluster.load(5), "cluster file '5' cannot be read"),
+        (lambda: Cluster.load("/dev/zero"), "cluster file '/dev/zero' has more than 16.0 MiB"),
+        (
+            lambda: Link(source="a", target=1, latency_s="x", bandwidth_bytes_per_s=10**400),
+            "link 'a' -> 1: target is 1; give a string; latency_s is 'x'; give a number; "
+            "bandwidth_bytes_per_s is a huge number; give a number",
+        ),
+        (lambda: MeshSpec(name=5, device_kind="cpu"), "mesh 5: name is 5; give a string"),
+        (lambda: dataclasses.replace(GPU, num_devices="4"), "num_devices is '4'; give a whole"),
+        (lambda: dataclasses.replace(GPU, num_devices=2.5), "num_devices is 2.5; give a whole"),
+        (lambda: dataclasses.replace(GPU, num_devices=True), "num_devices is True; give a whole"),
+        (
+            lambda: dataclasses.replace(GPU, axes={"data": 2}),
+            "axes is {'data': 2}; give a tuple of tuples of a string and a whole number",
+        ),
+        (lambda: dataclasses.replace(GPU, axes=(("data", 2, 2),)), "axes[0] has 3 items; give 2"),
+        (lambda: Group(name="g", device_kind="cpu", num_devices="8"), "num_devices is '8'"),
+        (lambda: Interconnect(name=None, bytes_per_s="x"), "bytes_per_s is 'x'; give a number"),
+        (lambda: dataclasses.replace(OWN_KIND, memory_bytes=1.5), "memory_bytes is 1.5; give a"),
+        (lambda: dataclasses.replace(OWN_KIND.prices[0], usd_per_hour="2"), "usd_per_hour is '2'"),
+    ],
+)
+def test_fields_of_another_kind_are_named(make, says):
+    with pytest.raises(SpecError, match=re.escape(says)):
+        make()
+
+
+def test_lists_of_meshes_and_links_are_taken():
+    assert Cluster(meshes=list(CLUSTER.meshes), links=list(CLUSTER.links)) == CLUSTER

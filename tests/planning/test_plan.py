@@ -7,11 +7,12 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
-from gimlax.devices import Cluster
+from gimlax.devices import Cluster, Interconnect
 from gimlax.errors import PlanError, SpecError
 from gimlax.graph import chain, trace
-from gimlax.planning import Holding, Hop, Layout, Objective, Plan, check_plan, plan
+from gimlax.planning import Holding, Hop, Layout, Objective, Plan, check_plan, pareto, plan
 from gimlax.planning.cost import costs
 from tests.planning.cases import cluster_of, kind, two_phases
 
@@ -144,13 +145,13 @@ def test_a_plan_for_another_model_or_cluster_says_what_differs():
         ({"cuts": (0,)}, "cut 0 is out of range"),
         ({"cuts": (3, 2)}, r"cuts \(3, 2\) are not in ascending order"),
         ({"cuts": (2, 2)}, r"cuts \(2, 2\) are not in ascending order"),
-        ({"cuts": (1.5,)}, "cut 1.5 is out of range"),
+        ({"cuts": (10**400,)}, "cut a huge number is out of range"),
+        ({"cuts": 10**400}, "stages are asked for, but the model has 6"),
         ({"cuts": 0}, "cuts is 0, which is no number of stages"),
         ({"cuts": 3}, "3 stages are asked for, but the cluster has 2 meshes"),
         ({"cuts": 3, "meshes": ("a", "b")}, "cuts ask for 3 stages, but meshes names 2"),
         ({"cuts": (1,), "meshes": ("a",)}, "cuts ask for 2 stages, but meshes names 1"),
         ({"meshes": ("a", "z")}, "meshes names 'z', but the cluster has 'a', 'b'"),
-        ({"meshes": "a"}, "meshes is the string 'a'"),
         ({"meshes": ()}, "meshes is empty"),
         ({"meshes": ("a",) * 99}, "99 stages are asked for, but the model has"),
     ],
@@ -158,6 +159,76 @@ def test_a_plan_for_another_model_or_cluster_says_what_differs():
 def test_wishes_that_cannot_be(wishes, message):
     with pytest.raises(PlanError, match=message):
         plan(CHAIN, TWO, **wishes)
+
+
+CUTS = "give a whole number or a sequence of whole numbers"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"workload": 5}, "workload is 5; give a Traced, a Workload or a Chain"),
+        ({"cluster": None}, "cluster is None; give a Cluster"),
+        ({"objective": "latency"}, "objective is 'latency'; give an Objective"),
+        ({"cuts": 1.5}, f"cuts is 1.5; {CUTS}"),
+        ({"cuts": "2"}, f"cuts is '2'; {CUTS}"),
+        ({"cuts": True}, f"cuts is True; {CUTS}"),
+        ({"cuts": (1, 1.5)}, r"cuts[1] is 1.5; give a whole number"),
+        ({"meshes": 5}, "meshes is 5; give a sequence of strings"),
+        ({"meshes": "a"}, "meshes is 'a'; give a sequence of strings"),
+        ({"meshes": ("a", 1)}, "meshes[1] is 1; give a string"),
+        ({"calibration": 5}, "calibration is 5; give a Calibration, a string or a path"),
+        ({"shardings": "x"}, "shardings is 'x'; give a dict from strings to PartitionSpecs"),
+        ({"shardings": {"w": None}}, "shardings['w'] is None; give a PartitionSpec"),
+        ({"tiers": "a"}, "tiers is 'a'; give a dict from strings to strings"),
+        ({"time_limit_s": "1"}, "time_limit_s is '1'; give a number"),
+        ({"time_limit_s": 10**400}, "time_limit_s is a huge number; give a number"),
+        ({"cuts": "2", "meshes": 5}, f"cuts is '2'; {CUTS}; meshes is 5; give a sequence"),
+    ],
+)
+@pytest.mark.parametrize("function", [plan, pareto])
+def test_arguments_of_another_kind_are_named(function, given, message):
+    if function is pareto and "objective" in given:
+        given, message = {"goals": None}, "goals is None; give a sequence of strings"
+    everything = {"workload": CHAIN, "cluster": TWO} | given
+    with pytest.raises(SpecError, match=re.escape(f"gimlax.{function.__name__}: {message}")):
+        function(**everything)
+
+
+@pytest.mark.parametrize("spec", [PartitionSpec(5), PartitionSpec(("data", 5))])
+def test_an_entry_of_a_spec_that_is_no_axis_is_named(spec):
+    wide = replace(TWO.meshes[0], num_devices=2, axes=())
+    joined = replace(TWO.kinds[0], interconnect=Interconnect(name="i", bytes_per_s=1e10))
+    made = replace(TWO, meshes=(wide, TWO.meshes[1]), kinds=(joined, TWO.kinds[1]))
+    path = "params['table']"
+    with pytest.raises(
+        SpecError, match=r"params\['table'\]: spec .* has .*; give None, an axis or"
+    ):
+        plan(CHAIN, made, shardings={path: spec})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"goal": "weighted", "weights": "latency"}, "weights is 'latency'; give a tuple of"),
+        ({"goal": "weighted", "weights": ["latency"]}, "weights is ['latency']; give a tuple of"),
+        ({"goal": "weighted", "weights": 5}, "weights is 5; give a tuple of tuples of a string"),
+        ({"goal": "weighted", "weights": None}, "weights is None; give a tuple of tuples"),
+        ({"goal": "weighted", "weights": {"usd": "1"}}, "weights[0][1] is '1'; give a number"),
+        ({"max_latency_s": 10**400}, "max_latency_s is a huge number; give a number"),
+        ({"max_latency_s": "1"}, "max_latency_s is '1'; give a number"),
+        ({"max_latency_s": float("nan")}, "max_latency_s is nan; give a positive number"),
+        ({"goal": 5}, "goal is 5; give a string"),
+    ],
+)
+def test_objectives_of_another_kind_are_named(given, message):
+    with pytest.raises(SpecError, match=re.escape(f"objective: {message}")):
+        Objective(**given)
+
+
+def test_what_is_no_plan_cannot_be_compared():
+    with pytest.raises(SpecError, match=r"plan\.diff: other is None; give a Plan"):
+        plan(CHAIN, TWO).diff(None)
 
 
 def test_a_cut_that_splits_carried_state_names_its_leaf():
