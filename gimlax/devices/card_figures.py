@@ -52,7 +52,7 @@ class FigureReader:
         self.sources: list[tuple[str, str]] = []
         self.notes: list[tuple[str, str]] = []
         self._today = today
-        self._needs_source = needs_source
+        self.needs_source = needs_source
 
     def read(
         self,
@@ -75,7 +75,13 @@ class FigureReader:
             whole: whether it is a whole number of the base unit.
             directed: whether it says its direction; both directions summed are halved.
         """
-        table = reader.get(key, dict, *default)
+        unit = next(iter(UNITS[quantity]))
+        table = reader.get(
+            key,
+            dict,
+            *default,
+            words=f'a table: {{ value = ..., unit = "{unit}", source = "...", date = "2026-11" }}',
+        )
         if table is None:
             return None
         inner = TableReader(table, f"{reader.where}: {key}", reader.mistakes, reader)
@@ -112,7 +118,7 @@ class FigureReader:
     def date(self, reader: TableReader) -> str | None:
         """The date in a table, as it stands there; None if wrong."""
         date = reader.get("date", str)
-        if date is None or (date == UNKNOWN and not self._needs_source):
+        if date is None or (date == UNKNOWN and not self.needs_source):
             return date
         try:
             if not _DATE.fullmatch(date):

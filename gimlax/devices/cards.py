@@ -26,7 +26,9 @@ DTYPES = ("float64", "float32", "bfloat16", "float16", "float8", "float4", "int8
 
 _NEEDED = ("memory_bytes", "memory_bytes_per_s")
 _DIRECTED = ("host_link_bytes_per_s",)
-_COUNTS_SPARSITY = re.compile(r"\bwith (structured )?sparsity|\bsparse\b", re.IGNORECASE)
+_SPARSITY = re.compile(r"\b(with )?(structured )?spars(e|ity)\b|\b[24]:[48]\b", re.IGNORECASE)
+_DENIED = re.compile(r"\b(without|no|not|non|excluding)\b[^.,;:()]*$", re.IGNORECASE)
+_LEAST_BYTES = 2**20  # of the memory of a device: less is a figure in another unit
 # How much faster eight bits are than sixteen, where both peaks are dense.
 _EIGHT_BITS = (1.8, 2.2)
 
@@ -75,6 +77,9 @@ def read_kind(reader: TableReader, figures: FigureReader) -> DeviceKind | None:
             whole=key.endswith("bytes"),
             directed=key in _DIRECTED,
         )
+    memory_bytes = values["memory_bytes"]
+    if figures.needs_source and memory_bytes is not None and memory_bytes < _LEAST_BYTES:
+        reader.wrong(f"memory_bytes is {memory_bytes} bytes; give 1 MiB or more, with its unit")
     values["interconnect"] = _read_interconnect(reader, figures)
     values["prices"] = tuple(_read_price(row, figures) for row in reader.inner_list("price"))
     if note := reader.get("note", str, ""):
@@ -108,9 +113,9 @@ def _check_density(reader: TableReader, rates: dict[str, float], figures: Figure
     """Adds peaks that seem to count sparsity and have no note that says otherwise."""
     sources, notes = dict(figures.sources), dict(figures.notes)
     for dtype in rates:
-        if dtype not in notes and (said := _COUNTS_SPARSITY.search(sources[dtype])):
+        if dtype not in notes and (said := _counts_sparsity(sources[dtype])):
             reader.wrong(
-                f"{dtype}: its source says {said[0]!r}; give the dense peak, or say in its note "
+                f"{dtype}: its source says {said!r}; give the dense peak, or say in its note "
                 "why it is dense"
             )
     halves = [dtype for dtype in ("bfloat16", "float16") if dtype in rates]
@@ -127,6 +132,16 @@ def _check_density(reader: TableReader, rates: dict[str, float], figures: Figure
                 "dense peaks differ by about 2, so one of them may count sparsity: correct it, or "
                 f"say in the note of {dtype} why it is so"
             )
+
+
+def _counts_sparsity(source: str) -> str:
+    """Words by which a source says that its peak counts sparsity, empty if it does not."""
+    for said in _SPARSITY.finditer(source):
+        clause = source[: said.start()]
+        # "without 2:4 sparsity": the colon of a ratio ends no clause.
+        if not _DENIED.search(re.sub(r"(?<=\d):(?=\d)", "/", clause)):
+            return said[0]
+    return ""
 
 
 def _read_interconnect(outer: TableReader, figures: FigureReader) -> Interconnect | None:

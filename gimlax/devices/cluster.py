@@ -226,7 +226,9 @@ class Cluster:
         mistakes: list[str] = []
         file = parse_cluster(text, name, mistakes)
         cross = [
-            *mistakes_between(file.meshes, file.groups, file.links, file.kinds, file.names),
+            *mistakes_between(
+                file.meshes, file.groups, file.links, file.kinds, file.names, file.refused
+            ),
             *mistakes_of_groups(file.meshes, file.groups),
             *overlapping(file.meshes),
             *unreachable(file.names, file.groups, file.links),

@@ -3,6 +3,7 @@
 The format is explained, with an example, in the README beside this file. Units as in the records.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +21,15 @@ __all__ = ["ClusterFile", "parse_cluster"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFile:
-    """What could be read; `names` are of all meshes and groups, those with mistakes too."""
+    """What could be read; `names` are of all meshes and groups, those with mistakes too, `refused`
+    names and aliases of the kinds with mistakes."""
 
     meshes: tuple[MeshSpec, ...] = ()
     groups: tuple[Group, ...] = ()
     links: tuple[Link, ...] = ()
     kinds: tuple[DeviceKind, ...] = ()
     names: tuple[str, ...] = ()
+    refused: frozenset[str] = frozenset()
 
 
 def parse_cluster(text: str, name: str, mistakes: list[str]) -> ClusterFile:
@@ -40,9 +43,10 @@ def parse_cluster(text: str, name: str, mistakes: list[str]) -> ClusterFile:
     if (tables := parse_toml(text, name, mistakes)) is None:
         return ClusterFile()
     file = TableReader(tables, name, mistakes)
+    tables_of_kinds = file.inner_list("kind")
     kinds = [
         read_kind(reader, FigureReader(today=None, needs_source=False))
-        for reader in file.inner_list("kind")
+        for reader in tables_of_kinds
     ]
     tables_of_meshes, tables_of_groups = file.inner_list("mesh"), file.inner_list("group")
     meshes = [_read_mesh(reader) for reader in tables_of_meshes]
@@ -61,7 +65,20 @@ def parse_cluster(text: str, name: str, mistakes: list[str]) -> ClusterFile:
             for reader in (*tables_of_meshes, *tables_of_groups)
             if "name" in reader.table
         ),
+        refused=frozenset(
+            name
+            for reader, kind in zip(tables_of_kinds, kinds, strict=True)
+            if kind is None
+            for name in _called(reader.table)
+        ),
     )
+
+
+def _called(table: Mapping[str, Any]) -> list[str]:
+    """What a `[[kind]]` that may be wrong in anything says that it is called."""
+    aliases = table.get("aliases")
+    said = [table.get("name"), *(aliases if isinstance(aliases, list) else ())]
+    return [name for name in said if isinstance(name, str)]
 
 
 def _read_mesh(reader: TableReader) -> MeshSpec | None:

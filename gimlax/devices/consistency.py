@@ -5,7 +5,7 @@ Each is a sentence, and all are found at once, in time that grows with the size 
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from gimlax.devices.catalogue import load_kind
 from gimlax.devices.groups import Group, group_of
@@ -30,12 +30,14 @@ def mistakes_between(
     links: Sequence[Link],
     kinds: Sequence[DeviceKind],
     names: Sequence[str],
+    refused: Collection[str] = (),
 ) -> Iterator[str]:
     """What does not fit together.
 
     Args:
         meshes, groups, links, kinds: of the cluster.
         names: of all meshes and groups, those that cannot be built too.
+        refused: names and aliases of kinds that cannot be built, which is told elsewhere.
     """
     counts = Counter(names)
     for name in sorted(name for name, count in counts.items() if count > 1):
@@ -44,7 +46,7 @@ def mistakes_between(
     find = functools.cache(lambda device_kind: _unknown(kinds, device_kind))
     for what, found in (("mesh", meshes), ("group", groups)):
         for record in found:
-            if unknown := find(record.device_kind):
+            if record.device_kind not in refused and (unknown := find(record.device_kind)):
                 yield f"{what} {record.name!r}: {unknown}"
     yield from _mistakes_of_links(links, counts, {group.name for group in groups})
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from gimlax.checking import mistakes_of_fields, shown
 from gimlax.devices.interconnect import Interconnect
+from gimlax.devices.mesh import MOST_BYTES
 from gimlax.devices.prices import Price
 from gimlax.errors import SpecError
 
@@ -89,6 +90,13 @@ class DeviceKind:
     def _mistakes(self) -> Iterator[str]:
         if not self.name or not self.name.isprintable():
             yield "its name is empty or cannot be printed on a line; give it another"
+        for key in ("vendor", *(figure for figure, _ in self.sources)):
+            said = self.vendor if key == "vendor" else self.figure_source(key)
+            if said and not said.isprintable():
+                yield f"its {key} is said as {said!r}; give what can be printed on a line"
+        for key in ("memory_bytes", "on_chip_bytes"):
+            if (held := getattr(self, key)) is not None and held > MOST_BYTES:
+                yield f"{key} is {shown(held)}; give 1 to 2**60"
         rates = [(f"peak_flops_per_s.{dtype}", rate) for dtype, rate in self.peak_flops_per_s]
         for figure, value in [(name, getattr(self, name)) for name in FIGURES] + rates:
             if value is not None and not (value > 0 and math.isfinite(value)):

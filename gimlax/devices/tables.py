@@ -52,15 +52,17 @@ class TableReader:
         while reader is not None:
             reader.clean, reader = False, reader._outer
 
-    def get(self, key: str, kind: type, default: Any = _NEEDED) -> Any:
+    def get(self, key: str, kind: type, default: Any = _NEEDED, *, words: str = "") -> Any:
         """The value of a key as a `kind`, `default` where absent; None after a mistake.
 
-        A whole number may be written as a float (`80e9`), a float as a whole number.
+        A whole number may be written as a float (`80e9`), a float as a whole number. `words` say
+        what to give where the kind alone does not.
         """
+        words = words or _WORDS[kind]
         self._known.append(key)
         if key not in self.table:
             if default is _NEEDED:
-                self.wrong(f"{key} is missing; give {_WORDS[kind]}")
+                self.wrong(f"{key} is missing; give {words}")
                 return None
             return default
         value = self.table[key]
@@ -71,7 +73,7 @@ class TableReader:
                 return int(value)
         elif isinstance(value, kind) and kind not in (int, float):
             return value
-        self.wrong(f"{key} is {_shown(value)}; give {_WORDS[kind]}")
+        self.wrong(f"{key} is {_shown(value)}; give {words}")
         return None
 
     def strings(self, key: str) -> tuple[str, ...]:

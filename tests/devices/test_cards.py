@@ -141,6 +141,16 @@ MISTAKES = [
     ("value = 400", "value = 200", "float8 is 2e+14 FLOP/s, 1 times bfloat16 (2e+14); dense"),
     ("value = 400", "value = 800", "float8 is 8e+14 FLOP/s, 4 times bfloat16 (2e+14); dense"),
     ("without sparsity", "with sparsity", "bfloat16: its source says 'with sparsity'; give"),
+    ("without sparsity", "2:4 sparsity", "bfloat16: its source says '2:4'; give the dense peak"),
+    ("without sparsity", "no date; sparse", "bfloat16: its source says 'sparse'; give the dense"),
+    ("value = 32,", "value = 32e-9,", "memory_bytes is 32 bytes; give 1 MiB or more, with its"),
+    ("value = 32,", "value = 1e23,", "memory_bytes is a huge number; give 1 to 2**60"),
+    (
+        'float32 = { value = 50, unit = "TFLOP/s", source = "page 2", date = "2026-11" }',
+        "float32 = 5e13",
+        'float32 is 50000000000000.0; give a table: { value = ..., unit = "FLOP/s", source = "...',
+    ),
+    ('source = "page 4", date', 'source = "a\\tb", date', "its on_chip_bytes is said as 'a"),
     ('"on_demand"', '"hourly"', "price of 'Cloud': kind is 'hourly'; give one of on_demand, spot"),
     ("usd_per_hour = 2.5", "usd_per_hour = -1", "price of 'Cloud': usd_per_hour is -1.0; give a"),
     ('kind = "spot"\n', "", "price number 2: kind is missing; give a string"),
@@ -200,6 +210,13 @@ def test_all_mistakes_of_a_card_are_found_at_once():
     assert len(mistakes) == 8
     for part in ("-32", "'hp'", "host_link", "float8", "'soon'", "'hourly'", "'Link'", "'idle_w'"):
         assert part in said
+
+
+@pytest.mark.parametrize(
+    "said", ["no sparsity", "dense, not sparse", "without 2:4 structured sparsity", "non-sparse"]
+)
+def test_a_source_may_say_that_a_peak_is_dense(said):
+    assert read(CARD.replace("without sparsity", said))[1] == []
 
 
 def test_a_note_says_why_eight_bits_are_not_twice_as_fast():

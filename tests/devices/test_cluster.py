@@ -470,3 +470,14 @@ def test_fields_of_another_kind_are_named(make, says):
 
 def test_lists_of_meshes_and_links_are_taken():
     assert Cluster(meshes=list(CLUSTER.meshes), links=list(CLUSTER.links)) == CLUSTER
+
+
+def test_a_kind_with_a_mistake_is_told_once():
+    text = Cluster(meshes=(dataclasses.replace(GPU, device_kind="Thing 1"),), kinds=(OWN_KIND,))
+    for old, new in (('vendor = "nobody"', "vendor = 7"), ("value = 300.5", 'value = "a lot"')):
+        toml = text.to_toml()
+        assert old in toml
+        with pytest.raises(SpecError) as refused:
+            Cluster.from_toml(toml.replace(old, new))
+        assert len(str(refused.value).splitlines()) == 1
+        assert "is not known" not in str(refused.value)
