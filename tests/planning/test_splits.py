@@ -28,6 +28,19 @@ BATCHED = chain(trace(two_layers, [mlp_shapes(64, 256)] * 2, f32(4096, 64)))
 EVEN = chain(trace(two_layers, [mlp_shapes(66, 258)] * 2, f32(4098, 66)))
 
 
+def five_layers(params, x):
+    for weights in params:
+        x = mlp(weights, x)
+    return x
+
+
+# Four divides no dim of the narrow layers at the ends, which decide what is best for all of them;
+# the wide ones would rather have all devices on one axis.
+MIXED = chain(
+    trace(five_layers, [mlp_shapes(64, w) for w in (258, 2**16, 64, 2**16, 258)], f32(66, 64))
+)
+
+
 def opened(made):
     return replace(made, meshes=tuple(replace(mesh, axes=()) for mesh in made.meshes))
 
@@ -121,6 +134,26 @@ def test_meshes_that_share_a_host_have_the_one_split_that_is_best(tested, shares
     found = plan(tested, opened(made), **request)
     assert found.method == "exact"
     assert found.value == pytest.approx(best_value(tested, made, **request), rel=1e-9)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_mesh_of_one_split_has_that_of_its_stages_and_not_of_the_whole_model(shared):
+    made = cluster(devices=(4, 4, 4))
+    a, b, c = (mesh.name for mesh in made.meshes)
+    request = {"cuts": (1, 3, 4, 5), "meshes": (c, a, b, a, c)}
+    if shared:
+        request = {"cuts": (1, 5), "meshes": (a, b, c)}
+        host = {"host": "x", "shares": ("compute",)}
+        meshes = [replace(mesh, **(host if mesh.name != c else {})) for mesh in made.meshes]
+        made = replace(made, meshes=tuple(meshes))
+    found = plan(MIXED, opened(made), **request)
+    assert found.method == "exact"
+    split = {spec.name: set(dict(spec.axes).values()) for spec in found.specs}
+    assert split[b if shared else a] == {1, 4} and split[c] == {2}
+    everywhere = [replace(mesh, axes=(("data", 2), ("model", 2))) for mesh in made.meshes]
+    assert found.value < plan(MIXED, replace(made, meshes=tuple(everywhere)), **request).value
+    again = plan(MIXED, replace(made, meshes=found.specs), **request)
+    assert again.value == pytest.approx(found.value, rel=1e-9)
 
 
 def test_more_splits_of_such_meshes_than_are_tried_are_not_called_exact(monkeypatch):
