@@ -10,6 +10,7 @@ values are charged whole. Else more devices add nothing. Measured seconds are of
 mesh at work, so those that share a host's cores are no faster together than the cores are.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -264,7 +265,12 @@ def _sharded(
     """How a chain is split over each mesh of several devices that something joins.
 
     Equal meshes are split alike, so each sort is searched once.
+
+    Raises:
+        SpecError: a mesh has more devices than its interconnect joins, or specs are given and no
+            mesh could use them.
     """
+    _check_joined(cluster)
     known: dict[tuple[object, ...], Sharded] = {}
     pieces: Pieces | None = None
     found: list[Sharded | None] = []
@@ -283,6 +289,21 @@ def _sharded(
             " calibrate the one that there is"
         )
     return found
+
+
+def _check_joined(cluster: Cluster) -> None:
+    wrong: list[str] = []
+    for mesh in cluster.meshes:
+        joined = cluster.kind(mesh.name).interconnect
+        if joined is not None and mesh.num_devices > (joined.num_devices or math.inf):
+            wrong.append(
+                f"mesh {mesh.name!r} has {mesh.num_devices} devices, but {joined.name} joins at "
+                f"most {joined.num_devices} of {mesh.device_kind!r}; describe meshes of at most "
+                f"{joined.num_devices} with links between them, or correct [interconnect] "
+                "num_devices of the card"
+            )
+    if wrong:
+        raise SpecError("\n".join(wrong))
 
 
 def _runs(per_segment: Array) -> Array:

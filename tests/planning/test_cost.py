@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from gimlax.devices import Cluster, Link
+from gimlax.devices import Cluster, Interconnect, Link
 from gimlax.devices.groups import Group
 from gimlax.errors import PlanError, SpecError
 from gimlax.graph import Role, chain, trace
+from gimlax.planning import plan
 from gimlax.planning.cost import DISPATCH_S, costs
 from tests.planning.cases import chain_of, cluster_of, kind, two_phases
 from tests.zoo import ZOO
@@ -141,6 +142,24 @@ def test_specs_that_no_mesh_could_use_are_refused():
     found = chain_of("plain")
     with pytest.raises(SpecError, match="no mesh of the cluster has several devices"):
         costs(found, cluster_of([kind("a")]), shardings={"params['table']": P("model")})
+
+
+def test_a_mesh_of_more_devices_than_its_interconnect_joins_is_refused():
+    ring = Interconnect(name="ring", bytes_per_s=1e11, num_devices=8)
+    joined = replace(kind("a"), interconnect=ring)
+    made = cluster_of([joined])
+    for number, axes in ((8, ()), (8, (("data", 2), ("model", 4)))):
+        fits = replace(made.meshes[0], num_devices=number, axes=axes)
+        assert plan(chain(two_phases()), replace(made, meshes=(fits,))).mesh_names == ("a",)
+    for axes in ((), (("data", 4), ("model", 4))):
+        large = replace(made.meshes[0], num_devices=16, axes=axes)
+        said = "mesh 'a' has 16 devices, but ring joins at most 8 of 'a'; describe meshes of at"
+        with pytest.raises(SpecError, match=said):
+            plan(chain(two_phases()), replace(made, meshes=(large,)))
+    unknown = replace(joined, interconnect=replace(ring, num_devices=None))
+    plan(chain(two_phases()), replace(made, meshes=(large,), kinds=(unknown,)))
+    alone = replace(made, meshes=(large,), kinds=(kind("a"),))  # nothing joins them: no limit
+    plan(chain(two_phases()), alone)
 
 
 def test_dollars_and_joules_of_a_segment_are_its_seconds_at_what_the_mesh_costs_and_draws():
