@@ -31,7 +31,6 @@ from gimlax.planning.pieces import (
 )
 from gimlax.planning.problem import Array, Problem
 from gimlax.planning.rates import (
-    MEASURED,
     Collectives,
     Rates,
     card_for,
@@ -39,6 +38,7 @@ from gimlax.planning.rates import (
     rates_for,
     reads_on_chip,
 )
+from gimlax.planning.rates.measured import Measured
 from gimlax.planning.rates.pricing import price
 from gimlax.planning.sharding import Pieces, Sharded, shard, take_apart
 from gimlax.planning.tariffs import tariffs
@@ -168,16 +168,7 @@ def costs(
     boundary_bytes[:, 1:n] = [[s.boundary_bytes for s in row[:-1]] for row in segments]
     found = pieces(chain)
     resident_bytes = sum(piece.num_bytes for piece in found if piece.role is Role.RESIDENT)
-    rates = tuple(
-        rates_for(
-            cluster,
-            mesh.name,
-            calibration,
-            resident_bytes=resident_bytes,
-            held_on_chip=mesh.name in held_on_chip,
-        )
-        for mesh in cluster.meshes
-    )
+    rates = _rates(chain, cluster, calibration, resident_bytes, held_on_chip)
     joined = [collectives_for(cluster, mesh.name, calibration) for mesh in cluster.meshes]
     sharded = _sharded(chain, cluster, kinds, rates, joined, shardings)
     piece_bytes = device_bytes(found, sharded)
@@ -222,7 +213,7 @@ def costs(
         memory_s=memory_s,
         rates=rates,
         on_chip=tuple(
-            rate.source != MEASURED
+            not isinstance(rate, Measured)
             and reads_on_chip(cluster.kind(mesh.name), held_on_chip=mesh.name in held_on_chip)
             for mesh, rate in zip(cluster.meshes, rates, strict=True)
         ),
@@ -254,6 +245,36 @@ def costs(
     )
 
 
+def _rates(
+    chain: Chain,
+    cluster: Cluster,
+    calibration: Calibration | None,
+    resident_bytes: float,
+    held_on_chip: Collection[str],
+) -> tuple[Rates, ...]:
+    """What prices each mesh; meshes of one kind with equal samples, if any, share it."""
+    operations = [op for phase in chain.phases for s in phase.segments for op in s.operations]
+    known: dict[tuple[object, ...], Rates] = {}
+    found: list[Rates] = []
+    for mesh in cluster.meshes:
+        measured = calibration.mesh(mesh.name) if calibration else None
+        on_chip = mesh.name in held_on_chip
+        key = (mesh.device_kind, on_chip, tuple(measured.samples) if measured else None)
+        if key not in known:
+            rates = rates_for(
+                cluster,
+                mesh.name,
+                calibration,
+                resident_bytes=resident_bytes,
+                held_on_chip=on_chip,
+            )
+            if isinstance(rates, Measured):
+                rates = rates.on_card(cluster.kind(mesh.name), operations)
+            known[key] = rates
+        found.append(known[key])
+    return tuple(found)
+
+
 def _sharded(
     chain: Chain,
     cluster: Cluster,
@@ -275,7 +296,7 @@ def _sharded(
     pieces: Pieces | None = None
     found: list[Sharded | None] = []
     for mesh, kind, rate, collectives in zip(cluster.meshes, kinds, rates, joined, strict=True):
-        key = (kind, mesh.axes, id(rate) if rate.source == MEASURED else rate.source)
+        key = (kind, mesh.axes, id(rate))  # equal meshes share their rates
         if collectives is not None and key not in known:
             pieces = pieces or take_apart(chain)
             known[key] = shard(

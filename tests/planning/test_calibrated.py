@@ -2,18 +2,30 @@
 
 import math
 from dataclasses import replace
+from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gimlax as gx
+from gimlax.devices import Interconnect, MeshSpec
 from gimlax.errors import SpecError
-from gimlax.graph import chain
+from gimlax.graph import chain, trace
 from gimlax.graph.operations import GROUPED, Operation
 from gimlax.planning.cost import costs
 from gimlax.planning.rates import CARD, DECLARED, MEASURED, rates_for
 from gimlax.planning.rates.grouped import GroupedProducts
-from tests.planning.calibrations import DISPATCH_S, calibration_of, law, samples
+from gimlax.planning.sharding import shard
+from tests.planning.calibrations import (
+    BYTES_PER_S,
+    DISPATCH_S,
+    START_S,
+    calibration_of,
+    law,
+    samples,
+)
 from tests.planning.cases import cluster_of, kind, two_phases
 
 CHAIN = chain(two_phases())
@@ -132,6 +144,62 @@ def test_more_work_never_takes_less():
             size[dim] *= 2**step
         seconds = [rates.seconds(product(*size)) for size in sizes]
         assert seconds == sorted(seconds)
+
+
+def multiply(dtype):
+    """A product of two square matrices, and what the operation is called."""
+    shape = jax.ShapeDtypeStruct((512, 512), dtype)
+    found = chain(trace(lambda w, x: jnp.dot(x, w, preferred_element_type=x.dtype), shape, shape))
+    (segment,) = found.phases[0].segments
+    (product,) = [op for op in segment.operations if op.kind == "matmul"]
+    return found, product
+
+
+@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.int8, jnp.float16])
+def test_a_dtype_that_was_not_measured_has_the_ratio_of_the_peaks_and_the_plan_says_so(dtype):
+    name = jnp.dtype(dtype).name
+    card = kind("a", flops_per_s=1e12)
+    card = replace(card, peak_flops_per_s=(*card.peak_flops_per_s, (name, 4e12)))
+    cluster = cluster_of([card])
+    found, op = multiply(dtype)
+    figures = costs(found, cluster, calibration_of(cluster))
+    quarter = law(op.flops / 4, op.num_bytes)
+    assert figures.rates[0].seconds(op) == pytest.approx(quarter, rel=1e-6)
+    plan = gx.plan(found, cluster, calibration=calibration_of(cluster))
+    basis = f"measured, {name} as float32 at the ratio of the card's peaks"
+    assert plan.meshes[0].basis == basis
+    assert f"seconds of 'a': {basis} ({plan.calibration})" in plan.explain()
+    assert gx.Plan.from_json(plan.to_json()) == plan
+    with pytest.raises(SpecError, match="lists no rate for float64"):
+        figures.rates[0].seconds(replace(op, dtype="float64"))
+
+
+def test_an_operand_that_is_copied_first_counts_by_the_size_of_its_dtype():
+    rates = rates_for(CLUSTER, CLUSTER.meshes[0].name, calibration_of(CLUSTER))
+    copied, bare = {}, {}
+    for dtype in ("float32", "bfloat16", "float16", "float8_e4m3fn", "int8", "uint16", "float64"):
+        op = replace(product(64, 512, 512), dtype=dtype)
+        bare[dtype] = rates.seconds(op)
+        copied[dtype] = rates.seconds(replace(op, layout="xx,kn")) - bare[dtype]
+    for dtype, seconds in copied.items():
+        expected_s = START_S + 2.0 * jnp.dtype(dtype).itemsize * 64 * 512 / BYTES_PER_S
+        assert seconds == pytest.approx(expected_s, rel=0.01), dtype
+
+
+def test_meshes_with_equal_samples_share_their_rates_and_are_sharded_once():
+    joined = replace(kind("a"), interconnect=Interconnect(name="ring", bytes_per_s=1e11))
+    axes = (("data", 1), ("model", 2))
+    meshes = tuple(
+        MeshSpec(name=name, device_kind="a", num_devices=2, axes=axes, host=name) for name in "xyz"
+    )
+    cluster = replace(cluster_of([joined]), meshes=meshes)
+    measured = calibration_of(cluster)
+    with mock.patch("gimlax.planning.cost.shard", wraps=shard) as asked:
+        costs(CHAIN, cluster, measured)
+        assert asked.call_count == 1
+        slower = replace(measured.meshes[2], samples=measured.meshes[2].samples[:-1])
+        costs(CHAIN, cluster, replace(measured, meshes=(*measured.meshes[:2], slower)))
+        assert asked.call_count == 3
 
 
 def test_a_law_is_carried_beyond_the_samples():

@@ -144,7 +144,7 @@ def _more(value: float, best: float) -> str:
 def _figures(plan: "Plan") -> Iterator[str]:
     """What seconds of each mesh and transfer rest on, and where the figures of cards are from."""
     for basis, names in _grouped((m.basis, m.mesh) for m in plan.meshes):
-        by = f" ({plan.calibration})" if basis == "measured" and plan.calibration else ""
+        by = f" ({plan.calibration})" if basis.startswith("measured") and plan.calibration else ""
         yield f"seconds of {_listed(names)}: {basis}{by}"
     for basis, names in _grouped((m.collectives, m.mesh) for m in plan.meshes if m.collectives):
         yield f"collectives of {_listed(names)}: {basis}"

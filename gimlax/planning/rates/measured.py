@@ -3,17 +3,19 @@
 Each class of operation has its own surface: products by dtype and by how the right operand lies,
 attention, convolutions and grouped products over their sizes, what streams through memory by size.
 An operand that lies in another order is copied first. Parameters that no cache holds between two
-calls cost their bytes once more, by what the calibration's sweep says of so much memory. Units:
-seconds, bytes.
+calls cost their bytes once more, by what the calibration's sweep says of so much memory. A dtype
+that was not measured has the surface of float32, with its FLOPs at the ratio of the peaks that the
+card lists. Units: seconds, bytes.
 """
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gimlax.devices import MeshCalibration
+from gimlax.devices import DeviceKind, MeshCalibration
 from gimlax.errors import SpecError
 from gimlax.graph.operations import (
     ATTENTION,
@@ -34,6 +36,7 @@ from gimlax.planning.rates.streaming import Streaming
 __all__ = ["Measured"]
 
 _SWEEP = "sweep"
+_CONTRACTIONS = (MATMUL, ATTENTION, CONVOLUTION)
 _STREAMED = (ELEMENTWISE, REDUCTION, GATHER)
 # Orders of an operand that a product reads as they are; in any other it is copied first.
 _IN_PLACE = frozenset("mk km kn nk bmk bkm bkn bnk gkn".split())
@@ -52,13 +55,16 @@ class Measured:
     """Surfaces by class of operation; see the module.
 
     `cold_s_per_byte` is what a byte of parameters costs beyond the surface, where they were timed
-    over and over.
+    over and over. `card` has the peaks for dtypes without samples, and `scaled` names those that a
+    model computes in.
     """
 
     scattered: dict[_Key, Scattered]
     streamed: dict[str, Streaming]
     grouped: dict[str, GroupedProducts]
     cold_s_per_byte: float
+    card: DeviceKind | None = None
+    scaled: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, calibration: MeshCalibration, resident_bytes: float = 0.0) -> "Measured":
@@ -98,8 +104,18 @@ class Measured:
 
     @property
     def source(self) -> str:
-        """A calibration."""
-        return MEASURED
+        """A calibration, and what of it is scaled by the card."""
+        if not self.scaled:
+            return MEASURED
+        return (
+            f"{MEASURED}, {' and '.join(self.scaled)} as float32 at the ratio of the card's peaks"
+        )
+
+    def on_card(self, card: DeviceKind, operations: Iterable[Operation]) -> "Measured":
+        """These rates for such operations, with a card for dtypes that were not measured."""
+        contracted = {op.dtype for op in operations if op.kind in _CONTRACTIONS}
+        known = {key[1] for key in self.scattered}
+        return replace(self, card=card, scaled=tuple(sorted(contracted - known)))
 
     def seconds(self, operation: Operation) -> float:
         """Seconds of one operation by the surface of its class.
@@ -110,7 +126,7 @@ class Measured:
         cold_s = operation.resident_bytes * self.cold_s_per_byte
         if operation.kind == GROUPED:
             return cold_s + self._grouped_s(operation)
-        if operation.kind in (MATMUL, ATTENTION, CONVOLUTION):
+        if operation.kind in _CONTRACTIONS:
             return cold_s + self._contraction_s(operation)
         size = math.prod(operation.dims)
         kind = operation.kind if operation.kind in self.streamed else ELEMENTWISE
@@ -130,15 +146,19 @@ class Measured:
     def _contraction_s(self, op: Operation) -> float:
         itemsize = round(op.bytes_written / max(1, math.prod(op.dims[:3]))) or 1
         key = _key(op.kind, op.dims, op.dtype, op.layout, itemsize)
-        wide = _key(op.kind, op.dims, "float32", op.layout, 4)
-        surface = self.scattered.get(key) or self.scattered[wide]
-        seconds = surface.seconds(op.dims, _flops(op), op.num_bytes)
+        flops = _flops(op)
+        surface = self.scattered.get(key)
+        if surface is None:
+            surface = self.scattered[_key(op.kind, op.dims, "float32", op.layout, 4)]
+            if self.card is not None:
+                flops *= self.card.peak("float32") / self.card.peak(op.dtype)
+        seconds = surface.seconds(op.dims, flops, op.num_bytes)
         return seconds + (self._copies_s(op) if op.kind == MATMUL else 0.0)
 
     def _copies_s(self, op: Operation) -> float:
         """Seconds of bringing operands of a product into an order that it reads."""
         batch, m, n, k = op.dims
-        itemsize = 2 if "16" in op.dtype else 4
+        itemsize = np.dtype(op.dtype).itemsize
         sides = zip(op.layout.split(","), (batch * m * k, batch * n * k), strict=False)
         return sum(
             self.streamed[ELEMENTWISE].seconds(size, 2.0 * itemsize * size)
