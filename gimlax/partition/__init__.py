@@ -4,6 +4,7 @@ from gimlax.partition.collectives import (
     ALL_GATHER,
     ALL_REDUCE,
     ALL_TO_ALL,
+    PERMUTE,
     REDUCE_SCATTER,
     Collective,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "ALL_GATHER",
     "ALL_REDUCE",
     "ALL_TO_ALL",
+    "PERMUTE",
     "REDUCE_SCATTER",
     "Collective",
     "Edge",

@@ -5,12 +5,13 @@ Units: bytes.
 
 from dataclasses import dataclass
 
-__all__ = ["ALL_GATHER", "ALL_REDUCE", "ALL_TO_ALL", "REDUCE_SCATTER", "Collective"]
+__all__ = ["ALL_GATHER", "ALL_REDUCE", "ALL_TO_ALL", "PERMUTE", "REDUCE_SCATTER", "Collective"]
 
 ALL_REDUCE = "all_reduce"
 ALL_GATHER = "all_gather"
 REDUCE_SCATTER = "reduce_scatter"
 ALL_TO_ALL = "all_to_all"
+PERMUTE = "permute"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +19,10 @@ class Collective:
     """One collective.
 
     Attributes:
-        kind: ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER or ALL_TO_ALL.
+        kind: ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL or PERMUTE.
         num_bytes: what one device holds of the array before or after, whichever is more: all of a
             sum, a gathered array after, a scattered one before.
-        axis: the mesh axis.
+        axis: the mesh axis; of a permutation the first of the two whose order changes.
         num_devices: its size.
     """
 

@@ -43,10 +43,15 @@ def test_a_sharded_stage_gives_what_one_device_gives(found, case):
     assert found[case]["error"] <= 2e-6
 
 
-@pytest.mark.parametrize("case", [*CASES, "open axes"])
+@pytest.mark.parametrize("case", [*CASES, "open axes", "free permutations"])
 def test_the_collectives_that_were_priced_are_those_that_are_emitted(found, case):
     assert found[case]["predicted"]
     assert found[case]["emitted"] == found[case]["predicted"]
+
+
+def test_a_permutation_that_costs_something_is_avoided_here(found):
+    assert "permute" in found["free permutations"]["emitted"]
+    assert "permute" not in found["both axes 4"]["emitted"]
 
 
 def test_given_specs_and_constraints_of_the_model_reach_the_devices(found):

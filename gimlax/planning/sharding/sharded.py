@@ -13,6 +13,7 @@ from gimlax.graph import Role
 from gimlax.graph.operations import Operation
 from gimlax.partition import (
     ALL_REDUCE,
+    PERMUTE,
     REDUCE_SCATTER,
     Collective,
     Source,
@@ -217,6 +218,7 @@ class _Description:
             for axis in range(len(self.layouts))
             for collective in self._collectives(phase, index, axis)
         ]
+        collectives += self._permutations(phase, index)
         run, shape_of = self.pieces.runs[phase][index], self._shapes(phase, index)
         sizes = tuple(layout.num_devices for layout in self.layouts)
         operations = self.pieces.works.segment(
@@ -258,6 +260,49 @@ class _Description:
         for source, value in run.updates:
             name = source_name(phase, source)
             yield from between(value, lies.get(value, WHOLE), layout.states.get(name, WHOLE))
+
+    def _permutations(self, phase: int, index: int) -> Iterator[Collective]:
+        """Parts that change places because a dim is split along a second axis in the wrong order.
+
+        A spec names axes in the order of the mesh. A dim that lies along the later one and is split
+        along the earlier one too would be cut on the spot in the other order.
+        """
+        run = self.pieces.runs[phase][index]
+        groups = self.pieces.groups[phase][index]
+        lies = [
+            {value: layout.state(self.pieces, phase, index, value) for value in run.sources}
+            for layout in self.layouts
+        ]
+
+        def between(value: int, before: list[int], after: list[int]) -> Iterator[Collective]:
+            for first, layout in enumerate(self.layouts):
+                dim = after[first]
+                later = [(before[k], after[k]) for k in range(first + 1, len(self.layouts))]
+                if before[first] == WHOLE and dim != WHOLE and (dim, dim) in later:
+                    num_bytes = self._bytes(phase, index, first, value) // layout.num_devices
+                    yield Collective(
+                        kind=PERMUTE,
+                        num_bytes=num_bytes,
+                        axis=layout.axis,
+                        num_devices=layout.num_devices,
+                    )
+
+        splits = zip(*(layout.splits[phase][index] for layout in self.layouts), strict=True)
+        for group, by_axis in zip(groups, splits, strict=False):
+            for value in group.reads:
+                before = [of.get(value, WHOLE) for of in lies]
+                after = [state_before(group, split, value) for split in by_axis]
+                yield from between(value, before, after)
+            for value in group.writes:
+                made = [state_after(group, split, value) for split in by_axis]
+                name = name_of(run, phase, index, value)
+                for of, layout, state in zip(lies, self.layouts, made, strict=True):
+                    of[value] = layout.states.get(name, state)
+                yield from between(value, made, [of[value] for of in lies])
+        for source, value in run.updates:
+            name = source_name(phase, source)
+            before = [of.get(value, WHOLE) for of in lies]
+            yield from between(value, before, [of.states.get(name, WHOLE) for of in self.layouts])
 
     def _bytes(self, phase: int, index: int, axis: int, value: int) -> int:
         """Bytes of a value as far as the other axes split it."""
