@@ -152,12 +152,17 @@ class _Search:
             return []
         layers = np.array([[span.num_layers for span in usable]], float)
         uses = np.array([span.uses for span in usable], float).T
+        limit_s = max(min(_PROGRAMME_S, time_limit_s), _PROGRAMME_S / 4)
+        if time_limit_s <= 0:
+            limit_s = (
+                10 * _PROGRAMME_S
+            )  # late, and nothing found: now it counts that this ends well
         solved = optimize.milp(
             -layers[0],
             constraints=optimize.LinearConstraint(uses, -np.inf, self._counts),  # pyright: ignore[reportArgumentType]
             integrality=np.ones(len(usable)),
             options={
-                "time_limit": max(min(_PROGRAMME_S, time_limit_s), _PROGRAMME_S / 4),
+                "time_limit": limit_s,
                 "mip_rel_gap": 0.0,
             },
         )
