@@ -24,7 +24,7 @@ help:
 	@echo "make test-py312   run the tests on Python 3.12 and the newest JAX"
 	@echo "make bench-quick  run each benchmark briefly"
 	@echo "make bench-cost   compare predicted with measured times of stages, on one core"
-	@echo "make bench-placement  solve published placement problems (PLACEMENT_FLAGS=--data_dir=DIR)"
+	@echo "make bench-placement  solve published placement problems (PLACEMENT_FLAGS=--data_dir=DIR or --random=100)"
 	@echo "make bench-scale  plan Llama-3-70B for 64, 256 and 1,024 devices of four kinds"
 	@echo "make bench-silicon  score fitted coefficients on measured kernels of real accelerators"
 	@echo "make clean        remove the environments and caches"
