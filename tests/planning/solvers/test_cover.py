@@ -80,20 +80,60 @@ def test_layouts_and_bounds_against_every_layout(block):
             assert sum(held.machine == kind for held in found.layout) <= count
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_the_least_cover_is_the_maximum_flow_where_no_link_binds(seed):
+def smallest_cut(problem, layout):
+    """What separates the first layer from the last at the least rate, by trying every cut.
+
+    A machine lies before the cut, is cut itself, or lies behind it; a link is cut where it leads
+    from before it to behind it.
+    """
+    n, stops = problem.num_layers, [held.first_layer + held.num_layers for held in layout]
+    best = math.inf
+    for side in itertools.product(("before", "cut", "behind"), repeat=len(layout)):
+        starts = [s for held, s in zip(layout, side, strict=True) if held.first_layer == 0]
+        ends = [s for stop, s in zip(stops, side, strict=True) if stop >= n]
+        if "behind" in starts or "before" in ends:
+            continue
+        total = sum(
+            problem.rates[held.machine][held.num_layers - 1]
+            for held, s in zip(layout, side, strict=True)
+            if s == "cut"
+        )
+        for a, stop in enumerate(stops):
+            for b, held in enumerate(layout):
+                joined = a != b and held.first_layer <= stop < stops[b]
+                if joined and (side[a], side[b]) == ("before", "behind"):
+                    total += problem.link_tokens_per_s
+        best = min(best, total)
+    return 0.0 if math.isinf(best) else best
+
+
+@pytest.mark.parametrize("link_tokens_per_s", [math.inf, 8.0, 4.0, 1.0])
+@pytest.mark.parametrize("seed", range(20))
+def test_tokens_pass_as_the_smallest_cut_lets_them(seed, link_tokens_per_s):
     rng = np.random.default_rng(seed)
     rates = {"a": rng.uniform(1, 9, 3), "b": rng.uniform(1, 9, 4)}
     layout = []
-    for _ in range(8):
+    for _ in range(6):
         kind = "ab"[rng.integers(2)]
         k = int(rng.integers(1, len(rates[kind]) + 1))
         layout.append(Interval(first_layer=int(rng.integers(0, 6 - k)), num_layers=k, machine=kind))
-    figures = {"num_layers": 5, "counts": {"a": 8, "b": 8}, "rates": rates}
-    free = flow_tokens_per_s(CoverProblem(**figures), layout)
-    # Just below the largest rate the maximum flow is computed, and no link binds more than that.
-    wide = flow_tokens_per_s(CoverProblem(**figures, link_tokens_per_s=8.99), layout)
-    assert wide == pytest.approx(free, rel=1e-6) or max(r.max() for r in rates.values()) > 8.99
+    problem = CoverProblem(
+        num_layers=5, counts={"a": 8, "b": 8}, rates=rates, link_tokens_per_s=link_tokens_per_s
+    )
+    passed = flow_tokens_per_s(problem, layout)
+    assert passed == pytest.approx(smallest_cut(problem, layout), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_case_of_whole_machines_excludes_what_is_possible(seed):
+    problem = random_cover(seed)
+    best = most_by_trying(problem)
+    if best:
+        figures = (problem.num_layers, problem.counts, problem.rates)
+        bound = bound_tokens_per_s(*figures)
+        for share in (0.7, 0.9, 0.97, 0.999999):
+            tight = tightened_tokens_per_s(*figures, bound, share * best)
+            assert tight >= best * (1 - 1e-9)
 
 
 def test_a_narrow_link_limits_a_chain_and_not_a_pair():
