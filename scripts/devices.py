@@ -22,18 +22,18 @@ TIMEOUT_S = flags.DEFINE_float(
     "timeout_s", 60.0, "how long each backend may take to answer", lower_bound=0.1
 )
 KINDS = flags.DEFINE_bool("kinds", False, "print the catalogue, and look for no devices")
-CHECK = flags.DEFINE_list("check", [], "check these cards, and look for no devices")
+CHECK = flags.DEFINE_list("check", None, "check these cards, and look for no devices")
 
 
 def main(argv: list[str]) -> None:
     del argv
     console.check_output(CLUSTER_OUT.value)
-    if KINDS.value or CHECK.value:
+    if KINDS.value or CHECK.value is not None:
         if CLUSTER_OUT.value:
             raise gx.SpecError("--cluster_out needs devices; leave out --kinds and --check")
         if KINDS.value:
             print(show_kinds(catalogue()))
-        if CHECK.value:
+        if CHECK.value is not None:
             print(show_kinds(check_cards(CHECK.value, datetime.date.today())))
         return
     cluster = gx.discover(timeout_s=TIMEOUT_S.value)

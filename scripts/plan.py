@@ -3,6 +3,7 @@
 python scripts/plan.py --model=llama3-70b --cluster=cluster.toml --objective=throughput
 """
 
+import re
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +13,9 @@ from absl import flags
 
 import gimlax as gx
 from gimlax import models
+from gimlax.devices import Calibration
 from gimlax.models.llama import DType
+from gimlax.planning import check_known
 
 MODELS = {"smollm2-135m": models.SMOLLM2_135M, "llama3-70b": models.LLAMA3_70B}
 
@@ -21,10 +24,17 @@ CLUSTER = flags.DEFINE_string("cluster", None, "TOML file with meshes and links"
 OBJECTIVE = flags.DEFINE_enum(
     "objective", "latency", ["latency", "throughput", "usd", "joules"], "what to plan for"
 )
-PROMPT_TOKENS = flags.DEFINE_integer("prompt_tokens", 512, "length of a prompt", lower_bound=1)
-NEW_TOKENS = flags.DEFINE_integer("new_tokens", 64, "decoded tokens a request", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", 1, "sequences in one pass", lower_bound=1)
-CONTEXT = flags.DEFINE_integer("context", 2048, "positions of the cache", lower_bound=1)
+MOST = 2**24  # of any count: beyond what a model has positions for, and far within 64 bits
+PROMPT_TOKENS = flags.DEFINE_integer(
+    "prompt_tokens", 512, "length of a prompt", lower_bound=1, upper_bound=MOST
+)
+NEW_TOKENS = flags.DEFINE_integer(
+    "new_tokens", 64, "decoded tokens a request", lower_bound=1, upper_bound=MOST
+)
+BATCH = flags.DEFINE_integer("batch", 1, "sequences in one pass", lower_bound=1, upper_bound=MOST)
+CONTEXT = flags.DEFINE_integer(
+    "context", 2048, "positions of the cache", lower_bound=1, upper_bound=MOST
+)
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "of weights and arithmetic")
 STAGES = flags.DEFINE_integer(
     "stages", None, "number of stages; the planner says where to cut", lower_bound=1
@@ -35,7 +45,7 @@ CALIBRATION = flags.DEFINE_string("calibration", None, "file of scripts/calibrat
 JSON = flags.DEFINE_string("json", None, "write the plan here")
 flags.register_validator(
     "cuts",
-    lambda cuts: all(cut.strip().isdecimal() for cut in cuts or ()),
+    lambda cuts: cuts is None or (cuts and all(re.fullmatch(r" *\d{1,9} *", c) for c in cuts)),
     message="give numbers of segments, as in 20,41",
 )
 flags.mark_flags_as_mutual_exclusive(["stages", "cuts"])
@@ -45,14 +55,19 @@ def main(argv: list[str]) -> None:
     del argv
     console.check_output(JSON.value)
     cluster = gx.Cluster.load(CLUSTER.value)
+    # Before the trace, which takes a while.
+    objective = gx.Objective(goal=OBJECTIVE.value)
+    check_known(cluster, objective, MESHES.value)
+    given = CALIBRATION.value
+    calibration = None if given is None else Calibration.load(given)
     cuts = None if CUTS.value is None else [int(cut) for cut in CUTS.value]
     chosen = gx.plan(
         workload(),
         cluster,
-        objective=gx.Objective(goal=OBJECTIVE.value),
+        objective=objective,
         cuts=cuts if STAGES.value is None else STAGES.value,
         meshes=MESHES.value,
-        calibration=CALIBRATION.value,
+        calibration=calibration,
     )
     print(chosen)
     print()

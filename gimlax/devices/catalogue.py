@@ -48,6 +48,9 @@ def check_cards(paths: Iterable[str | Path], today: datetime.date) -> tuple[Devi
     """
     mistakes: list[str] = []
     kinds: list[DeviceKind] = []
+    paths = tuple(paths)
+    if not paths:
+        mistakes.append("no card is named, so none was checked; give paths of TOML files")
     for path in paths:
         try:
             text = read_text(path, "card")

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 from gimlax import _jax
+from gimlax.checking import is_number, shown
 from gimlax.devices.asking import capabilities
 from gimlax.devices.backends import Backend, Capabilities
 from gimlax.devices.candidates import Candidate, find_candidates, find_missing
@@ -42,6 +43,10 @@ def discover(*, timeout_s: float = 60.0) -> Cluster:
 
     Args:
         timeout_s: how long each candidate may take to start and to answer in its own process.
+
+    Raises:
+        SpecError: timeout_s is no positive number.
+        BackendError: nothing could be started; keeps what JAX said.
     """
     backends = start_backends(timeout_s=timeout_s)
     known, meshes = [], []
@@ -63,8 +68,11 @@ def start_backends(*, timeout_s: float = 60.0) -> tuple[Backend, ...]:
         timeout_s: for each candidate in its own process.
 
     Raises:
+        SpecError: timeout_s is no positive number.
         BackendError: nothing could be started; keeps what JAX said.
     """
+    if not is_number(timeout_s) or timeout_s <= 0:
+        raise SpecError(f"timeout_s is {shown(timeout_s)}; give a positive number of seconds")
     if _jax.backends_initialised():
         live = {name: _live(name, None) for name in _jax.backend_names()}
         late = "JAX was started without it; call gimlax.discover() before anything uses a device"

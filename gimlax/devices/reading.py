@@ -32,6 +32,8 @@ def read_text(
     Raises:
         error: it cannot be read, or is larger than such a file can be.
     """
+    if path == "":  # which stands for the folder that a process is in
+        raise error(f"{what}: its path is empty; {advice}")
     text = None
     try:
         with Path(path).open("rb") as file:

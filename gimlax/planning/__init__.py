@@ -12,6 +12,7 @@ from gimlax.planning.predictions import (
     TransferPrediction,
 )
 from gimlax.planning.shardings import MeshSharding
+from gimlax.planning.tariffs import check_known
 
 __all__ = [
     "Holding",
@@ -25,6 +26,7 @@ __all__ = [
     "Route",
     "StagePrediction",
     "TransferPrediction",
+    "check_known",
     "check_plan",
     "in_order",
     "pareto",

@@ -34,10 +34,14 @@ __all__ = ["MeshSetting"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MeshSetting:
-    """All that plans for one chain on the meshes of one cluster have in common."""
+    """All that plans for one chain on the meshes of one cluster have in common.
+
+    `whole` is the cluster with meshes that take no part.
+    """
 
     chain: Chain
     cluster: Cluster
+    whole: Cluster
     calibration: Calibration | None
     request: Request
     splits: Splits
@@ -48,6 +52,7 @@ class MeshSetting:
         chain: Chain,
         cluster: Cluster,
         *,
+        whole: Cluster,
         cuts: int | Sequence[int] | None,
         meshes: Sequence[str] | None,
         calibration: Calibration | None,
@@ -65,6 +70,7 @@ class MeshSetting:
         return cls(
             chain=chain,
             cluster=cluster,
+            whole=whole,
             calibration=calibration,
             request=request,
             splits=Splits.of(
@@ -159,7 +165,7 @@ class MeshSetting:
             joules=_known(found.terms.joules),
             method="exact" if found.value <= bound * (1 + TOLERANCE) else found.method,
             model=chain.fingerprint(),
-            cluster=self.cluster.fingerprint(),
+            cluster=self.whole.fingerprint(),
             specs=tuple(cluster.mesh(name) for name in dict.fromkeys(names)),
             segments=chain.names,
             order=chain.order,

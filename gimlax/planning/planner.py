@@ -24,7 +24,7 @@ from gimlax.planning.objective import TERM_OF_LIMIT, TERMS, Objective
 from gimlax.planning.ordering import OrderedSetting
 from gimlax.planning.plans import Plan
 from gimlax.planning.sequences import rows
-from gimlax.planning.tariffs import check_known
+from gimlax.planning.tariffs import check_known, without_unknown
 
 
 class Setting(Protocol):
@@ -62,7 +62,8 @@ def plan(
         objective: what is minimised, the latency of a request by default; on groups throughput.
         cuts: boundaries (cut b lies before segment b) or a number of stages; free by default.
         meshes: a mesh name per stage, where a mesh may come back. By default the planner chooses,
-            and each mesh holds at most one stage.
+            and each mesh holds at most one stage. Others whose price or power is asked for and not
+            known take no part in bound and comparison.
         calibration: measured figures, or the file that has them; they go before those of cards and
             of the cluster. The plan says of each mesh and transfer what its seconds rest on.
         shardings: specs to be kept on meshes of several devices, by the path of an argument, such
@@ -89,12 +90,11 @@ def plan(
     check_arguments("gimlax.plan", plan, locals())
     _check_time(time_limit_s)
     objective = objective or Objective(goal="throughput" if _of_groups(cluster) else "latency")
-    check_known(cluster, objective)
     setting = _setting(
         workload,
         cluster,
         calibration,
-        split_batch=objective.needs("latency"),
+        (objective,),
         cuts=cuts,
         meshes=meshes,
         shardings=shardings,
@@ -152,13 +152,11 @@ def pareto(
         )
     _check_time(time_limit_s)
     asked = [Objective(goal=goal, **limits) for goal in goals]  # type: ignore[arg-type]
-    for objective in asked:
-        check_known(cluster, objective)
     setting = _setting(
         workload,
         cluster,
         calibration,
-        split_batch=any(objective.needs("latency") for objective in asked),
+        asked,
         cuts=cuts,
         meshes=meshes,
         shardings=shardings,
@@ -189,14 +187,17 @@ def _setting(
     workload: Traced | Workload | Chain,
     cluster: Cluster,
     calibration: Calibration | str | Path | None,
+    objectives: Sequence[Objective],
     *,
-    split_batch: bool,
     cuts: int | Sequence[int] | None,
     meshes: Sequence[str] | None,
     shardings: Mapping[str, PartitionSpec] | None,
     tiers: Mapping[str, str] | None,
 ) -> Setting:
     """The workload on the meshes of the cluster, or on those that its groups can give."""
+    for objective in objectives:
+        check_known(cluster, objective, meshes)
+    known = without_unknown(cluster, objectives, meshes)
     chain = workload if isinstance(workload, Chain) else build_chain(workload)
     check_constraints(chain)
     if isinstance(calibration, str | Path):
@@ -207,7 +208,8 @@ def _setting(
         def priced(chain: Chain) -> MeshSetting:
             return MeshSetting.of(
                 chain,
-                cluster,
+                known,
+                whole=cluster,
                 cuts=cuts,
                 meshes=meshes,
                 calibration=calibration,
@@ -218,7 +220,7 @@ def _setting(
         setting = priced(chain)
         if isinstance(setting.request.cuts, tuple):  # places in the order of the program
             return setting
-        others = rows(chain, setting.splits.figures[0], cluster)
+        others = rows(chain, setting.splits.figures[0], known)
         return OrderedSetting(setting, others, priced) if others.others else setting
     fixed = {"cuts": cuts, "meshes": meshes, "tiers": tiers}
     if given := [name for name, value in fixed.items() if value is not None]:
@@ -227,7 +229,11 @@ def _setting(
             " makes the meshes; leave them out, or carve meshes with cluster.carve(...)"
         )
     return GroupSetting.of(
-        chain, cluster, calibration=calibration, shardings=shardings, split_batch=split_batch
+        chain,
+        cluster,
+        calibration=calibration,
+        shardings=shardings,
+        split_batch=any(objective.needs("latency") for objective in objectives),
     )
 
 

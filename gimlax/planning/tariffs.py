@@ -4,6 +4,9 @@ Prices are those of the cluster file, else the lowest on demand of the card; pow
 All devices of a mesh count. Transfers draw nothing, and hosts, networks and cooling are not in it.
 """
 
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from gimlax.devices import Cluster
@@ -29,12 +32,53 @@ def tariffs(cluster: Cluster) -> dict[str, Array]:
     }
 
 
-def check_known(cluster: Cluster, objective: Objective) -> None:
+def without_unknown(
+    cluster: Cluster, objectives: Iterable[Objective], meshes: Sequence[str] | None
+) -> Cluster:
+    """The cluster without meshes whose price or power is asked for, is not known and need not be.
+
+    Args:
+        cluster: with meshes or groups.
+        objectives: what looks at prices and power.
+        meshes: that the caller placed the stages on; others take part in comparisons only. None
+            where the planner chooses, so that every figure matters.
+    """
+    asked = tuple(objectives)
+    if meshes is None or not set(meshes) <= {mesh.name for mesh in cluster.meshes}:
+        return cluster
+    kept = tuple(
+        mesh
+        for mesh in cluster.meshes
+        if mesh.name in meshes or not any(_lacking(cluster, mesh.name, of) for of in asked)
+    )
+    if len(kept) == len(cluster.meshes):
+        return cluster
+    gone = {mesh.name for mesh in cluster.meshes} - {mesh.name for mesh in kept}
+    links = tuple(link for link in cluster.links if not gone & {link.source, link.target})
+    return replace(cluster, meshes=kept, links=links)
+
+
+def _lacking(cluster: Cluster, name: str, objective: Objective) -> bool:
+    """Whether an objective looks at a figure of a mesh or group that nobody knows."""
+    no_price = objective.needs("usd") and cluster.usd_per_hour(name) is None
+    return no_price or (objective.needs("joules") and cluster.kind(name).tdp_watts is None)
+
+
+def check_known(
+    cluster: Cluster, objective: Objective, meshes: Sequence[str] | None = None
+) -> None:
     """Refuses an objective that looks at a price or a power that nobody knows.
+
+    Args:
+        cluster: with meshes or groups.
+        objective: what is asked for.
+        meshes: where the stages are placed, so that only the figures of these matter; None where
+            the planner chooses.
 
     Raises:
         SpecError: names every mesh, group or kind whose figure is missing, and where it belongs.
     """
+    cluster = without_unknown(cluster, (objective,), meshes)
     wrong: list[str] = []
     one, many, records = "mesh", "meshes", cluster.meshes
     if not records:

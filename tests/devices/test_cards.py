@@ -355,6 +355,8 @@ def test_the_table_of_kinds_has_a_line_for_each():
         (["--kinds"], 0, "Cerebras WSE-3"),
         (["--check=good.toml"], 0, "Example 1"),
         (["--check=good.toml,bad.toml"], 2, "bad.toml: tdp_watts: unit is 'hp', which is not kn"),
+        (["--check="], 2, "no card is named, so none was checked"),
+        (["--timeout_s=nan"], 2, "timeout_s is nan; give a positive number of seconds"),
         (["--kinds", "--cluster_out=c.toml"], 2, "--cluster_out needs devices"),
     ],
 )

@@ -148,3 +148,9 @@ def test_a_plugin_lacks_what_needs_jaxlib(plugin_name):
     assert found.donation and found.memory_analysis and found.serialization
     assert not found.callbacks
     assert "tried: " in dict(found.how)["callbacks"]
+
+
+@pytest.mark.parametrize("timeout_s", [float("nan"), 0, -1.0, float("inf"), "1", 10**400])
+def test_a_time_limit_that_is_none_is_refused(timeout_s):
+    with pytest.raises(SpecError, match=r"timeout_s is .*; give a positive number of seconds"):
+        devices.discover(timeout_s=timeout_s)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from gimlax.errors import PlanError, SpecError
 from gimlax.graph import chain
-from gimlax.planning import Objective, plan
+from gimlax.planning import Objective, check_plan, plan
 from gimlax.planning.cost import costs
 from gimlax.planning.infeasible import fewest_meshes
 from tests.planning.cases import cluster_of, kind, two_phases
@@ -123,3 +123,18 @@ def test_wishes_are_to_blame_where_only_they_break_a_limit():
     pattern = r"of the layouts asked for: max_latency_s is .*; with meshes free there is a layout"
     with pytest.raises(PlanError, match=pattern):
         plan(CHAIN, TWO, objective=limit, meshes=("b",))
+
+
+def test_a_price_that_nobody_knows_is_not_asked_of_a_mesh_that_is_not_used():
+    half = replace(TWO, meshes=(replace(TWO.meshes[0], usd_per_hour=9.0), TWO.meshes[1]))
+    usd = Objective(goal="usd")
+    chosen = plan(CHAIN, half, objective=usd, meshes=("a",))
+    assert chosen.mesh_names == ("a",)
+    alone = plan(CHAIN, replace(half, meshes=half.meshes[:1], links=()), objective=usd)
+    assert chosen.value == alone.value and chosen.bound == alone.bound
+    check_plan(chosen, CHAIN, half)
+    for meshes in (None, ("b",), ("a", "b")):
+        with pytest.raises(SpecError, match="dollars are asked for, but mesh 'b' has no price"):
+            plan(CHAIN, half, objective=usd, meshes=meshes)
+    with pytest.raises(PlanError, match="meshes names 'z'"):
+        plan(CHAIN, PRICED, objective=usd, meshes=("z",))

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from gimlax.planning import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -49,3 +51,21 @@ def test_a_missing_cluster_file_is_one_line(tmp_path):
     done = run(f"--cluster={tmp_path}/none.toml")
     assert done.returncode == 2
     assert "none.toml" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--batch=99999999999999999999"], "is not an integer in the range [1, "),
+        (["--cuts="], "give numbers of segments, as in 20,41"),
+        (["--calibration="], "calibration file: its path is empty"),
+        (["--objective=usd"], "dollars are asked for, but mesh 'left' has no price"),
+        (["--cluster="], "cluster file: its path is empty"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_traced(tmp_path, flags, said):
+    text = CLUSTER.replace('"H100 SXM"', '"A30"')
+    (tmp_path / "cluster.toml").write_text(text)
+    done = run(f"--cluster={tmp_path}/cluster.toml", "--prompt_tokens=99999", *flags)
+    assert done.returncode != 0 and said in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr and "do not fit the context" not in done.stderr
