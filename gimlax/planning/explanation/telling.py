@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from gimlax.devices.kinds import ANY_VENDOR
 from gimlax.planning.explanation.comparison import Comparison, Rival
 from gimlax.units import show_bytes, show_seconds
 
@@ -88,6 +89,8 @@ def _group(plan: "Plan", rival: Rival) -> str:
 
 def _vendor(plan: "Plan", comparison: Comparison) -> str:
     rival = comparison.single_vendor
+    if comparison.vendor == ANY_VENDOR:
+        return "single vendor: not known; the cluster has a kind that stands for any vendor's"
     if comparison.num_vendors == 1:
         return f"single vendor: all meshes are of {comparison.vendor or 'one vendor'}"
     if rival is None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gimlax as gx
+from gimlax.devices.kinds import ANY_VENDOR
 from gimlax.planning import Plan, plan
 from gimlax.planning.deadline import OutOfTime
 from gimlax.planning.explanation import compare
@@ -70,6 +71,15 @@ def test_where_no_mesh_can_do_it_alone_the_text_says_so():
     chosen = split_plan()
     assert chosen.comparison.single_mesh is None
     assert "no mesh can do it alone" in str(chosen)
+
+
+def test_a_kind_that_stands_for_any_vendor_is_said_to():
+    chosen = plan(
+        two_phases(), cluster_of([replace(kind(name), vendor=ANY_VENDOR) for name in "ab"])
+    )
+    said = "single vendor: not known; the cluster has a kind that stands for any vendor's"
+    assert said in str(chosen).splitlines()
+    assert "of any" not in str(chosen)
 
 
 def test_the_best_vendor_is_found_among_all():
