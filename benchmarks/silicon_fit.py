@@ -34,15 +34,28 @@ DTYPE, APART, ARCHITECTURE, ALL = "dtype", "apart", "architecture", "all"
 NONE = "none"  # rows that a coefficient does not concern
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class But:
+    """One value for `rest` (ALL, or NONE for none), and one for each of some groups."""
+
+    rest: str
+    groups: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Law:
     """A law with where its coefficients begin and what each depends on."""
 
     seconds: Callable[..., Any]
-    begin: Mapping[str, tuple[float, str]]
+    begin: Mapping[str, tuple[float, str | But]]
     tiles: tuple[tuple[int, int, int], ...] = ()
 
 
+_SLOW_FLOAT8 = ("ada/float8", "blackwell_gddr/float8")  # of heads that are not of 128
+_OWN_DECODES = ("ampere", "blackwell", "hopper/bfloat16", "hopper/float8", "xe2")
+_OWN_EXPERTS = ("ada", "ampere", "blackwell/float4", "blackwell_ultra/float4")
+_OWN_MIDDLE = ("ada/bfloat16", "blackwell_gddr/bfloat16", *_SLOW_FLOAT8)
+_OWN_NARROW = ("blackwell", "blackwell_gddr/bfloat16", "hopper", "xe2", *_SLOW_FLOAT8)
 LAWS = {
     "matmul": Law(
         seconds=kernels.matmul_s,
@@ -50,44 +63,56 @@ LAWS = {
         begin={
             "launch_s": (3e-6, DTYPE),
             "efficiency": (0.85, DTYPE),
-            "bandwidth": (0.85, ARCHITECTURE),
+            "bandwidth": (0.85, But(ALL, ("xe2",))),
             "step_s": (5e-8, APART),
             "quantise": (2.0, DTYPE),
             "feed": (4.0, ALL),
-            "wave_s": (0.5e-6, ALL),
+            "wave_s": (0.5e-6, APART),
             "sharpness": (2.0, ALL),
             "sag": (0.1, ALL),
             "reduce_s": (0.5e-6, ALL),
-            "cache": (0.1, ARCHITECTURE),
+            "cache": (0.1, But(ALL, ("ada", "blackwell_gddr", "xe2"))),
             "cached": (3.0, ALL),
+            "hidden": (1.0, But(NONE, ("xe2",))),
         },
     ),
     "context_attention": Law(
         seconds=kernels.context_attention_s,
-        tiles=kernels.CONTEXT_TILES,
         begin={
             "launch_s": (10e-6, DTYPE),
-            "efficiency": (0.7, ARCHITECTURE),
-            "wide": (0.3, DTYPE),
-            "softmax": (200.0, DTYPE),
-            "bandwidth": (0.5, ARCHITECTURE),
-            "wave_s": (1e-6, ARCHITECTURE),
+            "other": (1.0, But(ALL, ("hopper/bfloat16", "hopper/float8", *_SLOW_FLOAT8))),
+            "single": (1.0, But(ALL, ("xe2",))),
+            "efficiency": (0.6, DTYPE),
+            "narrow": (1.2, But(ALL, _OWN_NARROW)),
+            "middle": (1.0, But(ALL, _OWN_MIDDLE)),
+            "wide": (1.0, But(ALL, _SLOW_FLOAT8)),
+            "wave_s": (1e-6, But(ALL, ("blackwell", "hopper", *_SLOW_FLOAT8))),
+            "extra": (30.0, But(ALL, ("ampere", "blackwell", "hopper"))),
+            "tail": (0.5, But(ALL, ("blackwell", "xe2"))),
+            "beyond": (30.0, But(ALL, ("blackwell/float8", "hopper/bfloat16", "hopper/float8"))),
+            "least": (16.0, But(NONE, ("blackwell_gddr/bfloat16",))),
+            "bandwidth": (0.8, But(ALL, ("ada", "blackwell_gddr"))),
+            "cache": (0.3, But(ALL, ("ada", "blackwell_gddr"))),
+            "cached": (4.0, ALL),
+            "hidden": (1.0, But(NONE, ("xe2",))),
         },
     ),
     "decode_attention": Law(
         seconds=kernels.decode_attention_s,
-        tiles=kernels.DECODE_PARTS,
+        tiles=kernels.DECODE_TILES,
         begin={
             "launch_s": (5e-6, ARCHITECTURE),
-            "wave_s": (2e-6, DTYPE),
-            "bandwidth": (0.85, ARCHITECTURE),
-            "step_s": (0.5e-6, ARCHITECTURE),
-            "cache": (0.3, ARCHITECTURE),
-            "cached": (4.0, ALL),
-            "merge_s": (2e-6, ALL),
-            "alone": (0.5, ALL),
+            "wave_s": (2e-6, But(ALL, _OWN_DECODES)),
+            "step_s": (0.5e-6, But(ALL, ("blackwell", "xe2"))),
             "crowd": (0.5, ALL),
+            "alone_launch_s": (1e-6, But(ALL, ("ada/float8",))),
+            "alone_s": (1.5e-6, But(ALL, ("ada/float8",))),
+            "alone_step_s": (0.5e-6, But(ALL, ("blackwell", "xe2"))),
+            "merge_s": (2e-6, But(ALL, ("ada/float8",))),
+            "bandwidth": (0.85, ALL),
             "sharpness": (2.0, ALL),
+            "cache": (0.3, But(ALL, ("ada", "blackwell_gddr", "xe2"))),
+            "cached": (4.0, ALL),
         },
     ),
     "experts": Law(
@@ -95,13 +120,13 @@ LAWS = {
         tiles=kernels.EXPERT_TILES,
         begin={
             "launch_s": (30e-6, APART),
-            "efficiency": (0.7, APART),
+            "efficiency": (0.7, But(ALL, _OWN_EXPERTS)),
             "bandwidth": (0.8, ALL),
             "step_s": (5e-8, ALL),
-            "permute": (1.0, ARCHITECTURE),
+            "permute": (1.0, But(ALL, ("blackwell",))),
             "feed": (4.0, ALL),
             "wave_s": (1e-6, ALL),
-            "skew": (0.2, ALL),
+            "skew": (0.5, ALL),
             "sharpness": (2.0, ALL),
         },
     ),
@@ -109,9 +134,9 @@ LAWS = {
         seconds=kernels.all_reduce_s,
         begin={
             "launch_s": (3e-6, ARCHITECTURE),
-            "peer_s": (0.5e-6, ARCHITECTURE),
+            "peer_s": (0.5e-6, But(ALL, ("ada", "blackwell_gddr"))),
             "hop_s": (5e-6, ALL),
-            "efficiency": (0.8, ARCHITECTURE),
+            "efficiency": (0.8, But(ALL, ("ada", "blackwell_gddr"))),
         },
     ),
 }
@@ -153,19 +178,21 @@ def predict(name: str, coefficients: Mapping[str, Mapping[str, float]], rows: Ro
     law = LAWS[name]
     values = {}
     for coefficient, (_, level) in law.begin.items():
-        known = coefficients[coefficient]
         keys, inverse = np.unique(_keys(rows, coefficient, level), return_inverse=True)
-        values[coefficient] = jnp.asarray([_value(known, key) for key in keys], jnp.float32)[
-            inverse
-        ]
+        each = [_value(coefficients, coefficient, key) for key in keys]
+        values[coefficient] = jnp.asarray(each, jnp.float32)[inverse]
     data = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (rows.work, rows.device))
     if not law.tiles:
         return np.asarray(law.seconds(jnp, values, data[1], data[0]))
     return np.asarray(_best(law, values, *data)[0])
 
 
-def _keys(rows: Rows, coefficient: str, level: str) -> np.ndarray:
+def _keys(rows: Rows, coefficient: str, level: str | But) -> np.ndarray:
     """Which group each row belongs to."""
+    if isinstance(level, But):
+        rest = np.full(len(rows), level.rest, object)
+        keys = np.where(np.isin(rows.architecture, level.groups), rows.architecture, rest)
+        return np.where(np.isin(rows.group, level.groups), rows.group, keys).astype(str)
     if level == ALL:
         return np.full(len(rows), ALL)
     if level == ARCHITECTURE:
@@ -177,23 +204,32 @@ def _keys(rows: Rows, coefficient: str, level: str) -> np.ndarray:
     return rows.group
 
 
-def _value(known: Mapping[str, float], key: str) -> float:
-    """A coefficient of a group, or what cards alone make of those of others.
+def _value(law: Mapping[str, Mapping[str, float]], coefficient: str, key: str) -> float:
+    """A coefficient of a group, or what cards alone make of those of other architectures.
 
-    The mean (of logarithms) over other architectures counts each by the inverse of the
+    The mean (of logarithms) over architectures counts each by the inverse fourth power of the
     distance between cards, so that a device that is like a known one does as that one does.
     """
-    if key == NONE:
-        return 0.0
+    known = law[coefficient]
     if key in known:
         return known[key]
+    if key == NONE or not known:
+        return 0.0
     architecture, _, dtype = key.partition("/")
-    alike = {group: value for group, value in known.items() if group.partition("/")[2] == dtype}
-    alike = alike or dict(known)
+    groups = {group for groups in law.values() for group in groups if group != ALL}
+    others = sorted({group.partition("/")[0] for group in groups} - {architecture})
+    values = [_own(known, other, dtype) for other in others]
+    alike = [(other, value) for other, value in zip(others, values) if value]
     here = _card(architecture)
-    away = [np.sum((_card(group.partition("/")[0]) - here) ** 2) for group in alike]
-    logs = np.log(list(alike.values()))
-    return float(np.exp(np.average(logs, weights=1 / (np.sqrt(away) + 1e-3))))
+    away = [np.sum((_card(other) - here) ** 2) for other, _ in alike]
+    logs = np.log([value for _, value in alike])
+    return float(np.exp(np.average(logs, weights=(np.array(away) + 1e-3) ** -2)))
+
+
+def _own(known: Mapping[str, float], architecture: str, dtype: str) -> float:
+    """What an architecture uses, 0 where nothing was fitted for it."""
+    groups = (f"{architecture}/{dtype}" if dtype else architecture, architecture, ALL)
+    return next((known[group] for group in groups if group in known), 0.0)
 
 
 def _card(architecture: str) -> np.ndarray:
@@ -204,7 +240,14 @@ def _card(architecture: str) -> np.ndarray:
         if architecture in (each.architecture, each.four_bit_architecture)
     ]
     figures = [
-        (c.peak_flops_per_s["bfloat16"], c.memory_bytes_per_s, c.link_bytes_per_s) for c in cards
+        (
+            c.peak_flops_per_s["bfloat16"],
+            c.peak_flops_per_s["bfloat16"] / c.processors,
+            c.memory_bytes_per_s,
+            c.cache_bytes / c.memory_bytes_per_s,
+            c.link_bytes_per_s,
+        )
+        for c in cards
     ]
     return np.log(figures).mean(axis=0)
 

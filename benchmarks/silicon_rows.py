@@ -19,7 +19,7 @@ import yaml
 
 from gimlax.planning.rates.fitted import Accelerator, accelerators
 
-__all__ = ["CLASSES", "HELD_MODELS", "Rows", "held_out", "read"]
+__all__ = ["CLASSES", "HELD_MODELS", "Rows", "exponent", "held_out", "read"]
 
 _PARTS = 5
 # Width, inner width, heads, key heads, head size, and experts (inner width, chosen, all).
@@ -101,6 +101,11 @@ def systems_folder() -> Path:
 def held_out(kind: str) -> bool:
     """Whether a pair, a head layout, an expert model or a message size is held out."""
     return zlib.crc32(kind.encode()) % _PARTS == 0
+
+
+def exponent(distribution: str) -> float:
+    """Of the power law of the loads of experts, by the package's name: 0 where all are equal."""
+    return 0.0 if distribution == "balanced" else float(distribution.removeprefix("power_law_"))
 
 
 def read(name: str) -> Rows:
@@ -215,7 +220,7 @@ def _experts(t: pd.DataFrame) -> tuple:
         "chosen": t.topk,
         "experts": t.num_experts,
         "devices": t.moe_ep_size,
-        "uneven": t.distribution.astype(str) != "balanced",
+        "exponent": t.distribution.astype(str).map(exponent),
         "itemsize": _itemsizes(dtype),
     }
     columns = [t.hidden_size, t.inter_size, t.topk, t.num_experts]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from silicon_rows import ITEMSIZES
+from silicon_rows import ITEMSIZES, exponent
 from silicon_scores import WORK
 
 from gimlax.planning.rates import kernels
@@ -24,8 +24,7 @@ _FOUR_BIT = ("int4", "mxfp4", "w4a")
 _COLLECTIVES = ("CustomAllReduce", "MoeDispatch", "Nccl")
 _TILES = {
     "matmul": np.array(kernels.MATMUL_TILES, float).T,
-    "context_attention": np.array(kernels.CONTEXT_TILES, float).T,
-    "decode_attention": np.array(kernels.DECODE_PARTS, float).T,
+    "decode_attention": np.array(kernels.DECODE_TILES, float).T,
     "experts": np.array(kernels.EXPERT_TILES, float).T,
 }
 _LAWS = {
@@ -220,7 +219,7 @@ def _experts(prices: Laws | Bare, o: dict[str, Any], through: Pass) -> float:
         "chosen": o["topk"],
         "experts": o["num_experts"],
         "devices": o["moe_ep_size"],
-        "uneven": float(o["workload_distribution"] != "balanced"),
+        "exponent": exponent(o["workload_distribution"]),
         "itemsize": ITEMSIZES[dtype],
     }
     return prices.seconds("experts", dtype, _frozen(work))

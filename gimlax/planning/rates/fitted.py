@@ -34,9 +34,8 @@ _DTYPES = {
 _ITEMSIZES = {"bfloat16": 2.0, "float8": 1.0, "float4": 0.5625}  # float4 with its scales
 _WIDER = {"float4": "float8", "float8": "bfloat16"}  # what a device without the format works in
 _TILES = np.array(kernels.MATMUL_TILES, float).T  # [3, tile]
-_ROWS = np.array(kernels.CONTEXT_TILES, float).T
-_PARTS = np.array(kernels.DECODE_PARTS, float).T
-_EXPERT_ROWS = np.array(kernels.EXPERT_TILES, float).T
+_DECODE_TILES = np.array(kernels.DECODE_TILES, float).T
+_EXPERT_TILES = np.array(kernels.EXPERT_TILES, float).T
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,13 +178,13 @@ class Fitted:
             "hidden": k,
             "inner": n,
             "devices": 1,
-            "uneven": 0.0,
+            "exponent": 0.0,
             "itemsize": _ITEMSIZES[dtype],
             "warm": 0.0,
         }
         c = find_coefficients("experts", self.accelerator.groups(dtype))
         device = self._device(dtype)
-        return float(np.min(kernels.experts_s(np, c, device, work, _EXPERT_ROWS))) / 3
+        return float(np.min(kernels.experts_s(np, c, device, work, _EXPERT_TILES))) / 3
 
     def _attention_s(self, operation: Operation, dtype: str) -> float:
         batch, heads, key_heads, queries, keys, size = operation.dims
@@ -202,12 +201,14 @@ class Fitted:
             "warm": 0.0,  # every layer has a cache of its own
         }
         dtype = "float8" if dtype == "float4" else dtype
-        device, groups = self._device(dtype), self.accelerator.groups(dtype)
+        law = "decode_attention" if queries == 1 else "context_attention"
+        if not find_coefficients(law, self.accelerator.groups(dtype))["launch_s"]:
+            dtype = "bfloat16"  # no kernel of the device was measured in the shorter format
+        c = find_coefficients(law, self.accelerator.groups(dtype))
+        device = self._device(dtype)
         if queries == 1:
-            c = find_coefficients("decode_attention", groups)
-            return float(np.min(kernels.decode_attention_s(np, c, device, work, _PARTS)))
-        c = find_coefficients("context_attention", groups)
-        return float(np.min(kernels.context_attention_s(np, c, device, work, _ROWS)))
+            return float(np.min(kernels.decode_attention_s(np, c, device, work, _DECODE_TILES)))
+        return float(kernels.context_attention_s(np, c, device, work))
 
     def _device(self, dtype: str) -> dict[str, float]:
         listed = dict(self.kind.peak_flops_per_s)

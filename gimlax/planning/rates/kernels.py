@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
-    "CONTEXT_TILES",
-    "DECODE_PARTS",
+    "DECODE_TILES",
     "EXPERT_TILES",
     "MATMUL_TILES",
     "all_reduce_s",
@@ -30,9 +29,12 @@ _SIDES += ((32, 64), (64, 32), (16, 128), (128, 16))
 # What a library chooses from: rows and columns of a tile, and in how many parts it cuts k.
 MATMUL_TILES = tuple((m, n, s) for m, n in _SIDES for s in (1, 2, 3, 4, 6, 8, 16, 32))
 EXPERT_TILES = tuple((m, 128, 1) for m in (16, 64, 128))
-CONTEXT_TILES = ((16, 1, 1), (64, 1, 1), (128, 1, 1))
-DECODE_PARTS = tuple((parts, 1, 1) for parts in (1, 2, 4, 8, 16, 32, 64, 128))
+# In how many parts a sequence is cut, and whether a processor takes a key or (2) a query head.
+DECODE_TILES = tuple((p, heads, 1) for p in (1, 2, 4, 8, 16, 32, 64, 128) for heads in (1, 2))
 _DEPTH = 64  # of k, which a tile goes through at a time
+_QUERIES, _KEYS = 128, 128  # of a tile of a prompt, and of a pass of a decode
+_MOST_SHARED = 32  # query heads of a key head that one processor can take together
+_LOADS = 8  # quantiles that stand for the loads of experts
 _NEVER_S = 1.0  # more than any product takes
 _WARM_S = 1e-3  # after which clocks have fallen by half of what they will
 
@@ -46,7 +48,8 @@ def matmul_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], til
             (bandwidth of one processor's loads over its share of the card's), wave_s, reduce_s,
             sharpness, step_s (least time of a step along k, a byte of an element), sag (loss of
             clock), cache (share that holds operands), cached (bandwidth of it over the card's),
-            quantise (passes over the left operand that bring it to a short format).
+            quantise (passes over the left operand that bring it to a short format), hidden (how
+            well the launch hides behind the kernel: 0 not at all).
         device: peak_flops_per_s, memory_bytes_per_s, processors, cache_bytes.
         w: batch, m, n, k, itemsize, warm (1 where a cache may hold operands from an earlier use).
         tile: its rows, columns, and the parts of k.
@@ -54,7 +57,7 @@ def matmul_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], til
     m, n, k, itemsize = w["m"], w["n"], w["k"], w["itemsize"]
     num_bytes = ((m * k + n * k) * itemsize + 2 * m * n) * w["batch"]
     memory_s = _memory_s(xp, c, device, num_bytes, w["warm"])
-    core_s = _waves_s(xp, c, device, w, tile, w["batch"])
+    core_s = _waves_s(xp, c, device, w, tile, xp.ceil(m / tile[0]) * w["batch"])
     parts = tile[2]
     # No library that was measured cuts products of 4-bit operands along k.
     reduce_s = xp.where(itemsize < 1, _NEVER_S, c["reduce_s"])
@@ -64,83 +67,90 @@ def matmul_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], til
     quantise_s = w["batch"] * m * k * 2 * c["quantise"] / device["memory_bytes_per_s"]
     # A product that lasts meets the power limit, and clocks fall.
     core_s = core_s * (1 + c["sag"] * core_s / (core_s + _WARM_S))
-    return (
-        c["launch_s"]
-        + _binding(xp, core_s, memory_s, c["sharpness"])
-        + xp.where(parts > 1, partial_s, 0.0)
-        + quantise_s
-    )
+    kernel_s = _binding(xp, core_s, memory_s, c["sharpness"])
+    kernel_s = kernel_s + xp.where(parts > 1, partial_s, 0.0) + quantise_s
+    return _binding(xp, c["launch_s"], kernel_s, c["hidden"])
 
 
 def experts_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any) -> Any:
-    """Seconds of a layer of gated experts on one device: two grouped products.
+    """Seconds of a layer of gated experts on one device, the fullest: two grouped products.
 
     Args:
         xp: NumPy or JAX's.
-        c: as of a product, permute, and skew: the load of the fullest of p devices is p to it.
+        c: as of a product, permute, and skew (of what the fullest device has above the mean, over
+            what independent loads would give it).
         device: as of a product.
         w: tokens (of all devices), hidden, inner (of one device), chosen (experts of a token),
-            experts, devices (that hold different experts), uneven (1 where load is skewed),
-            itemsize, warm.
+            experts, devices (that hold different experts), exponent (of the power law of loads,
+            0 where all are equal), itemsize, warm.
         tile: its rows, columns, and 1.
     """
     local = w["experts"] / w["devices"]
-    load = w["tokens"] * w["chosen"] / w["experts"]  # tokens of an expert, if even
-    even = xp.minimum(load, 1.0)
-    hit = xp.maximum(local * xp.where(w["uneven"] > 0, 1 - (1 + load / 2.5) ** -2.5, even), 1.0)
-    share = xp.maximum(w["devices"], 1.0) ** (c["skew"] * w["uneven"])
-    rows = xp.maximum(load * local * share / hit, 1.0)
-    wide = {"m": rows, "n": 2 * w["inner"], "k": w["hidden"], "itemsize": w["itemsize"]}
-    back = {"m": rows, "n": w["hidden"], "k": w["inner"], "itemsize": w["itemsize"]}
+    loads = _expert_loads(xp, w) * _fullest(xp, c, w)  # [quantile, row]
+    hits, rows = xp.minimum(loads, 1.0), xp.maximum(loads, 1.0)
+    # Some expert has work on the fullest device.
+    at_least_one = xp.maximum(1.0, 1 / (local * hits.mean(0)))
+    num_hit = local * hits.mean(0) * at_least_one
+    num_rows = local * (hits * rows).mean(0) * at_least_one
+    num_tiles = local * (hits * xp.ceil(rows / tile[0])).mean(0) * at_least_one
+    mean = num_rows / num_hit
+    wide = {"m": mean, "n": 2 * w["inner"], "k": w["hidden"], "itemsize": w["itemsize"]}
+    back = {"m": mean, "n": w["hidden"], "k": w["inner"], "itemsize": w["itemsize"]}
     seconds = (
-        c["launch_s"] + rows * hit * w["hidden"] * 6 * c["permute"] / device["memory_bytes_per_s"]
+        c["launch_s"] + num_rows * w["hidden"] * 6 * c["permute"] / device["memory_bytes_per_s"]
     )
     for product in (wide, back):
-        weights = hit * product["n"] * product["k"] * product["itemsize"]
-        acts = hit * rows * (product["k"] * product["itemsize"] + 2 * product["n"])
+        weights = num_hit * product["n"] * product["k"] * product["itemsize"]
+        acts = num_rows * (product["k"] * product["itemsize"] + 2 * product["n"])
         memory_s = (weights + acts) / (device["memory_bytes_per_s"] * c["bandwidth"])
-        core_s = _waves_s(xp, c, device, product, tile, hit)
+        core_s = _waves_s(xp, c, device, product, tile, num_tiles)
         seconds = seconds + _binding(xp, core_s, memory_s, c["sharpness"])
     return seconds
 
 
-def context_attention_s(
-    xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any
-) -> Any:
+def context_attention_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any]) -> Any:
     """Seconds of causal attention of whole prompts, the writing of the cache with it.
+
+    Tiles of 128 queries keep all processors busy, the last of them alone; work of a tile is what it
+    does for pairs of a query and a key, and as much again as `extra` keys would be.
 
     Args:
         xp: NumPy or JAX's.
-        c: launch_s, efficiency, wide (what heads of 256 lose of it), softmax (FLOPs
-            that take as long as an exponential), bandwidth, wave_s.
-        device: peak_flops_per_s, memory_bytes_per_s, processors.
+        c: launch_s, other (launches with heads that are not of 128), single (launches with prompts
+            of one token, which may go another way), efficiency (with heads of 128), narrow, middle
+            and wide (FLOPs that heads of 64, 192 and 256 take over those of 128), wave_s (each
+            tile), extra (keys), tail (share of the longest tile's time that nothing else fills),
+            beyond (keys that a window does not hold and a tile meets), least (queries that a tile
+            works on), bandwidth, cache, cached and hidden (as of a product).
+        device: peak_flops_per_s, memory_bytes_per_s, processors, cache_bytes.
         w: batch, heads, key_heads, queries, size (of a head), window (keys that a query sees, 0
             where it sees all before it), keys (of a sequence, the latest of them its queries'),
             causal (0 where every query sees every key), itemsize.
-        tile: queries of it, 1, 1.
     """
     batch, heads, queries, size = w["batch"], w["heads"], w["queries"], w["size"]
     past = w["keys"] - queries
     window = xp.where(w["window"] > 0, xp.minimum(w["window"], queries), queries)
-    rows = xp.ceil(queries / tile[0]) * tile[0]
+    num_tiles = xp.ceil(queries / _QUERIES)
+    # A matrix unit takes 16 queries at a time, and those of a tile that are not there cost nothing.
+    rows = xp.maximum(xp.minimum(xp.ceil(queries / 16) * 16, _QUERIES), c["least"])
+    full = num_tiles * _QUERIES
     # Keys that a tile of queries meets, at most and on average: more until the window is full.
-    most = xp.minimum(window + tile[0], rows)
-    mean = (0.5 * most * (most + tile[0]) + (rows - most) * most) / rows
+    most = xp.minimum(window + _QUERIES + c["beyond"], full)
+    mean = (0.5 * most * (most + _QUERIES) + (full - most) * most) / full
     mean = past + xp.where(w["causal"] > 0, mean, most)
     most = past + most
-    processor = device["peak_flops_per_s"] / device["processors"]
-    pair_s = (
-        4 * size * (1 + c["wide"] * (size / 256) ** 2) / c["efficiency"]
-        + 2 * c["softmax"] / w["itemsize"]
-    ) / processor  # of one query and one key
-    tiles = batch * heads * rows / tile[0]
-    each_s = c["wave_s"] + tile[0] * mean * pair_s
-    core_s = xp.maximum(
-        tiles * each_s / device["processors"], tile[0] * most * pair_s + c["wave_s"]
-    )
-    num_bytes = batch * queries * size * (4 * heads + 6 * w["key_heads"]) * 2
-    memory_s = num_bytes / (device["memory_bytes_per_s"] * c["bandwidth"])
-    return c["launch_s"] + core_s + memory_s
+    # Of a query and a key.
+    flops = _by_size(xp, size, 256 * c["narrow"], 512.0, 768 * c["middle"], 1024 * c["wide"])
+    pair_s = flops * device["processors"] / (device["peak_flops_per_s"] * c["efficiency"])
+    other = xp.where(size == 128, 1.0, c["other"])
+    each_s = c["wave_s"] * other**2 + rows * (mean + c["extra"]) * pair_s
+    core_s = batch * heads * num_tiles * each_s / device["processors"]
+    tail_s = c["tail"] * rows * most * pair_s
+    # Queries, keys and values are read and written once more on their way to the cache.
+    num_bytes = batch * queries * size * (heads + 2 * w["key_heads"]) * (2 + w["itemsize"])
+    kernel_s = core_s + tail_s + _memory_s(xp, c, device, num_bytes, 1.0)
+    launch_s = c["launch_s"] * other * xp.where(queries > 1, 1.0, c["single"])
+    return _binding(xp, launch_s, kernel_s, c["hidden"])
 
 
 def decode_attention_s(
@@ -148,28 +158,37 @@ def decode_attention_s(
 ) -> Any:
     """Seconds of attention of one new token of each sequence over its cache.
 
+    There are two kernels. One gives a processor a key head with all query heads that share it, in
+    passes over 128 keys; the other gives it a single query head, and is all there is where nothing
+    is shared or more than 32 share.
+
     Args:
         xp: NumPy or JAX's.
-        c: launch_s, bandwidth, wave_s, step_s (a pass over 64 keys of size 128), merge_s, alone
-            (share of wave_s where a key head has one query head), crowd (growth with the square of
-            query heads of a key head, in 32), sharpness, cache and cached (as of a product).
+        c: launch_s, wave_s, step_s (64 keys of size 128), crowd (growth of a step with the square
+            of the query heads of a key head, in 32); alone_launch_s (beyond launch_s), alone_s and
+            alone_step_s, the same of single query heads; merge_s (of parts), bandwidth, sharpness,
+            cache and cached (as of a product).
         device: memory_bytes_per_s, processors, cache_bytes.
         w: batch, heads, key_heads, keys, size, window, itemsize (of the cache), warm.
-        tile: in how many parts a sequence is cut, 1, 1.
+        tile: in how many parts a sequence is cut; 2 where a processor takes a query head; 1.
     """
-    parts = tile[0]
+    parts, alone = tile[0], tile[1] > 1
     keys = xp.where(w["window"] > 0, xp.minimum(w["window"], w["keys"]), w["keys"])
-    groups = w["batch"] * w["key_heads"]
     shared = w["heads"] / w["key_heads"]  # query heads of a key head
+    groups = w["batch"] * xp.where(alone, w["heads"], w["key_heads"])
     waves = xp.ceil(groups * parts / device["processors"])
-    each_s = c["wave_s"] * xp.where(shared > 1, 1.0, c["alone"])
-    each_s = each_s + keys / parts * w["size"] / 8192 * c["step_s"]
-    core_s = waves * each_s * (1 + c["crowd"] * (shared / 32) ** 2)
-    num_bytes = groups * keys * w["size"] * 2 * w["itemsize"]
+    step = w["size"] / (64 * 128)  # of one key
+    together_s = c["step_s"] * (1 + c["crowd"] * (shared / _MOST_SHARED) ** 2)
+    together_s = c["wave_s"] + xp.ceil(keys / parts / _KEYS) * _KEYS * step * together_s
+    alone_s = c["alone_s"] + keys / parts * step * c["alone_step_s"]
+    core_s = waves * xp.where(alone, alone_s, together_s)
+    num_bytes = w["batch"] * w["key_heads"] * keys * w["size"] * 2 * w["itemsize"]
     num_bytes = num_bytes + 4 * w["batch"] * w["heads"] * w["size"]
     memory_s = _memory_s(xp, c, device, num_bytes, w["warm"])
     merge_s = xp.where(parts > 1, c["merge_s"], 0.0)
-    return c["launch_s"] + merge_s + _binding(xp, core_s, memory_s, c["sharpness"])
+    cannot = xp.logical_not(alone) & ((shared <= 1) | (shared > _MOST_SHARED))
+    launch_s = c["launch_s"] + xp.where(alone, c["alone_launch_s"], xp.where(cannot, _NEVER_S, 0.0))
+    return launch_s + merge_s + _binding(xp, core_s, memory_s, c["sharpness"])
 
 
 def all_reduce_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any]) -> Any:
@@ -189,13 +208,16 @@ def all_reduce_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any])
 
 
 def _waves_s(
-    xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any, count: Any
+    xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any, num_tiles: Any
 ) -> Any:
-    """Seconds of the tiles of `count` equal products that go over the processors in waves."""
+    """Seconds of tiles of products that go over the processors in waves.
+
+    `num_tiles` are those of their rows, for each column of tiles.
+    """
     rows, columns, parts = tile
     m, n = w["m"], w["n"]
     depth = xp.ceil(w["k"] / parts / _DEPTH) * _DEPTH
-    waves = xp.ceil(xp.ceil(m / rows) * xp.ceil(n / columns) * parts * count / device["processors"])
+    waves = xp.ceil(num_tiles * xp.ceil(n / columns) * parts / device["processors"])
     processor = device["peak_flops_per_s"] / device["processors"] * c["efficiency"]
     arithmetic_s = 2 * rows * columns * depth / processor
     feed = device["memory_bytes_per_s"] / device["processors"] * c["feed"]
@@ -203,6 +225,40 @@ def _waves_s(
     slower, faster = xp.maximum(arithmetic_s, loads_s), xp.minimum(arithmetic_s, loads_s)
     waits_s = depth / _DEPTH * xp.where(w["itemsize"] < 1, 1.0, w["itemsize"]) * c["step_s"]
     return waves * (c["wave_s"] + xp.maximum(slower + 0.3 * faster, waits_s))
+
+
+def _expert_loads(xp: Any, w: Mapping[str, Any]) -> Any:
+    """Tokens of an expert at quantiles of their distribution. [quantile, row]
+
+    Loads are drawn from a power law between 1 and most of the tokens, or where there are fewer
+    tokens than experts over a range of 200, and scaled to their sum: so are those measured.
+    """
+    mean = w["tokens"] * w["chosen"] / w["experts"]
+    scarce = w["tokens"] * w["chosen"] <= w["experts"]
+    top = xp.where(scarce, 200.0, xp.maximum(0.8 * w["tokens"], 1.01))
+    power = 1 - w["exponent"]
+    power = xp.where(abs(power) < 1e-3, 1e-3, power)
+    quantiles = (xp.arange(_LOADS).reshape(_LOADS, 1) + 0.5) / _LOADS
+    loads = ((top**power - 1) * quantiles + 1) ** (1 / power)
+    return mean * xp.where(w["exponent"] > 0, loads / loads.mean(0), 1.0)
+
+
+def _fullest(xp: Any, c: Coefficients, w: Mapping[str, Any]) -> Any:
+    """Load of the fullest of the devices over their mean: so many deviations of a sum above it."""
+    loads = _expert_loads(xp, w)
+    loads = loads / loads.mean(0)
+    deviation = xp.sqrt(((loads - 1) ** 2).mean(0) * w["devices"] / w["experts"])
+    above = c["skew"] * deviation * xp.sqrt(2 * xp.log(xp.maximum(w["devices"], 1.0)))
+    return xp.minimum(1 + above, loads[-1])
+
+
+def _by_size(xp: Any, size: Any, at_64: Any, at_128: Any, at_192: Any, at_256: Any) -> Any:
+    """Between what is known of heads of four sizes, and beyond; narrower ones are padded."""
+    low, middle, high = ((xp.maximum(size, 64) - begin) / 64 for begin in (64, 128, 192))
+    between = xp.where(size < 192, at_128 + (at_192 - at_128) * middle, at_192)
+    between = xp.where(size < 128, at_64 + (at_128 - at_64) * low, between)
+    beyond = at_256 * xp.maximum(size, 256) / 256
+    return xp.where(size > 192, at_192 + (beyond - at_192) * xp.minimum(high, 1.0), between)
 
 
 def _memory_s(xp: Any, c: Coefficients, device: Device, num_bytes: Any, warm: Any) -> Any:
