@@ -199,7 +199,9 @@ def _decode(prices: Laws | Bare, o: dict[str, Any], through: Pass) -> float:
     dtype = _dtype(o["kv_cache_dtype"])
     work = {
         "batch": through.decodes,
-        "heads": o.get("n", o.get("num_heads")),
+        # Of latent attention all heads share its keys, in a kernel of its own that takes any number
+        # of them together; the law of shared heads holds to 32.
+        "heads": o["n"] if "n" in o else min(o["num_heads"], 32),
         "key_heads": o.get("n_kv", 1),
         "keys": through.cached_tokens,
         "size": o.get("head_size", 288),  # of latent attention, half of the 576 that a key takes
