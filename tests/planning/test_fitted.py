@@ -269,7 +269,8 @@ def experts_s(name, tokens, hidden, inner, experts, chosen):
 def attention_c(**others):
     """Coefficients of either kernel of attention, all 1 but for some."""
     names = "launch_s other single efficiency narrow middle wide wave_s extra tail beyond least"
-    names += " bandwidth cache cached hidden step_s crowd alone_launch_s alone_s alone_step_s merge_s sharpness"
+    names += " bandwidth cache cached hidden step_s crowd alone_launch_s alone_s alone_step_s"
+    names += " merge_s sharpness"
     return dict.fromkeys(names.split(), 1.0) | others
 
 
