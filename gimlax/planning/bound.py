@@ -222,9 +222,7 @@ def _prices(relaxed: Relaxation) -> tuple[Array, Array, Array]:
     dealt = sparse.coo_array((np.ones(num_shares), (columns % n, columns)), (n, num_shares))
     most = None if math.isinf(relaxed.longest_s) else relaxed.longest_s / unit_s
     solved = optimize.linprog(
-        np.concatenate(
-            [relaxed.added.ravel(), added * unit_bytes, [relaxed.weight * unit_s]]
-        )
+        np.concatenate([relaxed.added.ravel(), added * unit_bytes, [relaxed.weight * unit_s]])
         / unit,
         A_ub=sparse.vstack(rows).tocsr(),
         b_ub=np.concatenate(

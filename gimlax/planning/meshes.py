@@ -12,6 +12,7 @@ from gimlax.devices import Calibration, Cluster
 from gimlax.errors import PlanError
 from gimlax.graph import Chain
 from gimlax.planning.bound import lower_bound
+from gimlax.planning.constraints import constrained_axes
 from gimlax.planning.cost import Costs, costs
 from gimlax.planning.deadline import IsLate, OutOfTime, check_time
 from gimlax.planning.explanation import Comparison, compare
@@ -61,6 +62,7 @@ class MeshSetting:
     ) -> Self:
         """The figures of all segments on all meshes, and the caller's wishes."""
         request = checked(chain, cluster, cuts, meshes)
+        named = _axes_of(shardings or {}) | constrained_axes(chain)
 
         def priced(way: Cluster) -> Costs:
             on_chip = [mesh for mesh, lowest in (tiers or {}).items() if lowest == ON_CHIP]
@@ -73,9 +75,7 @@ class MeshSetting:
             whole=whole,
             calibration=calibration,
             request=request,
-            splits=Splits.of(
-                ways(cluster, _axes_of(shardings or {})), priced, repeated(request.meshes or ())
-            ),
+            splits=Splits.of(ways(cluster, named), priced, repeated(request.meshes or ())),
         )
 
     def search(self, objective: Objective, time_limit_s: float | None = None) -> Found | None:

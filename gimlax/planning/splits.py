@@ -32,8 +32,9 @@ def ways(cluster: Cluster, named: Iterable[str] = ()) -> tuple[Cluster, ...]:
 
     Args:
         cluster: with meshes whose axes may be left open.
-        named: axes that the caller's specs name; splits that leave one of them without devices are
-            left out where there are others.
+        named: axes that the caller's specs or constraints in the model name; splits that leave one
+            of them without devices are left out where there are others. Where none is named, axes
+            are alike, and no more devices are on `data` than on `model`.
     """
     named = frozenset(named)
     splits = [
@@ -57,6 +58,8 @@ def _splits(num_devices: int, named: frozenset[str]) -> list[tuple[tuple[str, in
     every: list[tuple[tuple[str, int], ...]] = [
         tuple(zip(AXIS_NAMES, (data, num_devices // data), strict=True)) for data in sizes
     ]
+    if not named:
+        return [of for of in every if of[0][1] <= of[1][1]]
     return [of for of in every if all(size > 1 for axis, size in of if axis in named)] or every
 
 

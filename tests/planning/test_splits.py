@@ -3,9 +3,11 @@
 import itertools
 import json
 from dataclasses import replace
+from unittest import mock
 
+import jax
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from gimlax.devices import Cluster
 from gimlax.errors import PlanError, SpecError
@@ -160,7 +162,7 @@ def test_more_splits_of_such_meshes_than_are_tried_are_not_called_exact(monkeypa
     made = opened(cluster(devices=(4, 2)))
     a, b = (mesh.name for mesh in made.meshes)
     best = plan(BATCHED, made, meshes=(a, b, a))
-    monkeypatch.setattr("gimlax.planning.splits.MOST_PROBLEMS", 2)
+    monkeypatch.setattr("gimlax.planning.splits.MOST_PROBLEMS", 1)
     found = plan(BATCHED, made, meshes=(a, b, a))
     assert (best.method, found.method) == ("exact", "local")
     assert found.value >= best.value
@@ -181,6 +183,32 @@ def test_specs_that_are_given_choose_among_the_splits_that_take_them():
     assert ("params[0]['up']", ((), ("model",))) in of.specs
     with pytest.raises(SpecError, match="params"):
         plan(BATCHED, made, shardings={"params[0]['up']": PartitionSpec("nowhere")})
+
+
+@pytest.mark.parametrize("devices", [1, 4, 6, 8])
+def test_mirror_images_of_a_split_are_priced_only_where_an_axis_is_named(devices):
+    made = opened(cluster(devices=(devices,)))
+    factors = [(d, devices // d) for d in range(1, devices + 1) if devices % d == 0]
+
+    def tried(found, **settings):
+        with mock.patch("gimlax.planning.meshes.costs", wraps=costs) as priced:
+            plan(found, made, **settings)
+        return [tuple(dict(c.args[1].meshes[0].axes).values()) for c in priced.call_args_list]
+
+    assert tried(BATCHED) == [(data, model) for data, model in factors if data <= model]
+    spec = {"params[0]['up']": PartitionSpec("data")}
+    on_data = [(data, model) for data, model in factors if data > 1] or factors
+    fits = [(data, model) for data, model in on_data if 64 % data == 0]
+    assert set(tried(BATCHED, shardings=spec) if devices > 1 else fits) >= set(fits)
+
+    def constrained(params, x):
+        mesh = AbstractMesh((1, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+        named = NamedSharding(mesh, PartitionSpec("model"))
+        return two_layers(params, jax.lax.with_sharding_constraint(x, named))
+
+    if 4096 % devices == 0:
+        inside = chain(trace(constrained, [mlp_shapes(64, 256)] * 2, f32(4096, 64)))
+        assert tried(inside) == [(d, m) for d, m in factors if m > 1] or factors
 
 
 def test_a_file_without_axes_leaves_them_open(tmp_path):

@@ -97,9 +97,7 @@ def raise_bound(
     return max(best, 0.0), best_prices
 
 
-def _dearest(
-    cuts: list[Cut], period: float, longest_s: float
-) -> tuple[float, PriceVector] | None:
+def _dearest(cuts: list[Cut], period: float, longest_s: float) -> tuple[float, PriceVector] | None:
     """The prices at which the least of some answers is largest, and an upper estimate of the bound.
 
     None where the programme fails.

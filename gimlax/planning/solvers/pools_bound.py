@@ -179,6 +179,4 @@ def lower_bound(problem: PoolsProblem, objective: Objective) -> Bound:
     value, prices = raise_bound(
         answer, start, period=goal.period, longest_s=limits[1], most_cuts=_MOST_CUTS
     )
-    return Bound(
-        value=value, prices=priced(prices.resources, prices.limits), holders=tuple(seen)
-    )
+    return Bound(value=value, prices=priced(prices.resources, prices.limits), holders=tuple(seen))

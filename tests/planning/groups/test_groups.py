@@ -257,6 +257,7 @@ def test_so_many_devices_would_do_as_are_told(workload, share):
             with pytest.raises(PlanError, match="fits nowhere"):
                 gx.plan(workload, made, objective=THROUGHPUT)
 
+
 def test_a_slow_link_costs_no_more_than_not_using_it(workload):
     alone = gx.plan(workload, cluster([4]), objective=THROUGHPUT, time_limit_s=2.0)
     slow = gx.plan(workload, cluster([4], bytes_per_s=1.0), objective=THROUGHPUT, time_limit_s=2.0)
