@@ -66,6 +66,27 @@ def cheapest_path(
         index = state.before[int((best[before[0], stop] + hops).argmin())]
 
 
+def shortest_period(states: tuple[State, ...], cost: Cost, is_late: IsLate | None = None) -> float:
+    """The least of what the longest stage or hop of a path takes, inf if all are forbidden.
+
+    Raises:
+        OutOfTime: it is late, which is asked before each array operation.
+    """
+    n = cost.stage.shape[1] - 1
+    best = np.full((len(states), n + 1), np.inf)
+    mesh_of = np.array([state.mesh for state in states], int)
+    for mesh, alike in _alike(states, n):
+        check_time(is_late)
+        before = np.array([states[k].before for k in alike], int)
+        if before.shape[1]:
+            entry = np.maximum(best[before], cost.hop[mesh_of[before], mesh]).min(axis=1)
+        else:
+            entry = np.full((len(alike), n + 1), np.inf)
+            entry[:, 0] = 0.0
+        best[alike] = np.maximum(entry[:, :, None], cost.stage[mesh]).min(axis=1)
+    return min((float(best[i, n]) for i, s in enumerate(states) if s.may_end), default=np.inf)
+
+
 def _alike(states: tuple[State, ...], num_segments: int) -> Iterator[tuple[int, list[int]]]:
     """States of one mesh with as many before them, all of which come earlier, with the mesh."""
     most = max(_MOST_ENTRIES // (num_segments + 1) ** 2, 1)

@@ -8,8 +8,9 @@ mesh that comes back, a limit on another term) makes the label of a state a vect
 
 The period itself is a maximum, so it is searched by branch and bound over intervals of it: with
 sums taken at the lower end of an interval, and loads limited by its upper end, a pass gives a lower
-bound of all layouts in between and a layout to compare with; intervals are halved, the most
-promising first, until none can hold a better one (to a part in 10^9).
+bound of all layouts in between and a layout to compare with. The first interval lies at the
+shortest period of all paths, which one more pass tells and mostly some layout has; the rest is
+halved, the most promising interval first, until none can hold a better layout (to a part in 10^9).
 """
 
 import heapq
@@ -32,7 +33,7 @@ from gimlax.planning.limits import (
 )
 from gimlax.planning.objective import Objective
 from gimlax.planning.orders import State, fixed_order, free_orders
-from gimlax.planning.paths import Cost, Path, cheapest_path
+from gimlax.planning.paths import Cost, Path, cheapest_path, shortest_period
 from gimlax.planning.problem import Array, Problem, Terms, on_meshes, terms_of
 from gimlax.planning.relaxed import keeps_limits, path_within
 from gimlax.planning.solvers.local import improve
@@ -291,6 +292,26 @@ class _Search:
         """
         # (least value, period from, to, whether its end lies just below the best)
         opened = [(0.0, 0.0, self._longest_s, False)]
+        if self._periodic:
+            # No layout has a shorter period than this, and mostly one has it.
+            try:
+                least_s = shortest_period(
+                    self._states,
+                    Cost(stage=self._problem.stage_s, hop=self._problem.transfer_s),
+                    self._is_late,
+                )
+            except OutOfTime:
+                if best is None:
+                    raise
+                return replace(best, method="stopped")
+            if math.isinf(least_s) or least_s > self._longest_s:
+                return best
+            just_above_s = min(least_s * (1 + TOLERANCE / 8), self._longest_s)
+            value = self._objective.term_weights[1] * least_s
+            opened = [
+                (value, least_s, just_above_s, False),
+                (value, just_above_s, self._longest_s, False),
+            ]
         while opened:
             least, from_s, to_s, leapt = heapq.heappop(opened)
             if best and least >= best.value * (1 - TOLERANCE):

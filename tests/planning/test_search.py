@@ -13,7 +13,7 @@ from gimlax.planning import search as searching
 from gimlax.planning.deadline import OutOfTime
 from gimlax.planning.objective import Objective
 from gimlax.planning.orders import MAX_STATES, free_orders, twins
-from gimlax.planning.paths import _MOST_ENTRIES, Cost, cheapest_path
+from gimlax.planning.paths import _MOST_ENTRIES, Cost, cheapest_path, shortest_period
 from gimlax.planning.problem import Problem
 from gimlax.planning.search import search
 from tests.planning.random_problems import problems
@@ -281,6 +281,29 @@ def test_meshes_that_no_order_uses_are_not_in_the_tables_of_a_search():
         found = search(replace(problem, transfer_s=alone), Objective(goal="throughput"))
     assert found is not None and found.meshes == (0,)
     assert [call.args[0].num_meshes for call in made.call_args_list] == [2]
+
+
+@given(problem=problems(), num_stages=st.integers(1, 3))
+def test_the_shortest_period_is_that_of_brute_force_where_nothing_is_shared(problem, num_stages):
+    num_stages = min(num_stages, problem.num_segments, problem.num_meshes)
+    apart = replace(
+        problem,
+        shared_s=problem.shared_s[:0],
+        capacity_bytes=np.full(problem.num_meshes, np.inf),
+    )
+    best = best_layout_value(apart, "throughput", cuts=num_stages)
+    cost = Cost(stage=apart.stage_s, hop=apart.transfer_s)
+    found = shortest_period(free_orders(apart, num_stages), cost)
+    assert found == (np.inf if best is None else pytest.approx(best, rel=1e-12))
+
+
+def test_a_period_that_some_layout_has_takes_three_passes():
+    problem = uniform(30, 5, [1.0 + k / 3 for k in range(5)])
+    passes = mock.Mock(wraps=cheapest_path)
+    with mock.patch("gimlax.planning.search.cheapest_path", passes):
+        found = search(problem, Objective(goal="throughput"))
+    assert found is not None and found.method == "exact"
+    assert passes.call_count <= 3
 
 
 def test_a_pass_over_states_asks_for_the_time():
