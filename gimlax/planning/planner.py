@@ -73,8 +73,8 @@ def plan(
             too large for a device is parked in the host memory that the cluster sets aside for it,
             if any, and streamed at each call.
         time_limit_s: how long the search may take, 20 s on groups by default; the best plan by then
-            has its gap like any. What it is compared with may take as long again, else there is no
-            comparison.
+            has its gap like any, and there is one if a single mesh can do it. What it is compared
+            with may take as long again, else there is no comparison.
 
     Returns:
         The plan. Its bound holds for every choice of cuts and meshes, so the gap of a plan whose
@@ -130,7 +130,8 @@ def pareto(
         goals: two of 'latency', 'throughput', 'usd', 'joules'.
         limits: of an `Objective`, by name, that every plan keeps: `{"max_latency_s": 0.5}`.
         cuts, meshes, calibration, shardings, tiers: as those of `plan`.
-        time_limit_s: as that of `plan`, for each search.
+        time_limit_s: as that of `plan`, for each search and each comparison. On meshes a point
+            takes two searches, and its plan a comparison of some 30 more: most of the time.
 
     Returns:
         The plans, by the first goal from the best on. The objective of each is the first goal with

@@ -67,11 +67,14 @@ class MeshSharding:
         inside: for each axis and phase how the groups of equations of each segment are split.
         specs: (name, for each dim the axes that it is split along); what is not named is whole.
             Names are made by `argument`, `edge` and `result`.
+        exact: whether no sharding of the whole model along these axes takes less time; with two
+            axes, or very many arrays that meet in a segment, it is the best that was found.
     """
 
     mesh: str
     specs: tuple[tuple[str, Spec], ...]
     inside: tuple[AxisSplits, ...] = ()
+    exact: bool = True
 
     def __post_init__(self) -> None:
         counts = Counter(name for name, _ in self.specs)
@@ -120,6 +123,7 @@ class MeshSharding:
             mesh=mesh,
             specs=tuple((name, spec) for name, spec in named() if any(spec)),
             inside=tuple(inside),
+            exact=sharded.exact,
         )
 
     def splits(

@@ -97,6 +97,10 @@ def test_both_axes_are_used_where_no_dim_takes_all_devices():
     assert spec.axes == (("data", 2), ("model", 2))
     assert found.value < plan(EVEN, cluster(devices=(4,))).value
     assert "of4_0 (2 x 2)" in str(found)
+    assert not found.shardings[0].exact
+    assert "sharding of 'of4_0': the best that was found, not proved best" in str(found)
+    one_axis = plan(EVEN, cluster(devices=(2,)))
+    assert one_axis.shardings[0].exact and "not proved best" not in str(one_axis)
     assert Plan.from_json(found.to_json()) == found
     check_plan(found, EVEN, made)
     tampered = json.loads(found.to_json())

@@ -18,11 +18,9 @@ __all__ = [
     "chain",
     "convolution",
     "grouped",
-    "joined",
     "look_up",
     "matmul",
     "reduction",
-    "sort",
     "sweep",
 ]
 
@@ -215,38 +213,6 @@ def chain(name: str, size: int, dtype: str) -> Microbenchmark:
         transcendentals=float(transcendentals * size),
         num_bytes=float(itemsize * size * (num_reads + 1)),
         out_itemsize=itemsize,
-    )
-
-
-def joined(size: int) -> Microbenchmark:
-    """Two halves of each row of 64 turned against each other and joined, as in rotary positions."""
-
-    def function(x: jax.Array, y: jax.Array) -> jax.Array:
-        first, second = jnp.split(x, 2, axis=-1)
-        return jnp.concatenate([first * y - second, second * y + first], axis=-1)
-
-    rows = size // 64
-    return Microbenchmark(
-        function=function,
-        shapes=(((rows, 64), "float32"), ((rows, 32), "float32")),
-        kind="other",
-        dims=(size,),
-        dtype="float32",
-        flops=2.0 * size,
-        num_bytes=10.0 * size,
-    )
-
-
-def sort(rows: int, length: int) -> Microbenchmark:
-    """Each row in order."""
-    return Microbenchmark(
-        function=lambda x: jnp.sort(jnp.sin(x), axis=-1),
-        shapes=(((rows, length), "float32"),),
-        kind="sort",
-        dims=(rows, length),
-        dtype="float32",
-        flops=float(rows * length),
-        num_bytes=8.0 * rows * length,
     )
 
 

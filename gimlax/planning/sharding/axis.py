@@ -54,7 +54,8 @@ def lay_out(pieces: Pieces, axis: Axis) -> AxisLayout:
             )
         tables.append(known[key])
     whole = _join(segments, tables)
-    chosen = eliminate(whole.sizes, whole.factors, ()).settings({})
+    together = eliminate(whole.sizes, whole.factors, ())
+    chosen = together.settings({})
     splits = [[[Split(label=None)] * len(g) for g in row] for row in pieces.groups]
     states: dict[Name, int] = dict(axis.fixed)
     settings: dict[tuple[int, tuple[int, ...]], dict[int, int]] = {}
@@ -82,6 +83,7 @@ def lay_out(pieces: Pieces, axis: Axis) -> AxisLayout:
             for group, split in zip(groups, splits[phase][segment], strict=True)
             for value in group.writes
         },
+        exact=not settled and together.exact and all(table.exact for table in tables),
     )
 
 

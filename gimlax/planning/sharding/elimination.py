@@ -39,6 +39,7 @@ class Reduced:
     keep: tuple[int, ...]
     table: Table
     steps: tuple[tuple[int, tuple[int, ...], NDArray[np.intp]], ...]
+    exact: bool = True  # whether no variable was set before its table was known
 
     def settings(self, kept: Mapping[int, int]) -> dict[int, int]:
         """The settings of all variables that give the least sum, where the kept ones are given."""
@@ -59,6 +60,7 @@ def eliminate(sizes: Sequence[int], factors: Sequence[Factor], keep: Sequence[in
     constant = sum(float(factor.table) for factor in factors if not factor.scope)
     pool = _Pool(sizes, [factor for factor in factors if factor.scope])
     left = set(range(len(sizes))) - set(keep)
+    exact = True
     grown = {variable: pool.grown(variable) for variable in left}
     steps: list[tuple[int, tuple[int, ...], NDArray[np.intp]]] = []
     while left:
@@ -67,6 +69,7 @@ def eliminate(sizes: Sequence[int], factors: Sequence[Factor], keep: Sequence[in
         mine = pool.take(variable)
         scope = tuple(sorted({v for factor in mine for v in factor.scope} - {variable}))
         if grown[variable] > MAX_ENTRIES:
+            exact = False
             choice = int(np.argmin(_alone(variable, mine, sizes[variable])))
             steps.append((variable, (), np.array(choice)))
             rest = [_fixed(factor, variable, choice) for factor in mine]
@@ -83,7 +86,7 @@ def eliminate(sizes: Sequence[int], factors: Sequence[Factor], keep: Sequence[in
                 constant += float(table.min())
         grown.update((v, pool.grown(v)) for v in scope if v in left)
     keep = tuple(keep)
-    return Reduced(keep, _sum(pool.rest(), keep, sizes) + constant, tuple(steps))
+    return Reduced(keep, _sum(pool.rest(), keep, sizes) + constant, tuple(steps), exact)
 
 
 class _Pool:

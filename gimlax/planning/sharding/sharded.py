@@ -69,6 +69,8 @@ class Sharded:
         results: of each output leaf that is not carried, by [phase] and path.
         resident_bytes, carried_bytes: on each device, of the whole chain.
         splits: by axis, of each group of equations, by [phase][segment][group].
+        exact: whether no sharding takes less time; axes are laid out one after another, so only
+            that along a single axis can be.
     """
 
     axes: tuple[tuple[str, int], ...]
@@ -80,6 +82,7 @@ class Sharded:
     resident_bytes: int
     carried_bytes: int
     splits: Mapping[str, Sequence[Sequence[Sequence[Split]]]]
+    exact: bool = True
 
     def seconds(self, phase: int) -> float:
         """Of one call of a phase, dispatch left out."""
@@ -142,6 +145,7 @@ class _Description:
             resident_bytes=self._held_bytes(Role.RESIDENT, by_role[Role.RESIDENT]),
             carried_bytes=self._held_bytes(Role.CARRIED, by_role[Role.CARRIED]),
             splits={layout.axis: layout.splits for layout in self.layouts},
+            exact=len(self.layouts) < 2 and all(layout.exact for layout in self.layouts),
         )
 
     def _held_bytes(self, role: Role, specs: Mapping[str, Spec]) -> int:

@@ -86,7 +86,8 @@ class AxisLayout:
 
     `splits` has the way to split each group, by [phase][segment][group]; `states` how named arrays
     lie: sources, what crosses, and values with several readers (once they are brought there);
-    `made` how a group leaves a value, by (phase, segment, value).
+    `made` how a group leaves a value, by (phase, segment, value); `exact` whether nothing along
+    this axis takes less time.
     """
 
     axis: str
@@ -94,6 +95,7 @@ class AxisLayout:
     splits: Sequence[Sequence[Sequence[Split]]]
     states: Mapping[Name, int]
     made: Mapping[tuple[int, int, int], int]
+    exact: bool = True
 
     def state(self, pieces: Pieces, phase: int, segment: int, value: int) -> int:
         """How a value of a run lies for its readers."""

@@ -53,3 +53,7 @@ def test_a_table_that_would_grow_too_large_gives_an_answer_still(monkeypatch):
     best = min(cost(factors, setting) for setting in itertools.product(range(2), repeat=5))
     assert found >= best
     assert np.isclose(found, float(reduced.table))
+    assert not reduced.exact
+    monkeypatch.setattr(elimination, "MAX_ENTRIES", 2**5)
+    proved = eliminate([2] * 5, factors, ())
+    assert proved.exact and np.isclose(float(proved.table), best)

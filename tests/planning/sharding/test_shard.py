@@ -46,6 +46,24 @@ def test_a_llama_layer_is_split_by_heads_and_hidden_units_with_two_sums(size):
             assert found.specs[f"cache[{layer}]['{name}']"] == ((), (), ("model",), ())
 
 
+def test_only_what_is_exact_is_called_so(monkeypatch):
+    traced = trace_llama(llama_config(width=256, head_size=32, mlp_width=1024))
+    assert sharded(traced, {"data": 1, "model": 4}).exact
+    assert sharded(traced, {"data": 1, "model": 1}).exact
+    assert not sharded(traced, {"data": 2, "model": 2}).exact  # one axis after another
+
+    def twice(params, x):
+        return mlp(params, mlp(params, x))
+
+    shared = trace(twice, mlp_shapes(64, 256), f32(64, 64))
+    assert sharded(shared, {"data": 1, "model": 4}).exact
+    monkeypatch.setattr("gimlax.planning.sharding.axis._MOST_SHARED", 1)
+    assert not sharded(shared, {"data": 1, "model": 4}).exact
+    assert sharded(traced, {"data": 1, "model": 4}).exact  # shares nothing
+    monkeypatch.setattr("gimlax.planning.sharding.elimination.MAX_ENTRIES", 4)
+    assert not sharded(traced, {"data": 1, "model": 4}).exact
+
+
 @pytest.mark.parametrize("size", [6, 12, 5040])
 def test_what_no_number_of_devices_divides_stays_whole(size):
     found = sharded(trace_llama(llama_config()), {"data": 1, "model": size})
