@@ -109,6 +109,10 @@ class DeviceKind:
                 "correct one of them"
             )
 
+    def figure_source(self, figure: str) -> str:
+        """Source and date of a figure, by its attribute or, of a peak, by its dtype."""
+        return dict(self.sources).get(figure, "no source given")
+
     @property
     def usd_per_hour(self) -> float | None:
         """The lowest price on demand, None where none is known."""

@@ -18,9 +18,9 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from gimlax.devices import Calibration, Cluster, DeviceKind
-from gimlax.devices.groups import group_of
-from gimlax.errors import PlanError, SpecError
+from gimlax.errors import SpecError
 from gimlax.graph import Chain, Role
+from gimlax.planning.handovers import check_size, handovers_s
 from gimlax.planning.pieces import (
     Piece,
     added_bytes,
@@ -42,14 +42,10 @@ from gimlax.planning.rates.measured import Measured
 from gimlax.planning.rates.pricing import price
 from gimlax.planning.sharding import Pieces, Sharded, shard, take_apart
 from gimlax.planning.tariffs import tariffs
-from gimlax.units import show_bytes
 
 # Host time to start one compiled stage: a call of a jitted function takes 4 to 8 us on JAX's CPU
 # client and 6 to 11 us on a plugin (2-core AMD Genoa, November 2026). A calibration knows better.
 DISPATCH_S = 10e-6
-
-# Of the table of hand-overs, of which a search keeps a few copies.
-MOST_BYTES = 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -154,7 +150,7 @@ def costs(
             calibration belongs to something else.
         PlanError: there are too many meshes for a table of all pairs.
     """
-    _check_size(cluster, chain.num_segments)
+    check_size(cluster, chain.num_segments)
     if calibration is not None:
         calibration.check(cluster)
         cluster = calibration.onto(cluster)
@@ -228,7 +224,7 @@ def costs(
         sharded={m.name: of for m, of in zip(cluster.meshes, sharded, strict=True) if of},
         problem=Problem(
             stage_s=stage_s,
-            transfer_s=_transfer_s(cluster, calls, boundary_bytes),
+            transfer_s=handovers_s(cluster, calls, boundary_bytes),
             shared_s=np.where(possible, shared_s, 0.0),
             added_bytes=np.where(possible, _runs(added_bytes(found, piece_bytes, n)), 0.0),
             largest_bytes=np.stack(
@@ -340,42 +336,6 @@ def _passing_bytes(temp_bytes: Array, boundary_bytes: Array) -> Array:
     for first in range(n):
         live = np.maximum.accumulate(temp_bytes[:, first:], axis=1) + boundary_bytes[:, first, None]
         result[first, first + 1 :] = live.max(axis=0)
-    return result
-
-
-def _check_size(cluster: Cluster, num_segments: int) -> None:
-    num_meshes = len(cluster.meshes)
-    needed_bytes = 8 * num_meshes**2 * (num_segments + 1)
-    if needed_bytes > MOST_BYTES:
-        raise PlanError(
-            f"the cluster has {num_meshes} meshes: a table of the hand-overs between all of them "
-            f"takes {show_bytes(needed_bytes)}, and {show_bytes(MOST_BYTES)} are the most; "
-            "describe equal devices as [[group]]s, from which meshes are made, or leave meshes out"
-        )
-
-
-def _transfer_s(cluster: Cluster, calls: Array, boundary_bytes: Array) -> Array:
-    """Seconds of each hand-over. [source, target, boundary]"""
-    num_meshes = len(cluster.meshes)
-    result = np.full((num_meshes, num_meshes, boundary_bytes.shape[1]), np.inf)
-    result[np.arange(num_meshes), np.arange(num_meshes)] = 0.0
-    called: dict[str, list[int]] = {}  # meshes by their name, and by that of their group
-    for index, mesh in enumerate(cluster.meshes):
-        for name in {mesh.name, group_of(mesh.name)}:
-            called.setdefault(name, []).append(index)
-    pairs = {
-        (s, t)
-        for link in cluster.links
-        for s in called.get(link.source, ())
-        for t in called.get(link.target, ())
-        if s != t
-    }
-    for s, t in pairs:
-        link = cluster.link(cluster.meshes[s].name, cluster.meshes[t].name)
-        if link is not None:
-            # Where nothing crosses nothing is sent.
-            each = link.latency_s + boundary_bytes / link.bandwidth_bytes_per_s
-            result[s, t] = calls @ np.where(boundary_bytes > 0, each, 0.0)
     return result
 
 

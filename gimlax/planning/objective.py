@@ -135,4 +135,3 @@ def certified(bound: float, value: float) -> float:
             " please report this"
         )
     return min(bound, value)
-

@@ -88,10 +88,9 @@ def test_a_card_is_read_in_base_units_and_one_way():
         date="2026-11",
     )
     assert (kind.prices[1].region, kind.usd_per_hour) == ("", 2.5)
-    sources = dict(kind.sources)
-    assert sources["memory_bytes"] == "data sheet, page 3, 2026-11"
-    assert sources["interconnect.bytes_per_s"] == "page 6, 2026-11"
-    assert "float64" not in sources
+    assert kind.figure_source("memory_bytes") == "data sheet, page 3, 2026-11"
+    assert kind.figure_source("interconnect.bytes_per_s") == "page 6, 2026-11"
+    assert kind.figure_source("float64") == "no source given"
     assert dict(kind.notes) == {"on_chip_bytes": "SRAM", "": "a device that is not"}
 
 

@@ -115,7 +115,7 @@ def test_a_link_of_groups_joins_their_meshes_and_only_what_links_name_is_looked_
 
 
 def test_more_meshes_than_a_table_of_pairs_has_room_for_are_refused(monkeypatch):
-    monkeypatch.setattr("gimlax.planning.cost.MOST_BYTES", 1000)
+    monkeypatch.setattr("gimlax.planning.handovers.MOST_BYTES", 1000)
     with pytest.raises(PlanError, match=r"has 5 meshes: .* takes .*, and 1000 B are the most"):
         costs(chain(two_phases()), cluster_of([kind(name) for name in "abcde"]))
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gimlax.planning import orders
-from gimlax.planning import search as searching
 from gimlax.planning.deadline import OutOfTime
 from gimlax.planning.objective import Objective
 from gimlax.planning.orders import MAX_STATES, free_orders, twins
 from gimlax.planning.paths import _MOST_ENTRIES, Cost, cheapest_path, shortest_period
+from gimlax.planning.periods import PeriodSearch
 from gimlax.planning.problem import Problem
 from gimlax.planning.search import search
 from tests.planning.random_problems import problems
@@ -277,7 +277,7 @@ def test_meshes_that_no_order_uses_are_not_in_the_tables_of_a_search():
     alone = np.full_like(problem.transfer_s, np.inf)
     alone[np.arange(30), np.arange(30)] = 0.0
     alone[7, 9] = alone[9, 7] = 0.25
-    with mock.patch("gimlax.planning.search._Search", wraps=searching._Search) as made:
+    with mock.patch("gimlax.planning.search.PeriodSearch", wraps=PeriodSearch) as made:
         found = search(replace(problem, transfer_s=alone), Objective(goal="throughput"))
     assert found is not None and found.meshes == (0,)
     assert [call.args[0].num_meshes for call in made.call_args_list] == [2]
@@ -300,7 +300,7 @@ def test_the_shortest_period_is_that_of_brute_force_where_nothing_is_shared(prob
 def test_a_period_that_some_layout_has_takes_three_passes():
     problem = uniform(30, 5, [1.0 + k / 3 for k in range(5)])
     passes = mock.Mock(wraps=cheapest_path)
-    with mock.patch("gimlax.planning.search.cheapest_path", passes):
+    with mock.patch("gimlax.planning.periods.cheapest_path", passes):
         found = search(problem, Objective(goal="throughput"))
     assert found is not None and found.method == "exact"
     assert passes.call_count <= 3
