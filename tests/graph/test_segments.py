@@ -157,7 +157,7 @@ def test_the_fingerprint_is_the_same_on_every_jax():
     [
         (lambda a, b: Workload({}), "no phase"),
         (lambda a, b: Workload({"a": a}, calls={"c": 1}), "calls= names phase 'c'"),
-        (lambda a, b: Workload([a]), r"phases is a list of 1; give a dict from strings to Traceds"),
+        (lambda a, b: Workload([a]), r"phases is \[Traced.*; give a dict from strings to Traceds"),
         (lambda a, b: Workload({"a": 5}), r"phases\['a'\] is 5; give a Traced"),
         (
             lambda a, b: Workload({"a\n": a}),

@@ -238,7 +238,8 @@ def test_a_time_limit_that_is_none(time_limit_s):
 
 def test_no_time_at_all_is_said():
     fits = cluster_of([kind("a"), kind("b")])
-    assert plan(CHAIN, fits, time_limit_s=1e-9).method == "stopped"
+    objective = Objective(goal="throughput")
+    assert plan(CHAIN, fits, objective=objective, time_limit_s=1e-9).method == "stopped"
     with pytest.raises(PlanError, match="time_limit_s is 1e-09, and no plan was found in it"):
         plan(CHAIN, fits, cuts=2, time_limit_s=1e-9)
 
