@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from gimlax.devices.kinds import ANY_VENDOR
 from gimlax.planning.explanation.comparison import Comparison, Rival
+from gimlax.planning.rates import CARD
+from gimlax.planning.rates.fitted import accelerators
 from gimlax.units import show_bytes, show_seconds
 
 if TYPE_CHECKING:
@@ -149,6 +151,12 @@ def _figures(plan: "Plan") -> Iterator[str]:
     for basis, names in _grouped((m.basis, m.mesh) for m in plan.meshes):
         by = f" ({plan.calibration})" if basis.startswith("measured") and plan.calibration else ""
         yield f"seconds of {_listed(names)}: {basis}{by}"
+    fitted = {s.device_kind for s in plan.specs} & set(accelerators())
+    if fitted and any(mesh.basis == CARD for mesh in plan.meshes):
+        yield (
+            f"{_listed(sorted(fitted))} would have fitted figures; so that all kinds of the "
+            "cluster are compared alike, those of cards are taken"
+        )
     for basis, names in _grouped((m.collectives, m.mesh) for m in plan.meshes if m.collectives):
         yield f"collectives of {_listed(names)}: {basis}"
     if on_chip := [m.mesh for m in plan.meshes if m.memory == "on_chip"]:

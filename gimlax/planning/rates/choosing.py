@@ -1,4 +1,8 @@
-"""Which figures price a mesh: a calibration, else what was fitted to its kind, else the card."""
+"""Which figures price a mesh: a calibration, else what was fitted to its kind, else the card.
+
+Kinds are compared by figures of one sort: what was fitted to measured kernels lies well above the
+roofline of a card, so where nothing was fitted to some kind of a cluster the cards decide for all.
+"""
 
 from dataclasses import replace
 
@@ -41,7 +45,7 @@ def rates_for(
     resident_bytes: float = 0.0,
     held_on_chip: bool = False,
 ) -> Rates:
-    """The best rates that there are for the devices of a mesh.
+    """The best rates that there are for the devices of a mesh, of one sort with its rivals.
 
     Args:
         cluster: that has the mesh.
@@ -61,7 +65,18 @@ def rates_for(
         if held_on_chip and kind.on_chip_bytes is not None:
             resident_bytes = min(resident_bytes, kind.on_chip_bytes)
         return Measured.of(measured, resident_bytes)
-    return Fitted.of(kind) or Roofline(kind)
+    fitted = Fitted.of(kind)
+    return fitted if fitted and _all_fitted(cluster, calibration) else Roofline(kind)
+
+
+def _all_fitted(cluster: Cluster, calibration: Calibration | None) -> bool:
+    """Whether something was fitted to each kind that is not calibrated."""
+    kinds = {
+        mesh.device_kind: mesh.name
+        for mesh in cluster.meshes
+        if calibration is None or calibration.mesh(mesh.name) is None
+    }
+    return all(Fitted.of(cluster.kind(name)) for name in kinds.values())
 
 
 def collectives_for(
