@@ -9,12 +9,13 @@ of other formats are left alone; those that are wrong are named, and the rest ru
 
     python benchmarks/placement.py --random=100 --json=placement_random.json
 
-Runs random instances of layers over mixed machines instead (seeds 0 to 99): unlike the published
-ones they have up to 8 kinds of machine and 60 machines. Seconds of these are of the process, which
-other work on the computer does not change; the limit of a second is too.
+Runs random instances of layers over mixed machines instead (seeds from --first_seed on): unlike the
+published ones they have up to 8 kinds of machine and 60 machines. Seconds of these are of the
+process, which other work on the computer does not change; the limit of a second is too.
 """
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -42,15 +43,22 @@ RANDOM = flags.DEFINE_integer(
     "random", 0, "run so many random instances instead of a folder", lower_bound=0
 )
 
+FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "of the random instances", lower_bound=0)
+
 FORMATS = (helix_serving, helix, tarnawski)
 MOST_BYTES = 256 * 2**20
+# What a file that is wrong in a way that no reader foresaw leads to.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _COVER_LIMIT_S = 1.0
 
 
 def main(argv: list[str]) -> None:
-    del argv
+    if len(argv) > 1:
+        raise app.UsageError(f"{' '.join(argv[1:])}: no flag; give --data_dir=DIR or --random=N")
+    if JSON.value and not Path(JSON.value).parent.is_dir():
+        raise app.UsageError(f"--json={JSON.value}: its folder does not exist; create it")
     if RANDOM.value:
-        _random(RANDOM.value)
+        _random(range(FIRST_SEED.value, FIRST_SEED.value + RANDOM.value))
         return
     folder = Path(DATA_DIR.value)
     if not folder.is_dir():
@@ -80,17 +88,17 @@ def main(argv: list[str]) -> None:
             "benchmark": "placement",
             "environment": environment(),
             "repeats": REPEATS.value,
-            "records": records,
+            "records": _finite(records),
             "left_out": refused,
         }
-        Path(JSON.value).write_text(json.dumps(result, indent=1) + "\n")
+        Path(JSON.value).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
         print(f"written to {JSON.value}")
 
 
-def _random(number: int) -> None:
+def _random(seeds: range) -> None:
     """Solves random instances once each, and prints how far from the best they can be."""
     records = []
-    for seed in range(number):
+    for seed in seeds:
         data = random_instance(seed)
         found = helix.solve(
             helix.read(Path(data["name"]), data), _COVER_LIMIT_S, clock=time.process_time
@@ -109,7 +117,8 @@ def _random(number: int) -> None:
         )
         print(" ".join(f"{key}={_short(value)}" for key, value in records[-1].items()), flush=True)
     solved = [record for record in records if record["gap"] is not None]
-    summary: dict[str, Any] = {"instances": number, "solved": len(solved)}
+    number, first = len(seeds), seeds.start
+    summary: dict[str, Any] = {"instances": number, "first_seed": first, "solved": len(solved)}
     for key in ("gap", "seconds"):
         values = [record[key] for record in solved]
         median, most = np.percentile(values, [50, 90]).tolist()
@@ -122,6 +131,15 @@ def _random(number: int) -> None:
         result |= {"summary": summary, "records": records}
         Path(JSON.value).write_text(json.dumps(result, indent=1) + "\n")
         print(f"written to {JSON.value}")
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(value: Any) -> str:
@@ -137,7 +155,14 @@ def _read(path: Path) -> list[tuple[Any, Any]]:
         raise SpecError(f"{path}: cannot be read as JSON ({error}); repair or remove it") from None
     for module in FORMATS:
         if module.recognises(data):
-            return [(module, module.read(path, data))]
+            try:
+                return [(module, module.read(path, data))]
+            except SpecError:
+                raise
+            except MALFORMED as error:
+                raise SpecError(
+                    f"{path}: it is no instance of this format ({error!r}); repair or remove it"
+                ) from None
     return []
 
 
@@ -149,7 +174,7 @@ def _solved(module: Any, instance: Any) -> dict[str, Any]:
     repeats = 1 if module is helix_serving else REPEATS.value
     try:
         runs = [module.solve(instance, limit_s) for _ in range(repeats)]
-    except (GimlaxError, MemoryError) as error:  # the other instances still run
+    except (GimlaxError, MemoryError, *MALFORMED) as error:  # the other instances still run
         print("failed")
         reason = f"{type(error).__name__}: {error}"
         return {"format": module.FORMAT, "instance": instance.name, "error": reason}
