@@ -36,6 +36,8 @@ def table(plan: "Plan") -> str:
     )
     if found := [repr(of.mesh) for of in plan.shardings if not of.exact]:
         rivals.append(f"sharding of {', '.join(found)}: the best that was found, not proved best")
+    if plan.order:
+        rivals.append("segments that stand side by side are in another order than in the program")
     if plan.layout.branches:
         return "\n".join([*_columns(replica_rows(plan)), _verdict(plan), *rivals])
     phases = [phase.name for phase in plan.phases]

@@ -109,6 +109,8 @@ def test_a_plan_keeps_its_order_and_knows_its_model():
     apply, params, x, model = two_towers(UNEVEN, rows=16)
     found = plan(model, meshes_of(2), objective=Objective(goal="throughput"))
     assert found.order and found.segments == tuple(model.names[k] for k in found.order)
+    assert "are in another order than in the program" in str(found)
+    assert "another order" not in str(plan(model, meshes_of(1)))
     again = Plan.from_json(found.to_json())
     assert again == found
     check_plan(again, chain(trace(apply, params, x)))
