@@ -2,8 +2,8 @@
 
 Stages are known by the index of their holding and transfers by the index of their hop, so that the
 same records serve a layout with replicas. `basis` is what seconds rest on: 'card', 'fitted' or
-'measured' for a mesh, 'declared' (by the cluster) or 'measured' for a transfer. Units: seconds,
-bytes, FLOPs.
+'measured' for a mesh (then with the dtypes that were not, if any), 'declared' (by the cluster) or
+'measured' for a transfer. Units: seconds, bytes, FLOPs.
 """
 
 from dataclasses import dataclass
