@@ -1,7 +1,7 @@
 """Does the solver for branching graphs hold on shapes other than the published ones?
 
-    python benchmarks/graphs.py --data_dir=/tmp/graphs && python benchmarks/placement.py \
-        --data_dir=/tmp/graphs --repeats=1 --json=graphs.json
+    python benchmarks/graphs.py --data_dir=graphs && python benchmarks/placement.py \
+        --data_dir=graphs --repeats=1 --json=graphs.json
 
 Writes one file per graph and set of devices: convolutions in parallel branches, transformers by
 operator, U-nets, backward passes, random series-parallel graphs, the same for the same seed.
