@@ -1,27 +1,24 @@
 """Compiles the stages of all phases: equal ones once, different ones in parallel.
 
 Two stages are equal if their StableHLO, arguments, devices and donation are: layers that repeat on
-one mesh share an executable. Every stage returns one value more than it was given, a completion
-token: four bytes that nobody donates, ready when the stage is done. Compilations go through JAX's
-persistent cache wherever the user has configured one (`jax_compilation_cache_dir`); gimlax leaves
-JAX's global configuration alone.
+one mesh share an executable. Compilations go through JAX's persistent cache wherever the user has
+configured one (`jax_compilation_cache_dir`); gimlax leaves JAX's global configuration alone.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from gimlax import _jax
 from gimlax.errors import BackendError
-from gimlax.graph import Part, Role
 from gimlax.partition import Stage
 from gimlax.program import Program
+from gimlax.runtime.forms import form_of
 from gimlax.runtime.inventory import Inventory
 
 
@@ -118,99 +115,28 @@ def _lower(
     program: Program, stage: Stage, row: int, inventory: Inventory, donates: Mapping[str, bool]
 ) -> _Order:
     mesh = program.placement[stage.index]
-    lying = inventory.arrangement
-    whole = lying.whole(mesh)
-    state = tuple(of[stage.index] for of in inventory.states if of[stage.index])
-    rows = tuple(tuple(part for _, part in of[row]) for of in inventory.rows if of[row])
-    traced = program.partition.traced
-    leaves = {role: traced.leaves(role) for role in (Role.RESIDENT, Role.CARRIED)}
-
-    def aval_of(role: Role, part: Part) -> Any:
-        argument = traced.arguments[leaves[role][part.leaf]]
-        aval = argument.aval
-        shape = aval.shape if part.whole else (part.stop - part.start, *aval.shape[1:])
-        sharding = lying.argument(mesh, argument.path)
-        return jax.ShapeDtypeStruct(shape, aval.dtype, sharding=sharding)
-
-    def lie(avals: Iterable[Any]) -> tuple[jax.ShapeDtypeStruct, ...]:
-        return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole) for a in avals)
-
-    def crossing(values: Iterable[int]) -> tuple[jax.ShapeDtypeStruct, ...]:
-        avals = program.partition.avals
-        return tuple(
-            jax.ShapeDtypeStruct(
-                avals[v].shape, avals[v].dtype, sharding=lying.value(mesh, program, v)
-            )
-            for v in values
-        )
-
-    inputs = (
-        tuple(tuple(aval_of(Role.RESIDENT, p) for p in row) for row in rows),
-        tuple(tuple(aval_of(Role.CARRIED, p) for p in of) for of in state),
-        lie(jax.typeof(traced.jaxpr.consts[i]) for i in stage.constants),
-        lie(traced.arguments[leaf].aval for leaf in stage.streamed) + crossing(stage.received),
-    )
-    results = (
-        tuple(tuple(aval.sharding for aval in of) for of in inputs[1]),
-        tuple(aval.sharding for aval in crossing(stage.produced)),
-        whole,
-    )
-    donated = 1 if donates[mesh] else ()
-    function = _with_token(stage, rows, state, lying.evaluator(mesh, program, stage))
+    form = form_of(program, stage, row, inventory)
     description = program.describe_stage(stage.index)
-    with _jax.using_config(traced.config):
-        jitted = jax.jit(function, keep_unused=True, donate_argnums=donated, out_shardings=results)
+    config = program.partition.traced.config
+    with _jax.using_config(config):
+        jitted = form.jit(donates=donates[mesh])
         try:
-            lowered = jitted.lower(*inputs)
+            lowered = jitted.lower(*form.inputs)
         except (NotImplementedError, RuntimeError) as error:
             raise BackendError(
                 f"{description} cannot be lowered for its backend: {error}; place it elsewhere"
             ) from error
     key = (
         lowered.as_text(),
-        tuple((i.shape, str(i.dtype)) for i in jax.tree.leaves(inputs)),
-        jax.tree.structure(inputs),
+        tuple((i.shape, str(i.dtype)) for i in jax.tree.leaves(form.inputs)),
+        jax.tree.structure(form.inputs),
         tuple(str(aval) for aval in stage.jaxpr.out_avals),
-        tuple(aval.sharding for aval in jax.tree.leaves(inputs)),
-        results,
-        donated,
-        traced.config,
+        tuple(aval.sharding for aval in jax.tree.leaves(form.inputs)),
+        form.results,
+        donates[mesh],
+        config,
     )
-    return _Order(lowered=lowered, key=key, config=traced.config, description=description)
-
-
-def _with_token(
-    stage: Stage,
-    rows: tuple[tuple[Part, ...], ...],
-    state: tuple[tuple[Part, ...], ...],
-    evaluate: Callable[..., list[Any]],
-) -> Callable[..., tuple[Any, ...]]:
-    """The stage over all state that it owns, also what only other phases use, and a token."""
-
-    def stage_with_token(
-        resident: Any, carried: Any, constants: Any, inputs: Any
-    ) -> tuple[Any, ...]:
-        weights = _by_part(rows, resident)
-        held = _by_part(state, carried)
-        outputs = evaluate(
-            *(weights[part] for part in stage.resident),
-            *(held[part] for part in stage.carried),
-            *constants,
-            *inputs,
-        )
-        held.update(zip(stage.carried, outputs, strict=False))
-        updated = tuple(tuple(held[part] for part in of) for of in state)
-        return updated, tuple(outputs[len(stage.carried) :]), jnp.zeros((), jnp.int32)
-
-    return stage_with_token
-
-
-def _by_part(parts: tuple[tuple[Part, ...], ...], arrays: Any) -> dict[Part, Any]:
-    return {
-        part: array
-        for of, row in zip(parts, arrays, strict=True)
-        for part, array in zip(of, row, strict=True)
-    }
+    return _Order(lowered=lowered, key=key, config=config, description=description)
 
 
 def _compile(order: _Order) -> Any:

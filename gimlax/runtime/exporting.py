@@ -1,0 +1,162 @@
+"""Stages as StableHLO, so that they can be compiled where this process has no devices.
+
+`jax.export` needs an `AbstractMesh` only. What comes out is data: the artefact as bytes and, beside
+it, how each argument and result lies, by axis names. Whoever holds it builds an ordinary callable
+on a mesh of its own (`load_stage`), which takes and returns what `gimlax.runtime.forms` says.
+Nothing is pickled: the artefact is a flatbuffer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.export
+from jax.sharding import AbstractMesh, NamedSharding
+
+from gimlax import _jax
+from gimlax.devices import MeshSpec
+from gimlax.errors import BackendError
+from gimlax.partition import Spec, normal, partition_spec
+from gimlax.program import Program
+from gimlax.runtime.forms import form_of
+from gimlax.runtime.inventory import Inventory
+
+__all__ = ["ExportedStage", "abstract_mesh", "export_stage", "export_stages", "load_stage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedStage:
+    """A stage for a mesh of a platform.
+
+    Attributes:
+        description: how messages call it.
+        platform: what it was lowered for, as PJRT calls it ('cpu', 'cuda', 'tpu').
+        axes: names and sizes of the axes of its mesh.
+        artifact: serialized by `jax.export`.
+        inputs: how each leaf of the arguments lies, in the order of the tree.
+        results: the same for each leaf of the results.
+        donates: whether it takes over the memory of its carried state.
+        config: JAX's configuration that it was traced under.
+    """
+
+    description: str
+    platform: str
+    axes: tuple[tuple[str, int], ...]
+    artifact: bytes
+    inputs: tuple[Spec, ...]
+    results: tuple[Spec, ...]
+    donates: bool
+    config: tuple[tuple[str, Any], ...]
+
+
+def abstract_mesh(spec: MeshSpec) -> AbstractMesh:
+    """A mesh of the axes of a spec, without devices."""
+    return AbstractMesh(spec.shape, tuple(axis for axis, _ in spec.axes))
+
+
+def export_stages(
+    programs: Sequence[Program],
+    inventory: Inventory,
+    platforms: dict[str, str],
+    donates: dict[str, bool],
+) -> tuple[tuple[ExportedStage, ...], ...]:
+    """The stages of each program, exported for the platform of their mesh; see `export_stage`."""
+    row = 0
+    found = []
+    for program in programs:
+        of_phase = []
+        for index, mesh in enumerate(program.placement):
+            of_phase.append(
+                export_stage(program, index, row, inventory, platforms[mesh], donates[mesh])
+            )
+            row += 1
+        found.append(tuple(of_phase))
+    return tuple(found)
+
+
+def export_stage(
+    program: Program, index: int, row: int, inventory: Inventory, platform: str, donates: bool
+) -> ExportedStage:
+    """Lowers one stage for a platform that need not be here.
+
+    Args:
+        program: that it belongs to.
+        index: of the stage in its program.
+        row: its number among the stages of all phases.
+        inventory: how arguments lie on the meshes, which may be abstract.
+        platform: to lower for, as PJRT calls it.
+        donates: whether it takes over the memory of its carried state.
+
+    Raises:
+        BackendError: an operation has no lowering for the platform; names stage and segments.
+    """
+    description = program.describe_stage(index)
+    form = form_of(program, program.partition.stages[index], row, inventory)
+    config = program.partition.traced.config
+    with _jax.using_config(config):
+        try:
+            exported = jax.export.export(form.jit(donates=donates), platforms=[platform])(
+                *form.inputs
+            )
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            raise BackendError(
+                f"{description} cannot be lowered for platform {platform!r}: {error}; place it"
+                " elsewhere"
+            ) from error
+    mesh = inventory.arrangement.meshes[program.placement[index]]
+    return ExportedStage(
+        description=description,
+        platform=platform,
+        axes=tuple(zip(mesh.axis_names, mesh.axis_sizes, strict=True)),
+        artifact=bytes(exported.serialize()),
+        inputs=tuple(
+            normal(leaf.sharding.spec, leaf.ndim) for leaf in jax.tree.leaves(form.inputs)
+        ),
+        results=tuple(
+            normal(sharding.spec, aval.ndim)
+            for sharding, aval in zip(
+                jax.tree.leaves(form.results), exported.out_avals, strict=True
+            )
+        ),
+        donates=donates,
+        config=config,
+    )
+
+
+def load_stage(stage: ExportedStage, mesh: jax.sharding.Mesh) -> Any:
+    """Lowers an exported stage on a live mesh, or one of a topology; `.compile()` makes it run.
+
+    Args:
+        stage: what `export_stage` made.
+        mesh: of the axes of the stage.
+
+    Raises:
+        BackendError: the bytes are no stage, or this JAX cannot read them.
+    """
+    try:
+        exported = jax.export.deserialize(bytearray(stage.artifact))
+    except Exception as error:
+        raise BackendError(
+            f"{stage.description}: its {len(stage.artifact)} bytes of StableHLO cannot be read:"
+            f" {error}; use the same JAX on both sides"
+        ) from error
+    args, _ = jax.tree.unflatten(
+        exported.in_tree,
+        [
+            jax.ShapeDtypeStruct(
+                aval.shape, aval.dtype, sharding=NamedSharding(mesh, partition_spec(spec))
+            )
+            for aval, spec in zip(exported.in_avals, stage.inputs, strict=True)
+        ],
+    )
+    results = jax.tree.unflatten(
+        exported.out_tree, [NamedSharding(mesh, partition_spec(spec)) for spec in stage.results]
+    )
+    with _jax.using_config(stage.config):
+        return jax.jit(
+            exported.call,
+            keep_unused=True,
+            donate_argnums=1 if stage.donates else (),
+            out_shardings=results,
+        ).lower(*args)
