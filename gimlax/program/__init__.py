@@ -9,6 +9,7 @@ from gimlax.program.instructions import (
     Step,
     Transfer,
     sequence,
+    task_of,
     track_of_link,
 )
 from gimlax.program.timeline import Span, Timeline
@@ -25,5 +26,6 @@ __all__ = [
     "emit",
     "lay_out",
     "sequence",
+    "task_of",
     "track_of_link",
 ]

@@ -69,9 +69,14 @@ class Program:
 
     def task(self, instruction: Run | Transfer) -> str:
         """How spans of this instruction are called in a timeline; the same in every pass."""
-        if isinstance(instruction, Run):
-            return f"{self.phase}: stage {instruction.stage}"
-        return f"{self.phase}: {track_of_link(instruction.source, instruction.target)}"
+        return task_of(self.phase, instruction)
+
+
+def task_of(phase: str, instruction: Run | Transfer) -> str:
+    """How spans of an instruction of a phase are called in a timeline; the same in every pass."""
+    if isinstance(instruction, Run):
+        return f"{phase}: stage {instruction.stage}"
+    return f"{phase}: {track_of_link(instruction.source, instruction.target)}"
 
 
 def track_of_link(source: str, target: str) -> str:

@@ -29,6 +29,7 @@ from gimlax.runtime.passes import CompiledPhase, Pass
 from gimlax.runtime.pipeline import Pipeline
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
+from gimlax.runtime.stores import LocalStore
 
 
 class Deployment:
@@ -66,6 +67,8 @@ class Deployment:
         for name, mesh in meshes.items():
             check_one_client(mesh, name)
         arrangement = arrangement or Arrangement(meshes=meshes)
+        self.programs = tuple(programs)
+        self.store = LocalStore()
         self.inventory = take_inventory(programs, arrangement)
         self._config = programs[0].partition.traced.config
         stages, self.num_compiled = compile_stages(programs, self.inventory, donates, progress)
@@ -124,7 +127,7 @@ class Deployment:
         """The handle of one argument given as an ordinary tree."""
         make = place if tree.role is Role.RESIDENT else init
         with _jax.using_config(self._config):
-            return make(self.inventory, tree, value)
+            return make(self.inventory, self.store, tree, value)
 
     def handle_maker(self, name: str) -> Callable[[Tree, Any], Placed | Carried]:
         """`make_handle` that warns once what placing parameters at each call costs."""

@@ -97,10 +97,11 @@ class Executable(_Shared):
 
     def __init__(self, plan: Plan, deployment: Deployment, phase: int) -> None:
         super().__init__(plan, deployment)
+        self._program = deployment.programs[phase]
         self._phase = deployment.phases[phase]
         self._schedule = Schedule.build(self._phase)
         self._signature = Signature(
-            self._phase, deployment.inventory, deployment.handle_maker(self.name)
+            self._program, self._phase, deployment.inventory, deployment.handle_maker(self.name)
         )
         self._steps = tuple(
             (step, self._phase.stage_of(step.instruction)) for step in self._phase.steps
@@ -111,12 +112,12 @@ class Executable(_Shared):
     @property
     def name(self) -> str:
         """The phase that it runs."""
-        return self._phase.program.phase
+        return self._phase.name
 
     @property
     def program(self) -> Program:
         """The instruction lists that it follows."""
-        return self._phase.program
+        return self._program
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs one pass; dispatches in this thread.
@@ -176,7 +177,7 @@ class Executable(_Shared):
             raise
 
     def __repr__(self) -> str:
-        where = ", ".join(self._phase.program.placement)
+        where = ", ".join(self._program.placement)
         return f"Executable({self.name!r}, {len(self._phase.stages)} stages on {where})"
 
     def cost_analysis(self, stage: int | None = None) -> dict[str, float]:
@@ -219,8 +220,7 @@ class Executables(_Shared, Mapping[str, Executable]):
     def __init__(self, plan: Plan, deployment: Deployment) -> None:
         super().__init__(plan, deployment)
         self._by_name = {
-            phase.program.phase: Executable(plan, deployment, i)
-            for i, phase in enumerate(deployment.phases)
+            phase.name: Executable(plan, deployment, i) for i, phase in enumerate(deployment.phases)
         }
 
     def __getitem__(self, name: str) -> Executable:

@@ -7,6 +7,7 @@ cells, one per stage, are filled by the pass that makes it, so that passes over 
 each other through the pipeline.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,25 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gimlax import _jax
-from gimlax.errors import BackendError, InternalError, SpecError
+from gimlax.errors import BackendError, SpecError
 from gimlax.graph import Part
 from gimlax.runtime.arguments import check_tree, fits
 from gimlax.runtime.inventory import Inventory, Tree
-
-Arrays = tuple[jax.Array, ...]
-
-
-class Cell:
-    """The carried arrays of one stage, None until the pass that makes them has run it.
-
-    `waiters` are called, under the pipeline's lock, when the arrays arrive.
-    """
-
-    __slots__ = ("arrays", "waiters")
-
-    def __init__(self, arrays: Sequence[jax.Array] | None = None) -> None:
-        self.arrays = arrays
-        self.waiters: list[Callable[[], None]] = []
+from gimlax.runtime.stores import Arrays, Cell, Store
 
 
 class Placed:
@@ -142,9 +129,7 @@ class Carried:
         Raises:
             SpecError: the state has been used.
         """
-        cells = tuple(
-            Cell(tuple(array.copy() for array in cell.arrays or ())) for cell in self._ready()
-        )
+        cells = tuple(cell.copy() for cell in self._ready())
         return Carried(self._inventory, self._tree, cells, self._generation)
 
     def read(self, path: str, index: Any = ()) -> Any:
@@ -161,8 +146,8 @@ class Carried:
         self._select(path, index)
         if len(found) == 1:
             _, cell, place = found[0]
-            return to_host(_arrays(cell)[place][index])
-        whole = _join({part: _arrays(cell)[place] for part, cell, place in found})
+            return to_host(cell.filled()[place][index])
+        whole = _join({part: cell.filled()[place] for part, cell, place in found})
         return whole[index]
 
     def write(self, path: str, value: Any, index: Any = ()) -> None:
@@ -183,16 +168,12 @@ class Carried:
             check_tree(self.name, value, jax.tree.structure(0), (path,), (aval,))
         if len(found) == 1:
             _, cell, place = found[0]
-            old = _arrays(cell)[place]
-            new = old.at[index].set(jax.device_put(value, old.sharding))
-            _replace(cell, place, jax.device_put(new, old.sharding))
+            cell.write(place, value, index)
             return
-        whole = np.array(_join({part: _arrays(cell)[place] for part, cell, place in found}))
+        whole = np.array(_join({part: cell.filled()[place] for part, cell, place in found}))
         whole[index] = np.asarray(value)
         for part, cell, place in found:
-            sharding = _arrays(cell)[place].sharding
-            rows = whole[part.start : part.stop]
-            _replace(cell, place, jax.device_put(rows, sharding, may_alias=False))
+            cell.write(place, whole[part.start : part.stop])
 
     def _select(self, path: str, index: Any) -> jax.ShapeDtypeStruct:
         """Shape and dtype of what `index` selects of a leaf; JAX would clamp what lies outside."""
@@ -266,11 +247,11 @@ class Carried:
     def _leaves(self) -> list[Any]:
         parts: dict[int, dict[Part, jax.Array]] = {}
         for part, cell, place in self._slots():
-            parts.setdefault(part.leaf, {})[part] = _arrays(cell)[place]
+            parts.setdefault(part.leaf, {})[part] = cell.filled()[place]
         return [_join(parts[leaf]) for leaf in sorted(parts)]
 
 
-def place(inventory: Inventory, tree: Tree, value: Any) -> Placed:
+def place(inventory: Inventory, store: Store, tree: Tree, value: Any) -> Placed:
     """Puts a resident argument on the meshes of the stages that read it.
 
     Raises:
@@ -278,7 +259,12 @@ def place(inventory: Inventory, tree: Tree, value: Any) -> Placed:
         BackendError: a mesh has no room for its part.
     """
     leaves = check_tree(tree.name, value, tree.treedef, tree.paths, tree.avals)
-    shelf = _put(inventory, tree, inventory.shelves[tree.index], leaves, may_alias=None)
+    slots = inventory.shelves[tree.index]
+    shelf: dict[tuple[str, Part], jax.Array] = {}
+    for mesh in dict.fromkeys(mesh for mesh, _ in slots):
+        mine = [slot for slot in slots if slot[0] == mesh]
+        with _putting(inventory, tree, mesh, [part for _, part in mine], leaves) as lot:
+            shelf.update(zip(mine, store.shelve(mesh, *lot), strict=True))
     rest: dict[int, Any] = {}
     for leaf, (given, aval) in enumerate(zip(leaves, tree.avals, strict=True), tree.first):
         if not _complete({part for _, part in shelf if part.leaf == leaf}, aval):
@@ -286,7 +272,7 @@ def place(inventory: Inventory, tree: Tree, value: Any) -> Placed:
     return Placed(inventory, tree, shelf, rest)
 
 
-def init(inventory: Inventory, tree: Tree, value: Any) -> Carried:
+def init(inventory: Inventory, store: Store, tree: Tree, value: Any) -> Carried:
     """Copies a carried argument to its meshes as generation 0; the caller's arrays stay good.
 
     Raises:
@@ -297,10 +283,8 @@ def init(inventory: Inventory, tree: Tree, value: Any) -> Carried:
     states = inventory.states[tree.index]
     cells: list[Cell] = []
     for mesh, parts in zip(inventory.placement, states, strict=True):
-        slots = tuple((mesh, part) for part in parts)
-        # A pass donates these arrays, so they must not share memory with the caller's.
-        shelf = _put(inventory, tree, slots, leaves, may_alias=False)
-        cells.append(Cell(tuple(shelf[slot] for slot in slots)))
+        with _putting(inventory, tree, mesh, parts, leaves) as lot:
+            cells.append(store.fill(mesh, *lot))
     return Carried(inventory, tree, tuple(cells), 0)
 
 
@@ -331,44 +315,25 @@ def to_host(array: Any) -> Any:
     return np.array(array)
 
 
-def _put(
-    inventory: Inventory,
-    tree: Tree,
-    slots: Sequence[tuple[str, Part]],
-    leaves: Sequence[Any],
-    may_alias: bool | None,
-) -> dict[tuple[str, Part], jax.Array]:
-    shelf: dict[tuple[str, Part], jax.Array] = {}
-    for mesh in dict.fromkeys(mesh for mesh, _ in slots):
-        mine = [slot for slot in slots if slot[0] == mesh]
-        rows = [_rows(leaves[part.leaf - tree.first], part) for _, part in mine]
-        try:
-            paths = [tree.paths[part.leaf - tree.first] for _, part in mine]
-            shardings = [inventory.arrangement.argument(mesh, path) for path in paths]
-            arrays = jax.device_put(rows, shardings, may_alias=may_alias)
-        except RuntimeError as error:
-            nbytes = sum(_jax.nbytes(jax.typeof(row)) for row in rows)
-            raise BackendError(
-                f"{tree.name}: {nbytes} bytes could not be put on mesh {mesh!r}: {error}; free"
-                " memory there, or plan with less on it"
-            ) from error
-        shelf.update(zip(mine, arrays, strict=True))
-    return shelf
+@contextlib.contextmanager
+def _putting(
+    inventory: Inventory, tree: Tree, mesh: str, parts: Sequence[Part], leaves: Sequence[Any]
+) -> Iterator[tuple[list[Any], list[jax.sharding.NamedSharding]]]:
+    """The rows of these parts and how they lie on the mesh; names the argument when that fails."""
+    rows = [_rows(leaves[part.leaf - tree.first], part) for part in parts]
+    paths = [tree.paths[part.leaf - tree.first] for part in parts]
+    try:
+        yield rows, [inventory.arrangement.argument(mesh, path) for path in paths]
+    except RuntimeError as error:
+        nbytes = sum(_jax.nbytes(jax.typeof(row)) for row in rows)
+        raise BackendError(
+            f"{tree.name}: {nbytes} bytes could not be put on mesh {mesh!r}: {error}; free"
+            " memory there, or plan with less on it"
+        ) from error
 
 
 def _rows(leaf: Any, part: Part) -> Any:
     return leaf if part.whole else leaf[part.start : part.stop]
-
-
-def _arrays(cell: Cell) -> Sequence[jax.Array]:
-    if cell.arrays is None:
-        raise InternalError("carried state was read before it was there; please report it")
-    return cell.arrays
-
-
-def _replace(cell: Cell, place: int, array: jax.Array) -> None:
-    arrays = _arrays(cell)
-    cell.arrays = (*arrays[:place], array, *arrays[place + 1 :])
 
 
 def _complete(parts: Any, aval: jax.ShapeDtypeStruct) -> bool:
@@ -392,4 +357,4 @@ def _join(parts: dict[Part, jax.Array]) -> Any:
     return jnp.stack(ordered) if isinstance(ordered[0], jax.Array) else np.stack(ordered)
 
 
-__all__ = ["Arrays", "Carried", "Cell", "Placed", "gather", "init", "place", "to_host"]
+__all__ = ["Carried", "Placed", "gather", "init", "place", "to_host"]

@@ -9,9 +9,10 @@ import jax
 
 from gimlax.errors import GimlaxError
 from gimlax.runtime.compilation import CompiledStage
-from gimlax.runtime.handles import Carried, Cell
+from gimlax.runtime.handles import Carried
 from gimlax.runtime.passes import Pass
 from gimlax.runtime.schedule import Schedule
+from gimlax.runtime.stores import Cell
 
 
 class Owner(Protocol):

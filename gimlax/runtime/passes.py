@@ -11,26 +11,28 @@ from typing import Any
 import jax
 
 from gimlax.errors import BackendError
-from gimlax.program import Free, Instruction, Program, Run, Step, Transfer, sequence
+from gimlax.program import Free, Instruction, Program, Run, Step, Transfer, sequence, task_of
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import CompiledStage
-from gimlax.runtime.handles import Carried, Cell, Placed
+from gimlax.runtime.handles import Carried, Placed
+from gimlax.runtime.stores import Cell
 
 Key = tuple[str, int]  # (mesh name, value id), or (mesh name, argument leaf)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class CompiledPhase:
-    """A program with its compiled stages, in one order that a single thread can follow.
+    """Compiled stages and the instructions that run them, in an order that one thread can follow.
 
-    `shardings` are those of what is streamed: whole on each device of a mesh.
+    `outputs` says per flat output on which mesh which value it is, None where it is carried state;
+    `lying` how a value that a transfer brings lies on its target.
     """
 
-    program: Program
+    name: str
     stages: tuple[CompiledStage, ...]
     steps: tuple[Step, ...]
-    shardings: Mapping[str, jax.sharding.NamedSharding]
-    arrangement: Arrangement
+    outputs: tuple[Key | None, ...]
+    lying: Mapping[Key, jax.sharding.NamedSharding]
 
     @classmethod
     def build(
@@ -41,16 +43,21 @@ class CompiledPhase:
     ) -> "CompiledPhase":
         """Orders the instructions of a program."""
         return cls(
-            program=program,
+            name=program.phase,
             stages=tuple(stages),
             steps=sequence(program),
-            shardings={mesh: arrangement.whole(mesh) for mesh in arrangement.meshes},
-            arrangement=arrangement,
+            outputs=program.outputs,
+            lying={
+                (todo.target, value): arrangement.value(todo.target, program, value)
+                for _, transfers in program.links
+                for todo in transfers
+                for value in todo.values
+            },
         )
 
-    def lie(self, mesh: str, values: Sequence[int]) -> list[jax.sharding.NamedSharding]:
-        """How values that cross lie on a mesh."""
-        return [self.arrangement.value(mesh, self.program, value) for value in values]
+    def task(self, instruction: Run | Transfer) -> str:
+        """How spans of this instruction are called in a timeline."""
+        return task_of(self.name, instruction)
 
     def stage_of(self, instruction: Instruction) -> CompiledStage | None:
         """The stage that an instruction runs, None for a transfer and the like."""
@@ -102,7 +109,7 @@ class Pass:
             for handle in self.handles:
                 cells = handle._take()
                 self.state.append(cells)
-                filled_later = tuple([Cell() for _ in cells])
+                filled_later = tuple([cell.fresh() for cell in cells])
                 self.next_state.append(filled_later)
                 fresh.append(handle._next(filled_later))
         except BaseException:
@@ -124,7 +131,7 @@ class Pass:
     def result(self) -> list[Any]:
         """The flat outputs; None where the output is carried state."""
         values = self.values
-        return [None if key is None else values[key] for key in self.phase.program.outputs]
+        return [None if key is None else values[key] for key in self.phase.outputs]
 
 
 def run_stage(work: Pass, stage: CompiledStage) -> jax.Array:
@@ -159,11 +166,12 @@ def send(work: Pass, transfer: Transfer) -> None:
         BackendError: a copy failed.
     """
     arrays = [work.values[transfer.source, value] for value in transfer.values]
+    lying = work.phase.lying
     try:
-        copies = jax.device_put(arrays, work.phase.lie(transfer.target, transfer.values))
+        copies = jax.device_put(arrays, [lying[transfer.target, v] for v in transfer.values])
     except Exception as error:
         raise BackendError(
-            f"transfer of {len(arrays)} values of {work.phase.program.phase!r} from mesh"
+            f"transfer of {len(arrays)} values of {work.phase.name!r} from mesh"
             f" {transfer.source!r} to {transfer.target!r} failed: {first_line(error)}; check that"
             " both backends still answer"
         ) from error

@@ -212,7 +212,7 @@ class Pipeline:
             recording = self._recording()
             if recording is not None:
                 task = job.schedule.tasks[job.schedule.task_of_stage[stage.index]]
-                name = job.work.phase.program.task(task)
+                name = job.work.phase.task(task)
                 recording.add(mesh, name, max(running.start_s, last_end_s), end_s)
             last_end_s = end_s
             self._room[mesh].release()
@@ -241,7 +241,7 @@ class Pipeline:
             copies = [work.values[transfer.target, v] for v in transfer.values]
             self._done(job, index)
             jax.block_until_ready(copies)
-            recording.add(track, work.phase.program.task(transfer), start_s, self._clock())
+            recording.add(track, work.phase.task(transfer), start_s, self._clock())
         except Exception as error:
             blamed = self._blame(job, transfer.source)
             if blamed is None and not isinstance(error, BackendError):

@@ -14,7 +14,9 @@ import numpy as np
 from gimlax import _jax
 from gimlax.errors import SpecError, TraceError
 from gimlax.graph import Role, Traced
+from gimlax.program import Program
 from gimlax.runtime.arguments import check_tree, fits
+from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.handles import Carried, Placed
 from gimlax.runtime.inventory import Inventory, Tree
 from gimlax.runtime.passes import CompiledPhase, Key, Pass
@@ -25,13 +27,15 @@ class Signature:
 
     def __init__(
         self,
+        program: Program,
         phase: CompiledPhase,
         inventory: Inventory,
         make: Callable[[Tree, Any], Placed | Carried],
     ) -> None:
         """`make` turns an ordinary tree given for a resident or carried argument into a handle."""
-        traced = phase.program.partition.traced
+        traced = program.partition.traced
         self._phase = phase
+        feeds = self._feeds = _feeds(phase, inventory.arrangement)
         self._make = make
         self._inventory = inventory
         self._x64 = dict(traced.config)["jax_enable_x64"]
@@ -42,12 +46,12 @@ class Signature:
             Role.CARRIED: iter(inventory.carried),
         }
         self._slots = tuple(
-            (None, None, _Streamed(phase, position, treedef))
+            (None, None, _Streamed(traced, feeds, position, treedef))
             if role is Role.STREAMED
             else (Placed if role is Role.RESIDENT else Carried, next(trees[role]), None)
             for position, (role, treedef) in enumerate(zip(traced.positions, treedefs, strict=True))
         )
-        self._kwargs = _Streamed(phase, -1, kwargs_def)
+        self._kwargs = _Streamed(traced, feeds, -1, kwargs_def)
         self._returns_tuple, self._elements = _elements(traced, inventory)
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, copy: bool = False) -> Pass:
@@ -68,7 +72,7 @@ class Signature:
             work = self._bind(args, kwargs, copy)
             # A host array left to the call would be narrowed there, outside of this context.
             work.streamed = {
-                key: jax.device_put(leaf, self._phase.shardings[key[0]])
+                key: jax.device_put(leaf, self._feeds[key].sharding)
                 for key, leaf in work.streamed.items()
             }
             return work
@@ -86,7 +90,7 @@ class Signature:
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any], copy: bool) -> Pass:
         if len(args) != len(self._slots):
-            name = self._phase.program.phase
+            name = self._phase.name
             raise TraceError(
                 f"{name!r} was called with {len(args)} positional arguments and traced with"
                 f" {len(self._slots)}; pass what was traced"
@@ -118,8 +122,9 @@ class Signature:
 class _Streamed:
     """A positional argument that travels with each call, or all keyword arguments (position -1)."""
 
-    def __init__(self, phase: CompiledPhase, position: int, treedef: Any) -> None:
-        traced = phase.program.partition.traced
+    def __init__(
+        self, traced: Traced, feeds: Mapping[Key, "_Feed"], position: int, treedef: Any
+    ) -> None:
         found = [(i, a) for i, a in enumerate(traced.arguments) if a.position == position]
         which = "keyword arguments" if position < 0 else f"argument {position}"
         self.name = f"streamed {which} of {traced.name!r}"
@@ -127,10 +132,9 @@ class _Streamed:
         self.paths = tuple(a.path for _, a in found)
         self.avals = tuple(a.aval for _, a in found)
         self.single = self.avals[0] if _is_leaf(treedef) else None
-        keys = dict.fromkeys(key for stage in phase.stages for key in stage.streamed)
         # For each leaf its dtype and the meshes that read it.
         self.leaves = tuple(
-            (a.aval.dtype, tuple(_Feed(k, phase.shardings[k[0]]) for k in keys if k[1] == i))
+            (a.aval.dtype, tuple(feed for (_, leaf), feed in feeds.items() if leaf == i))
             for i, a in found
         )
 
@@ -172,6 +176,12 @@ class _Feed:
         self.key = key
         self.sharding = sharding
         self.alone = devices if len(devices) == 1 else None
+
+
+def _feeds(phase: CompiledPhase, arrangement: Arrangement) -> dict[Key, _Feed]:
+    """Of each streamed leaf that a mesh reads, how it lies there."""
+    keys = dict.fromkeys(key for stage in phase.stages for key in stage.streamed)
+    return {key: _Feed(key, arrangement.whole(key[0])) for key in keys}
 
 
 def _elements(

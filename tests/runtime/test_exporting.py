@@ -33,7 +33,7 @@ def test_an_exported_stage_computes_the_same(kind, placement, deploy, meshes):
     args = (step.place(specimen.args[0]), *specimen.args[1:])
     expected = gather(step(*args))
     phase = step._phase
-    (exported,) = export([phase.program])
+    (exported,) = export([step.program])
     travelled = tuple(
         dataclasses.replace(
             stage, call=load_stage(of, meshes[of_mesh]).compile(), description=of.description

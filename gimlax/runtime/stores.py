@@ -1,0 +1,95 @@
+"""Where the arrays behind handles are kept: what a handle needs of them, and nothing else.
+
+In this process they are `jax.Array`s on live meshes (`LocalStore`). A store over worker processes
+gives stand-ins that are converted to numpy when somebody reads them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+
+from gimlax.errors import InternalError
+
+__all__ = ["Arrays", "Cell", "LocalStore", "Store"]
+
+Arrays = tuple[jax.Array, ...]
+
+
+class Cell:
+    """The carried arrays of one stage, None until the pass that makes them has run it.
+
+    `waiters` are called, under the pipeline's lock, when the arrays arrive.
+    """
+
+    __slots__ = ("arrays", "waiters")
+
+    def __init__(self, arrays: Sequence[jax.Array] | None = None) -> None:
+        self.arrays = arrays
+        self.waiters: list[Callable[[], None]] = []
+
+    def filled(self) -> Sequence[jax.Array]:
+        """The arrays, which must be there."""
+        if self.arrays is None:
+            raise InternalError("carried state was read before it was there; please report it")
+        return self.arrays
+
+    def fresh(self) -> "Cell":
+        """An empty cell for the next generation."""
+        return Cell()
+
+    def copy(self) -> "Cell":
+        """A cell with copies of the arrays."""
+        return Cell(tuple(array.copy() for array in self.filled()))
+
+    def write(self, place: int, value: Any, index: Any = ()) -> None:
+        """Replaces an array, or what `index` selects of it; `value` is copied."""
+        arrays = self.filled()
+        sharding = arrays[place].sharding
+        if index == ():
+            new = jax.device_put(value, sharding, may_alias=False)
+        else:
+            new = arrays[place].at[index].set(jax.device_put(value, sharding))
+            new = jax.device_put(new, sharding)
+        self.arrays = (*arrays[:place], new, *arrays[place + 1 :])
+
+
+class Store(Protocol):
+    """Keeps arrays on meshes."""
+
+    def shelve(
+        self, mesh: str, rows: Sequence[Any], lying: Sequence[jax.sharding.NamedSharding]
+    ) -> Sequence[jax.Array]:
+        """Puts parameters on a mesh; may use host arrays in place.
+
+        Raises:
+            RuntimeError: the mesh has no room.
+        """
+        ...
+
+    def fill(
+        self, mesh: str, rows: Sequence[Any], lying: Sequence[jax.sharding.NamedSharding]
+    ) -> Cell:
+        """Copies state of one stage to its mesh, to be donated.
+
+        Raises:
+            RuntimeError: the mesh has no room.
+        """
+        ...
+
+
+class LocalStore:
+    """The meshes of this process."""
+
+    def shelve(
+        self, mesh: str, rows: Sequence[Any], lying: Sequence[jax.sharding.NamedSharding]
+    ) -> Sequence[jax.Array]:
+        """See `Store`."""
+        return jax.device_put(list(rows), list(lying))
+
+    def fill(
+        self, mesh: str, rows: Sequence[Any], lying: Sequence[jax.sharding.NamedSharding]
+    ) -> Cell:
+        """See `Store`."""
+        # A pass donates these arrays, so they must not share memory with the caller's.
+        return Cell(tuple(jax.device_put(list(rows), list(lying), may_alias=False)))
