@@ -12,7 +12,7 @@ from gimlax.planning import Plan, check_plan, in_order
 from gimlax.program import emit
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import Progress
-from gimlax.runtime.deployment import Deployment
+from gimlax.runtime.deployment import deploy_here
 from gimlax.runtime.executable import Executable, Executables
 
 
@@ -67,7 +67,7 @@ def compile(
     check_plan(plan, chain)
     chain = in_order(plan, chain)
     live = devices.bind(plan.specs, meshes)
-    deployment = Deployment(
+    deployment = deploy_here(
         emit(plan, chain),
         live,
         donates={

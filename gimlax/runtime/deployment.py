@@ -1,16 +1,9 @@
-"""What the phases of one compilation share: meshes, handles, compiled stages, workers.
-
-Threads exist only from the first `submit` on, and end with `close`, with a failure, or when nobody
-holds the deployment any more.
-"""
+"""What the phases of one compilation share: handles, compiled stages, and who executes passes."""
 
 import contextlib
-import threading
 import time
 import warnings
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import wait
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,78 +15,54 @@ from gimlax.graph import Role
 from gimlax.program import Program
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import Progress, compile_stages
+from gimlax.runtime.executors import Executor, LocalExecutor
 from gimlax.runtime.handles import Carried, Placed, init, place
-from gimlax.runtime.inventory import Tree, take_inventory
+from gimlax.runtime.inventory import Inventory, Tree, take_inventory
 from gimlax.runtime.jobs import PassFuture
 from gimlax.runtime.passes import CompiledPhase, Pass
-from gimlax.runtime.pipeline import Pipeline
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
-from gimlax.runtime.stores import LocalStore
+from gimlax.runtime.stores import LocalStore, Store
+
+__all__ = ["Deployment", "deploy_here", "passes_let_in"]
 
 
 class Deployment:
-    """Programs compiled for live meshes, and all that their executables share."""
+    """Programs that can be run, and all that their executables share."""
 
     def __init__(
         self,
-        programs: Sequence[Program],
-        meshes: Mapping[str, jax.sharding.Mesh],
         *,
-        donates: Mapping[str, bool],
-        arrangement: Arrangement | None = None,
-        max_in_flight: int | None = None,
-        progress: Callable[[Progress], None] | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        programs: Sequence[Program],
+        phases: Sequence[CompiledPhase],
+        inventory: Inventory,
+        store: Store,
+        executor: Executor,
+        num_compiled: int,
     ) -> None:
-        """Compiles all stages.
+        """Puts together what was compiled.
 
         Args:
             programs: one per phase, with the same placement.
-            meshes: a live mesh of one client for each mesh name of the placement.
-            donates: whether each mesh may donate.
-            arrangement: how arrays lie on these meshes; whole by default.
-            max_in_flight: passes that `submit` takes before it waits; by default twice the stages
-                and two more.
-            progress: told after each distinct stage.
-            clock: stamps spans, in seconds.
-
-        Raises:
-            SpecError: a mesh mixes clients, or `max_in_flight` is not positive.
-            BackendError: a stage cannot be compiled.
+            phases: of each program, what runs it.
+            inventory: how arguments lie on the meshes.
+            store: keeps them there.
+            executor: runs submitted passes.
+            num_compiled: distinct stages of all phases.
         """
-        if max_in_flight is not None and max_in_flight < 1:
-            raise SpecError(f"max_in_flight is {max_in_flight}; at least 1 pass must be let in")
-        for name, mesh in meshes.items():
-            check_one_client(mesh, name)
-        arrangement = arrangement or Arrangement(meshes=meshes)
         self.programs = tuple(programs)
-        self.store = LocalStore()
-        self.inventory = take_inventory(programs, arrangement)
-        self._config = programs[0].partition.traced.config
-        stages, self.num_compiled = compile_stages(programs, self.inventory, donates, progress)
-        self.phases = tuple(
-            CompiledPhase.build(program, of_phase, arrangement)
-            for program, of_phase in zip(programs, stages, strict=True)
-        )
-        self.recording: Recording | None = None
+        self.phases = tuple(phases)
+        self.inventory = inventory
+        self.executor = executor
+        self.num_compiled = num_compiled
         self.closed = False
-        self._lock = threading.Lock()
-        names = tuple(dict.fromkeys(self.inventory.placement))
-        limit = max_in_flight or 2 * len(self.inventory.placement) + 2
-        links = tuple(dict.fromkeys(link for program in programs for link, _ in program.links))
-        self._clock = clock
-        # The workers must not keep the deployment alive, or nobody could ever let go of it.
-        me = weakref.ref(self)
-        self._new_pipeline = lambda: Pipeline(
-            names,
-            links,
-            max_in_flight=limit,
-            clock=clock,
-            recording=lambda: None if (found := me()) is None else found.recording,
-        )
-        self._pipelines: list[Pipeline] = []
-        self._finalizer = weakref.finalize(self, _stop_all, self._pipelines)
+        self._store = store
+        self._config = self.programs[0].partition.traced.config
+
+    @property
+    def direct(self) -> bool:
+        """Whether a call may dispatch in its own thread."""
+        return self.executor.direct
 
     def check_open(self, name: str) -> None:
         """Raises `SpecError` after `close`."""
@@ -103,17 +72,10 @@ class Deployment:
     def submit(
         self, name: str, work: Pass, schedule: Schedule, assemble: Callable[[Pass], Any]
     ) -> PassFuture:
-        """Starts a pass on the workers; a pipeline that a failure has stopped is replaced."""
-        while True:
-            with self._lock:
-                self.check_open(name)
-                if not self._pipelines or self._pipelines[-1].stopped:
-                    ending = [pipeline for pipeline in self._pipelines if pipeline.alive]
-                    self._pipelines[:] = [*ending, self._new_pipeline()]
-                pipeline = self._pipelines[-1]
-            future = pipeline.submit(work, schedule, assemble)
-            if future is not None:
-                return future
+        """Starts a pass."""
+        return self.executor.submit(
+            work, schedule, assemble, check_open=lambda: self.check_open(name)
+        )
 
     def place(self, trees: Sequence[Any]) -> Any:
         """One resident tree per resident argument; a tuple of handles if there are several."""
@@ -127,7 +89,7 @@ class Deployment:
         """The handle of one argument given as an ordinary tree."""
         make = place if tree.role is Role.RESIDENT else init
         with _jax.using_config(self._config):
-            return make(self.inventory, self.store, tree, value)
+            return make(self.inventory, self._store, tree, value)
 
     def handle_maker(self, name: str) -> Callable[[Tree, Any], Placed | Carried]:
         """`make_handle` that warns once what placing parameters at each call costs."""
@@ -146,29 +108,15 @@ class Deployment:
 
         return make
 
-    @contextlib.contextmanager
-    def record(self) -> Iterator[Recording]:
+    def record(self) -> contextlib.AbstractContextManager[Recording]:
         """Records spans until the block ends; the passes submitted in it are waited for."""
-        with self._lock:
-            if self.recording is not None:
-                raise SpecError("a recording is under way already; end it before the next begins")
-            recording = self.recording = Recording(self._clock())
-        try:
-            yield recording
-            for pipeline in tuple(self._pipelines):
-                wait(pipeline.futures())
-        finally:
-            self.recording = None
+        return self.executor.record()
 
     def close(self) -> None:
         """Waits for submitted passes and ends all threads; a second time it does nothing."""
-        with self._lock:
-            pipelines = tuple(self._pipelines)
-            for pipeline in pipelines:
-                pipeline.check_not_inside()
-            self.closed = True
-        for pipeline in pipelines:
-            pipeline.close()
+        self.executor.check_may_close()
+        self.closed = True
+        self.executor.close()
 
     def _each(self, trees: Sequence[Any], expected: Sequence[Tree], role: str, verb: str) -> Any:
         if len(trees) != len(expected):
@@ -181,6 +129,61 @@ class Deployment:
         return handles[0] if len(handles) == 1 else handles
 
 
-def _stop_all(pipelines: Sequence[Pipeline]) -> None:
-    for pipeline in tuple(pipelines):
-        pipeline.stop()
+def deploy_here(
+    programs: Sequence[Program],
+    meshes: Mapping[str, jax.sharding.Mesh],
+    *,
+    donates: Mapping[str, bool],
+    arrangement: Arrangement | None = None,
+    max_in_flight: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Deployment:
+    """Compiles programs for live meshes of this process.
+
+    Args:
+        programs: one per phase, with the same placement.
+        meshes: a live mesh of one client for each mesh name of the placement.
+        donates: whether each mesh may donate.
+        arrangement: how arrays lie on these meshes; whole by default.
+        max_in_flight: passes that `submit` takes before it waits; see `passes_let_in`.
+        progress: told after each distinct stage.
+        clock: stamps spans, in seconds.
+
+    Raises:
+        SpecError: a mesh mixes clients, or `max_in_flight` is not positive.
+        BackendError: a stage cannot be compiled.
+    """
+    limit = passes_let_in(max_in_flight, programs)
+    for name, mesh in meshes.items():
+        check_one_client(mesh, name)
+    arrangement = arrangement or Arrangement(meshes=meshes)
+    inventory = take_inventory(programs, arrangement)
+    stages, num_compiled = compile_stages(programs, inventory, donates, progress)
+    return Deployment(
+        programs=programs,
+        phases=[
+            CompiledPhase.build(program, of_phase, arrangement)
+            for program, of_phase in zip(programs, stages, strict=True)
+        ],
+        inventory=inventory,
+        store=LocalStore(),
+        executor=LocalExecutor(
+            tuple(dict.fromkeys(inventory.placement)),
+            tuple(dict.fromkeys(link for program in programs for link, _ in program.links)),
+            max_in_flight=limit,
+            clock=clock,
+        ),
+        num_compiled=num_compiled,
+    )
+
+
+def passes_let_in(max_in_flight: int | None, programs: Sequence[Program]) -> int:
+    """Passes that `submit` lets in before it waits; by default twice the stages and two more.
+
+    Raises:
+        SpecError: `max_in_flight` is not positive.
+    """
+    if max_in_flight is not None and max_in_flight < 1:
+        raise SpecError(f"max_in_flight is {max_in_flight}; at least 1 pass must be let in")
+    return max_in_flight or 2 * len(programs[0].placement) + 2

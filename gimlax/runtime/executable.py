@@ -136,7 +136,7 @@ class Executable(_Shared):
             BackendError: a stage failed, in this call or in one before.
         """
         deployment, tokens = self._deployment, self._tokens
-        if deployment.recording is not None:
+        if not deployment.direct:
             return self.submit(*args, **kwargs).result()
         deployment.check_open(self.name)
         if len(tokens) >= self._limit:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from gimlax.graph import Chain, Traced, chain, trace
 from gimlax.partition import cut
 from gimlax.program import lay_out
-from gimlax.runtime.deployment import Deployment
+from gimlax.runtime.deployment import deploy_here
 from gimlax.runtime.executable import Executable, Executables
 
 
@@ -50,7 +50,7 @@ def deploying(meshes):
         bounds = (0, *cuts, found.num_segments)
         segments = [found.names[a:b] for a, b in zip(bounds, bounds[1:])]
         used = {name: mesh for name, mesh in meshes.items() if name in placement}
-        deployment = Deployment(
+        deployment = deploy_here(
             [
                 lay_out(cut(phase, cuts), placement, phase=phase.name, segments=segments)
                 for phase in found.phases

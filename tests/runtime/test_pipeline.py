@@ -150,7 +150,7 @@ def test_submit_waits_while_the_pipeline_is_full(deploy, gate):
     thread = threading.Thread(target=submit)
     thread.start()
     assert entered.wait(60)
-    [pipeline] = step._deployment._pipelines
+    [pipeline] = step._deployment.executor._pipelines
     assert len(pipeline.futures()) == 2
     assert not third
     held.open.set()
@@ -395,8 +395,8 @@ def test_closing_waits_for_passes_and_ends_threads(deploy):
 def test_threads_end_when_nobody_holds_the_executable(meshes, deploy):
     step = deploy(trace_counting(), ("cpu", "plugin"))
     step.submit(step.place(PARAMS), step.init(STATE), ONES).result(60)
-    threads = list(step._deployment._pipelines[0]._threads)
-    finalizer = step._deployment._finalizer
+    threads = list(step._deployment.executor._pipelines[0]._threads)
+    finalizer = step._deployment.executor._finalizer
     deploy.forget()
     del step
     gc.collect()
@@ -412,7 +412,7 @@ def test_close_in_a_callback_is_refused(deploy):
 
     def callback(_):
         try:
-            step._deployment._pipelines[0].close()
+            step._deployment.executor._pipelines[0].close()
         except SpecError as error:
             heard.set_result(str(error))
 
