@@ -56,7 +56,7 @@ class CompiledStage:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Order:
+class Order:
     """A stage to compile: what `jax.jit` lowered, and the key that equal stages share."""
 
     lowered: Any
@@ -87,6 +87,31 @@ def compile_stages(
     """
     stages = [(program, stage) for program in programs for stage in program.partition.stages]
     orders = [_lower(*of, row, inventory, donates) for row, of in enumerate(stages)]
+    compiled, num_distinct = compile_orders(orders, progress)
+    constants: dict[tuple[str, int], jax.Array] = {}
+    bound = [
+        _bind(*of, row, inventory, compiled[row], constants) for row, of in enumerate(stages)
+    ]
+    rest = iter(bound)
+    by_phase = tuple(tuple(islice(rest, len(p.partition.stages))) for p in programs)
+    return by_phase, num_distinct
+
+
+def compile_orders(
+    orders: Sequence[Order], progress: Callable[[Progress], None] | None = None
+) -> tuple[list[Any], int]:
+    """Compiles what was ordered, equal orders once and several at a time.
+
+    Args:
+        orders: stages to compile.
+        progress: told after each distinct one, in the calling thread.
+
+    Returns:
+        What was compiled for each order, and how many distinct ones there were.
+
+    Raises:
+        BackendError: a backend refuses a stage; names it.
+    """
     distinct = {order.key: order for order in orders}
     compiled: dict[tuple[Any, ...], Any] = {}
     with ThreadPoolExecutor(os.cpu_count(), "gimlax compile") as pool:
@@ -101,19 +126,12 @@ def compile_stages(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    constants: dict[tuple[str, int], jax.Array] = {}
-    bound = [
-        _bind(*of, row, inventory, compiled[orders[row].key], constants)
-        for row, of in enumerate(stages)
-    ]
-    rest = iter(bound)
-    by_phase = tuple(tuple(islice(rest, len(p.partition.stages))) for p in programs)
-    return by_phase, len(distinct)
+    return [compiled[order.key] for order in orders], len(distinct)
 
 
 def _lower(
     program: Program, stage: Stage, row: int, inventory: Inventory, donates: Mapping[str, bool]
-) -> _Order:
+) -> Order:
     mesh = program.placement[stage.index]
     form = form_of(program, stage, row, inventory)
     description = program.describe_stage(stage.index)
@@ -136,10 +154,10 @@ def _lower(
         donates[mesh],
         config,
     )
-    return _Order(lowered=lowered, key=key, config=config, description=description)
+    return Order(lowered=lowered, key=key, config=config, description=description)
 
 
-def _compile(order: _Order) -> Any:
+def _compile(order: Order) -> Any:
     with _jax.using_config(order.config):
         try:
             return order.lowered.compile()

@@ -93,7 +93,7 @@ class Job:
         self.assemble = assemble
         self.missing = list(schedule.missing)
         self.readers = dict(schedule.readers)
-        self.remaining = len(work.phase.stages)
+        self.remaining = schedule.num_awaited
         self.dispatched = False
         self.ended = False
 

@@ -39,7 +39,19 @@ class Pipeline:
         max_in_flight: int,
         clock: Callable[[], float],
         recording: Callable[[], Recording | None],
+        send: Callable[[Pass, Transfer], None] = send,
     ) -> None:
+        """Starts the threads.
+
+        Args:
+            meshes: those of this process.
+            links: those that begin here.
+            max_in_flight: passes that `submit` lets in before it waits.
+            clock: stamps spans, in seconds.
+            recording: where spans go, None where they are not wanted.
+            send: executes a transfer.
+        """
+        self._carry = send
         self._max_in_flight = max_in_flight
         self._clock = clock
         self._recording = recording
@@ -100,15 +112,28 @@ class Pipeline:
             self._live[job] = None
             for tree, cells in enumerate(work.state):
                 for stage, cell in enumerate(cells):
+                    task = schedule.task_of_stage[stage]
                     # A stage that uses nothing of a state has no arrays to wait for.
-                    if cell.arrays is None and tree in work.phase.stages[stage].carried:
-                        task = schedule.task_of_stage[stage]
+                    if (
+                        task is not None
+                        and cell.arrays is None
+                        and tree in work.phase.stages[stage].carried
+                    ):
                         job.missing[task] += 1
                         cell.waiters.append(lambda task=task: self._arrived(job, task))
             for task, missing in enumerate(job.missing):
-                if missing == 0:
+                if missing == 0 and task not in schedule.inbound:
                     self._ready[schedule.tracks[task]].put((job, task))
         return future
+
+    def arrive(self, job: Job, index: int, arrays: Sequence[jax.Array]) -> None:
+        """Takes what an inbound transfer brought; a pass that has ended has no use for it."""
+        task = job.schedule.tasks[index]
+        assert isinstance(task, Transfer)
+        if self._begin(job):
+            for value, array in zip(task.values, arrays, strict=True):
+                job.work.values[task.target, value] = array
+            self._done(job, index)
 
     def cancel(self, job: Job) -> bool:
         """See `PassFuture.cancel`."""
@@ -211,12 +236,12 @@ class Pipeline:
             end_s = self._clock()
             recording = self._recording()
             if recording is not None:
-                task = job.schedule.tasks[job.schedule.task_of_stage[stage.index]]
+                task = Run(stage=stage.index, streamed=(), inputs=(), outputs=())
                 name = job.work.phase.task(task)
                 recording.add(mesh, name, max(running.start_s, last_end_s), end_s)
             last_end_s = end_s
             self._room[mesh].release()
-            self._complete(running)
+            self._complete(job, running)
             del running, job, recording
 
     def _work_on_link(self, track: str) -> None:
@@ -230,18 +255,19 @@ class Pipeline:
         assert isinstance(transfer, Transfer)
         recording = self._recording()
         try:
-            if recording is None:
-                send(work, transfer)
-                self._done(job, index)
-                return
             # Only what is waited for can be stamped; a link does one transfer at a time.
-            jax.block_until_ready([work.values[transfer.source, v] for v in transfer.values])
+            if recording is not None:
+                jax.block_until_ready([work.values[transfer.source, v] for v in transfer.values])
             start_s = self._clock()
-            send(work, transfer)
-            copies = [work.values[transfer.target, v] for v in transfer.values]
+            self._carry(work, transfer)
+            keys = [(transfer.target, v) for v in transfer.values]
+            copies = [work.values[key] for key in keys if key in work.values]
             self._done(job, index)
-            jax.block_until_ready(copies)
-            recording.add(track, work.phase.task(transfer), start_s, self._clock())
+            if recording is not None:
+                jax.block_until_ready(copies)
+                recording.add(track, work.phase.task(transfer), start_s, self._clock())
+            if index in job.schedule.outbound:
+                self._complete(job)
         except Exception as error:
             blamed = self._blame(job, transfer.source)
             if blamed is None and not isinstance(error, BackendError):
@@ -287,10 +313,10 @@ class Pipeline:
         if job.missing[task] == 0:
             self._ready[job.schedule.tracks[task]].put((job, task))
 
-    def _complete(self, running: Running) -> None:
-        job = running.job
+    def _complete(self, job: Job, running: Running | None = None) -> None:
         with self._lock:
-            self._running.remove(running)
+            if running is not None:
+                self._running.remove(running)
             job.remaining -= 1
             if job.remaining or job.ended:
                 return

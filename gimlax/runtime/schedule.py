@@ -3,7 +3,7 @@
 Derived from the instruction lists and read-only: a pass in flight keeps its own counters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from gimlax.program import Free, Run, Transfer
@@ -16,6 +16,8 @@ class Schedule:
 
     `missing[i]` values have to arrive before task i is ready; `wakes` says which tasks wait for a
     value; `readers` counts the tasks that read a value which is dropped after the last of them.
+    `task_of_stage` is None for a stage that runs in another process; the transfers in `inbound`
+    are made there too, and those in `outbound` go to one.
     """
 
     tasks: tuple[Run | Transfer, ...]
@@ -23,17 +25,27 @@ class Schedule:
     missing: tuple[int, ...]
     wakes: Mapping[Key, tuple[int, ...]]
     readers: Mapping[Key, int]
-    task_of_stage: tuple[int, ...]
+    task_of_stage: tuple[int | None, ...]
+    inbound: frozenset[int]
+    outbound: frozenset[int]
+
+    @property
+    def num_awaited(self) -> int:
+        """Tasks whose end is the end of the pass here: stages, and what goes to other processes."""
+        return len(self.task_of_stage) - self.task_of_stage.count(None) + len(self.outbound)
 
     @classmethod
-    def build(cls, phase: CompiledPhase) -> "Schedule":
-        """Reads the instruction lists of a phase."""
+    def build(cls, phase: CompiledPhase, elsewhere: Container[str] = ()) -> "Schedule":
+        """Reads the instruction lists of a phase; meshes `elsewhere` are in other processes."""
         found = [
             (step.instruction, step.track)
             for step in phase.steps
             if not isinstance(step.instruction, Free)
         ]
-        needed = [reads(task, track) for task, track in found]
+        needed = [
+            () if isinstance(task, Transfer) and task.source in elsewhere else reads(task, track)
+            for task, track in found
+        ]
         wakes: dict[Key, list[int]] = {}
         for index, keys in enumerate(needed):
             for key in keys:
@@ -51,7 +63,17 @@ class Schedule:
             missing=tuple(len(keys) for keys in needed),
             wakes={key: tuple(of) for key, of in wakes.items()},
             readers={key: len(wakes.get(key, ())) for key in freed},
-            task_of_stage=tuple(stages[s] for s in range(len(phase.stages))),
+            task_of_stage=tuple(stages.get(s) for s in range(len(phase.stages))),
+            inbound=frozenset(
+                i
+                for i, (task, _) in enumerate(found)
+                if isinstance(task, Transfer) and task.source in elsewhere
+            ),
+            outbound=frozenset(
+                i
+                for i, (task, _) in enumerate(found)
+                if isinstance(task, Transfer) and task.target in elsewhere
+            ),
         )
 
 
