@@ -16,6 +16,7 @@ from gimlax.devices.prices import Price
 from gimlax.devices.report import show_kinds
 from gimlax.devices.samples import MeasuredLink, MeshCalibration, Sample, Slowdown
 from gimlax.devices.tiers import Tier
+from gimlax.devices.workers import WorkerSpec
 
 __all__ = [
     "Backend",
@@ -33,6 +34,7 @@ __all__ = [
     "Sample",
     "Slowdown",
     "Tier",
+    "WorkerSpec",
     "bind",
     "calibrate",
     "capabilities",

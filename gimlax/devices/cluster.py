@@ -32,6 +32,7 @@ from gimlax.devices.mesh import SHAREABLE, Link, MeshSpec
 from gimlax.devices.reading import read_text
 from gimlax.devices.report import show_backends, show_groups, show_links, show_meshes
 from gimlax.devices.tiers import Tier
+from gimlax.devices.workers import WorkerSpec, mistakes_of_workers
 from gimlax.errors import SpecError
 
 __all__ = ["Cluster"]
@@ -41,6 +42,7 @@ __all__ = ["Cluster"]
 class Cluster:
     """Meshes and groups, the links between them and the figures of their kinds.
 
+    `workers` are the processes that have the devices of meshes which name one.
     `kinds` may be left out where the catalogue knows them; it always ends up as those that the
     meshes and groups need. `backends` is what `discover` saw, unavailable ones too; it takes no
     part in comparison, fingerprint or TOML.
@@ -56,11 +58,12 @@ class Cluster:
     links: tuple[Link, ...] = ()
     kinds: tuple[DeviceKind, ...] = ()
     groups: tuple[Group, ...] = ()
+    workers: tuple[WorkerSpec, ...] = ()
     backends: tuple[Backend, ...] = field(default=(), compare=False)
     _lookup: Lookup = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("meshes", "links", "kinds", "groups", "backends"):
+        for name in ("meshes", "links", "kinds", "groups", "workers", "backends"):
             if isinstance(given := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(given))
         if wrong := mistakes_of_fields(self):
@@ -69,6 +72,7 @@ class Cluster:
         mistakes = [
             *mistakes_between(self.meshes, self.groups, self.links, self.kinds, names),
             *mistakes_of_groups(self.meshes, self.groups),
+            *mistakes_of_workers(self.workers, self.meshes),
             *overlapping(self.meshes),
         ]
         if not mistakes:
@@ -230,6 +234,7 @@ class Cluster:
                 file.meshes, file.groups, file.links, file.kinds, file.names, file.refused
             ),
             *mistakes_of_groups(file.meshes, file.groups),
+            *mistakes_of_workers(file.workers, file.meshes, file.refused_workers),
             *overlapping(file.meshes),
             *unreachable(file.names, file.groups, file.links),
         ]
@@ -237,13 +242,19 @@ class Cluster:
         if mistakes:
             raise SpecError("\n".join(mistakes))
         try:
-            return cls(meshes=file.meshes, links=file.links, kinds=file.kinds, groups=file.groups)
+            return cls(
+                meshes=file.meshes,
+                links=file.links,
+                kinds=file.kinds,
+                groups=file.groups,
+                workers=file.workers,
+            )
         except SpecError as error:
             raise SpecError(f"{name}: {error}") from None
 
     def to_toml(self) -> str:
         """TOML that `load` reads back to an equal cluster."""
-        return write_cluster(self.meshes, self.groups, self.links, self.kinds)
+        return write_cluster(self.meshes, self.groups, self.links, self.kinds, self.workers)
 
     def __str__(self) -> str:
         tables = [show_meshes(self.meshes, self.kinds)] if self.meshes or not self.groups else []

@@ -1,4 +1,4 @@
-"""The TOML form of a cluster: `[[mesh]]`, `[[group]]`, `[[link]]` and `[[kind]]`, read strictly.
+"""The TOML form of a cluster: meshes, groups, links, workers and kinds, read strictly.
 
 The format is explained, with an example, in the README beside this file. Units as in the records.
 """
@@ -14,6 +14,7 @@ from gimlax.devices.kinds import DeviceKind
 from gimlax.devices.mesh import AXIS_NAMES, Link, MeshSpec
 from gimlax.devices.tables import TableReader
 from gimlax.devices.toml import parse_toml
+from gimlax.devices.workers import WorkerSpec
 from gimlax.errors import SpecError
 
 __all__ = ["ClusterFile", "parse_cluster"]
@@ -22,12 +23,14 @@ __all__ = ["ClusterFile", "parse_cluster"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFile:
     """What could be read; `names` are of all meshes and groups, those with mistakes too, `refused`
-    names and aliases of the kinds with mistakes."""
+    names and aliases of the kinds with mistakes, `refused_workers` names of such workers."""
 
     meshes: tuple[MeshSpec, ...] = ()
     groups: tuple[Group, ...] = ()
     links: tuple[Link, ...] = ()
     kinds: tuple[DeviceKind, ...] = ()
+    workers: tuple[WorkerSpec, ...] = ()
+    refused_workers: frozenset[str] = frozenset()
     names: tuple[str, ...] = ()
     refused: frozenset[str] = frozenset()
 
@@ -52,6 +55,8 @@ def parse_cluster(text: str, name: str, mistakes: list[str]) -> ClusterFile:
     meshes = [_read_mesh(reader) for reader in tables_of_meshes]
     groups = [_read_group(reader) for reader in tables_of_groups]
     links = [_read_link(reader) for reader in file.inner_list("link")]
+    tables_of_workers = file.inner_list("worker")
+    workers = [_read_worker(reader) for reader in tables_of_workers]
     file.finish()
     if "mesh" not in tables and "group" not in tables:
         file.wrong("it has no mesh; give at least one [[mesh]] or [[group]]")
@@ -60,6 +65,12 @@ def parse_cluster(text: str, name: str, mistakes: list[str]) -> ClusterFile:
         groups=tuple(filter(None, groups)),
         links=tuple(filter(None, links)),
         kinds=tuple(filter(None, kinds)),
+        workers=tuple(filter(None, workers)),
+        refused_workers=frozenset(
+            str(reader.table.get("name"))
+            for reader, worker in zip(tables_of_workers, workers, strict=True)
+            if worker is None
+        ),
         names=tuple(
             str(reader.table["name"])
             for reader in (*tables_of_meshes, *tables_of_groups)
@@ -93,6 +104,7 @@ def _read_mesh(reader: TableReader) -> MeshSpec | None:
         "memory_bytes": reader.get("memory_bytes", int, None),
         "usd_per_hour": reader.get("usd_per_hour", float, None),
         "host_memory_bytes": reader.get("host_memory_bytes", int, None),
+        "worker": reader.get("worker", str, ""),
     }
     axes = reader.inner("axes", {})
     sizes = {axis: axes.get(axis, int, 1) for axis in AXIS_NAMES}
@@ -126,6 +138,22 @@ def _read_link(reader: TableReader) -> Link | None:
     }
     reader.finish()
     return _build(Link, values, reader)
+
+
+def _read_worker(reader: TableReader) -> WorkerSpec | None:
+    cores = reader.get("cores", list, [])
+    if cores is not None and not all(type(core) is int for core in cores):
+        reader.wrong(f"cores is {cores!r}; give a list of whole numbers")
+    values = {
+        "name": reader.get("name", str),
+        "host": reader.get("host", str, ""),
+        "platforms": reader.get("platforms", str, ""),
+        "flags": reader.get("flags", str, ""),
+        "cores": tuple(cores or ()),
+        "processes": reader.get("processes", int, 1),
+    }
+    reader.finish()
+    return _build(WorkerSpec, values, reader)
 
 
 def _build(record: Any, values: dict[str, Any], reader: TableReader) -> Any:

@@ -9,6 +9,7 @@ from gimlax.devices.catalogue import catalogue
 from gimlax.devices.groups import Group
 from gimlax.devices.kinds import FIGURES, DeviceKind
 from gimlax.devices.mesh import Link, MeshSpec
+from gimlax.devices.workers import WorkerSpec
 
 __all__ = ["write_cluster"]
 
@@ -18,6 +19,7 @@ def write_cluster(
     groups: Iterable[Group],
     links: Iterable[Link],
     kinds: Iterable[DeviceKind],
+    workers: Iterable[WorkerSpec],
 ) -> str:
     """TOML that `parse_cluster` reads back; kinds of the catalogue are left to it."""
     blocks = [_block("mesh", _mesh_rows(mesh)) for mesh in meshes]
@@ -30,6 +32,7 @@ def write_cluster(
         )
         for link in links
     ]
+    blocks += [_block("worker", _worker_rows(worker)) for worker in workers]
     blocks += [_block("kind", _kind_rows(kind)) for kind in kinds if kind not in catalogue()]
     return "\n".join(blocks)
 
@@ -52,12 +55,20 @@ def _mesh_rows(mesh: MeshSpec) -> Iterator[tuple[str, Any]]:
         yield "usd_per_hour", mesh.usd_per_hour
     if mesh.host_memory_bytes is not None:
         yield "host_memory_bytes", mesh.host_memory_bytes
+    if mesh.worker:
+        yield "worker", mesh.worker
 
 
 def _group_rows(group: Group) -> Iterator[tuple[str, Any]]:
     for key in fields(group):
         if (value := getattr(group, key.name)) not in (None, ""):
             yield key.name, value
+
+
+def _worker_rows(worker: WorkerSpec) -> Iterator[tuple[str, Any]]:
+    for key in fields(worker):
+        if (value := getattr(worker, key.name)) not in ("", ()):
+            yield key.name, list(value) if isinstance(value, tuple) else value
 
 
 def _kind_rows(kind: DeviceKind) -> Iterator[tuple[str, Any]]:

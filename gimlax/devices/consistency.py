@@ -134,13 +134,15 @@ def mistakes_of_groups(meshes: Sequence[MeshSpec], groups: Sequence[Group]) -> I
 def overlapping(meshes: Sequence[MeshSpec]) -> Iterator[str]:
     """Live meshes that have a device in common, whose memory and time would count twice.
 
-    Meshes of different hosts have different devices; one that names no host is of this process.
+    Meshes of different hosts have different devices; one that names no host is of this process. A
+    worker has devices of its own.
     """
     live = sorted((m for m in meshes if m.backend), key=lambda m: m.first_device)
     furthest: dict[tuple[str, str | None], MeshSpec] = {}  # by backend and host; None is any host
     for mesh in live:
         stop = mesh.first_device + mesh.num_devices
-        hosts = (mesh.host, "") if mesh.host else (None,)
+        host = f"worker {mesh.worker}" if mesh.worker else mesh.host
+        hosts = (host,) if mesh.worker else (host, "") if host else (None,)
         others = [furthest[mesh.backend, h] for h in hosts if (mesh.backend, h) in furthest]
         for other in others:
             common = min(stop, other.first_device + other.num_devices) - mesh.first_device
@@ -152,10 +154,10 @@ def overlapping(meshes: Sequence[MeshSpec]) -> Iterator[str]:
                     f"{which} of backend {mesh.backend!r}, which would count twice; give each "
                     "other devices with first_device and num_devices"
                 )
-        for host in {mesh.host, None}:
-            known = furthest.get((mesh.backend, host))
+        for one in {host} if mesh.worker else {host, None}:
+            known = furthest.get((mesh.backend, one))
             if known is None or stop > known.first_device + known.num_devices:
-                furthest[mesh.backend, host] = mesh
+                furthest[mesh.backend, one] = mesh
 
 
 def unequal_memories(meshes: Sequence[MeshSpec], memory_bytes: Mapping[str, int]) -> Iterator[str]:

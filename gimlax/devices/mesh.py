@@ -41,6 +41,7 @@ class MeshSpec:
         usd_per_hour: price of one device, where it differs from the kind's.
         host_memory_bytes: memory of the host that one device may use beside its own, None where
             nothing is set aside for it.
+        worker: the process that has its devices, empty for this one.
     """
 
     name: str
@@ -54,6 +55,7 @@ class MeshSpec:
     memory_bytes: int | None = None
     usd_per_hour: float | None = None
     host_memory_bytes: int | None = None
+    worker: str = ""
 
     def __post_init__(self) -> None:
         if wrong := mistakes_of_fields(self):
