@@ -22,7 +22,16 @@ from gimlax.errors import (
 from gimlax.graph import Chain, Role, Traced, Workload, chain, trace
 from gimlax.planning import Objective, Plan, pareto, plan
 from gimlax.program import Timeline
-from gimlax.runtime import Carried, Executable, Executables, Placed, compile, gather
+from gimlax.runtime import (
+    Carried,
+    Executable,
+    Executables,
+    Placed,
+    Workers,
+    compile,
+    gather,
+    start_workers,
+)
 
 __version__ = "0.1.0"
 
@@ -48,6 +57,7 @@ __all__ = [
     "Timeline",
     "TraceError",
     "Traced",
+    "Workers",
     "Workload",
     "chain",
     "compile",
@@ -56,5 +66,6 @@ __all__ = [
     "jit",
     "pareto",
     "plan",
+    "start_workers",
     "trace",
 ]

@@ -29,7 +29,7 @@ def evaluate_inside(
     runs: Sequence[Run],
     groups: Sequence[Sequence[Group]],
     splits: Sequence[Sequence[GroupSplits]],
-    mesh: jax.sharding.Mesh,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
 ) -> Callable[..., list[Any]] | None:
     """What evaluates a stage on its inputs in the order of `stage.jaxpr`; None if it cannot.
 
@@ -100,7 +100,11 @@ def _produced(
 
 
 def _apply(
-    run: Run, group: Group, splits: GroupSplits, mesh: jax.sharding.Mesh, env: dict[int, Any]
+    run: Run,
+    group: Group,
+    splits: GroupSplits,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+    env: dict[int, Any],
 ) -> None:
     def constrained(value: int, dim_of: Callable[[Split, int], int | None]) -> Any:
         rank = len(run.flat.avals[value].shape)

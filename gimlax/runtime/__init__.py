@@ -6,6 +6,7 @@ from gimlax.runtime.executable import Executable, Executables
 from gimlax.runtime.handles import Carried, Placed, gather
 from gimlax.runtime.jobs import PassFuture
 from gimlax.runtime.recording import Recording
+from gimlax.runtime.workers import Workers, start_workers
 
 __all__ = [
     "Carried",
@@ -15,6 +16,8 @@ __all__ = [
     "Placed",
     "Progress",
     "Recording",
+    "Workers",
     "compile",
     "gather",
+    "start_workers",
 ]

@@ -37,16 +37,19 @@ class _Inside:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Arrangement:
-    """Shardings by mesh and name; what has no spec is whole on every device."""
+    """Shardings by mesh and name; what has no spec is whole on every device.
 
-    meshes: Mapping[str, jax.sharding.Mesh]
+    Meshes of other processes are abstract.
+    """
+
+    meshes: Mapping[str, jax.sharding.Mesh | jax.sharding.AbstractMesh]
     specs: Mapping[tuple[str, str], Spec] = field(default_factory=dict)
     inside: Mapping[tuple[str, str], _Inside] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
-        meshes: Mapping[str, jax.sharding.Mesh],
+        meshes: Mapping[str, jax.sharding.Mesh | jax.sharding.AbstractMesh],
         planned: Sequence[MeshSharding],
         chain: Chain,
     ) -> "Arrangement":

@@ -89,9 +89,7 @@ def compile_stages(
     orders = [_lower(*of, row, inventory, donates) for row, of in enumerate(stages)]
     compiled, num_distinct = compile_orders(orders, progress)
     constants: dict[tuple[str, int], jax.Array] = {}
-    bound = [
-        _bind(*of, row, inventory, compiled[row], constants) for row, of in enumerate(stages)
-    ]
+    bound = [_bind(*of, row, inventory, compiled[row], constants) for row, of in enumerate(stages)]
     rest = iter(bound)
     by_phase = tuple(tuple(islice(rest, len(p.partition.stages))) for p in programs)
     return by_phase, num_distinct

@@ -26,7 +26,7 @@ from gimlax.runtime.stores import Arrays, Cell, Store
 class Placed:
     """A resident argument on its meshes: each stage's part, kept once per mesh."""
 
-    __slots__ = ("_inventory", "_rest", "_rows", "_shelf", "_tree")
+    __slots__ = ("__weakref__", "_inventory", "_rest", "_rows", "_shelf", "_tree")
 
     def __init__(
         self,

@@ -6,7 +6,8 @@ Derived from the instruction lists and read-only: a pass in flight keeps its own
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from gimlax.program import Free, Run, Transfer
+from gimlax.errors import InternalError
+from gimlax.program import Free, Run, Transfer, track_of_link
 from gimlax.runtime.passes import CompiledPhase, Key
 
 
@@ -33,6 +34,22 @@ class Schedule:
     def num_awaited(self) -> int:
         """Tasks whose end is the end of the pass here: stages, and what goes to other processes."""
         return len(self.task_of_stage) - self.task_of_stage.count(None) + len(self.outbound)
+
+    def place_of(self, transfer: Transfer) -> int:
+        """Which of the transfers of its link it is: both ends of a link count alike."""
+        track = track_of_link(transfer.source, transfer.target)
+        return [t for t, at in zip(self.tasks, self.tracks) if at == track].index(transfer)
+
+    def task_at(self, track: str, place: int) -> int:
+        """The task that `place_of` says; see there.
+
+        Raises:
+            InternalError: nothing comes in there.
+        """
+        found = [i for i, at in enumerate(self.tracks) if at == track][place : place + 1]
+        if not found or found[0] not in self.inbound:
+            raise InternalError(f"nothing was to come over {track!r} as number {place}")
+        return found[0]
 
     @classmethod
     def build(cls, phase: CompiledPhase, elsewhere: Container[str] = ()) -> "Schedule":

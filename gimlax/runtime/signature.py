@@ -17,7 +17,7 @@ from gimlax.graph import Role, Traced
 from gimlax.program import Program
 from gimlax.runtime.arguments import check_tree, fits
 from gimlax.runtime.arrangement import Arrangement
-from gimlax.runtime.handles import Carried, Placed
+from gimlax.runtime.handles import Carried, Placed, to_host
 from gimlax.runtime.inventory import Inventory, Tree
 from gimlax.runtime.passes import CompiledPhase, Key, Pass
 
@@ -71,10 +71,7 @@ class Signature:
         with _jax.using_config((("jax_enable_x64", self._x64),)):
             work = self._bind(args, kwargs, copy)
             # A host array left to the call would be narrowed there, outside of this context.
-            work.streamed = {
-                key: jax.device_put(leaf, self._feeds[key].sharding)
-                for key, leaf in work.streamed.items()
-            }
+            work.streamed = {key: self._feeds[key].put(leaf) for key, leaf in work.streamed.items()}
             return work
 
     def assemble(self, work: Pass) -> Any:
@@ -158,6 +155,9 @@ class _Streamed:
                 fed[feed.key] = leaf
             return
         for feed in feeds:
+            if feed.remote:
+                fed[feed.key] = to_host(leaf)
+                continue
             # Like `jit`, a call takes what lies on its device and what is bound to none.
             there = leaf.sharding == feed.sharding or leaf.devices() == feed.alone
             if not there and (copy or getattr(leaf, "committed", True)):
@@ -167,15 +167,23 @@ class _Streamed:
 
 
 class _Feed:
-    """A mesh that reads a streamed leaf; `alone` is its device if it has just one."""
+    """A mesh that reads a streamed leaf; `alone` is its device if it has just one.
 
-    __slots__ = ("alone", "key", "sharding")
+    A mesh of another process is `remote`: what it reads stays on the host until it is sent.
+    """
+
+    __slots__ = ("alone", "key", "remote", "sharding")
 
     def __init__(self, key: Key, sharding: jax.sharding.NamedSharding) -> None:
-        devices = sharding.device_set
         self.key = key
         self.sharding = sharding
+        self.remote = isinstance(sharding.mesh, jax.sharding.AbstractMesh)
+        devices = () if self.remote else sharding.device_set
         self.alone = devices if len(devices) == 1 else None
+
+    def put(self, leaf: Any) -> Any:
+        """The leaf where it is read."""
+        return leaf if self.remote else jax.device_put(leaf, self.sharding)
 
 
 def _feeds(phase: CompiledPhase, arrangement: Arrangement) -> dict[Key, _Feed]:

@@ -1,0 +1,250 @@
+"""From programs to workers that run them: export, orders, links between workers."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gimlax.devices import MeshSpec
+from gimlax.errors import InternalError
+from gimlax.graph import Chain
+from gimlax.partition import normal
+from gimlax.planning import MeshSharding
+from gimlax.program import Program, track_of_link
+from gimlax.records import to_json
+from gimlax.runtime.arrangement import Arrangement
+from gimlax.runtime.compilation import CompiledStage, Progress
+from gimlax.runtime.deployment import Deployment, passes_let_in
+from gimlax.runtime.exporting import ExportedStage, abstract_mesh, export_stages
+from gimlax.runtime.inventory import Inventory, take_inventory
+from gimlax.runtime.passes import CompiledPhase
+from gimlax.runtime.workers.executor import RemoteExecutor
+from gimlax.runtime.workers.orders import Orders, PhaseOrder, StageOrder, phase_order
+from gimlax.runtime.workers.peers import Peer
+from gimlax.runtime.workers.remote import RemoteStore
+from gimlax.runtime.workers.wire import Message
+
+__all__ = ["deploy_on_workers"]
+
+_NUMBERS = itertools.count()
+_LOCAL_CONFIG = ("jax_default_device",)  # names a device of this process
+
+
+def deploy_on_workers(
+    programs: Sequence[Program],
+    specs: Sequence[MeshSpec],
+    peers: Mapping[str, Peer],
+    *,
+    shardings: Sequence[MeshSharding],
+    chain: Chain,
+    max_in_flight: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Deployment:
+    """Compiles programs on the workers that have their meshes.
+
+    Args:
+        programs: one per phase, with the same placement.
+        specs: of the meshes.
+        peers: workers by name.
+        shardings: how arrays lie on the meshes.
+        chain: what was planned.
+        max_in_flight: passes that `submit` takes before it waits.
+        progress: told after each distinct stage, in this thread.
+
+    Raises:
+        BackendError: a worker has not the devices, or cannot compile a stage.
+    """
+    limit = passes_let_in(max_in_flight, programs)
+    number = next(_NUMBERS)
+    workers = {spec.name: peers[spec.worker] for spec in specs}
+    said: dict[str, Any] = {}
+    for peer in dict.fromkeys(workers.values()):
+        mine = [to_json(spec, 1) for spec in specs if workers[spec.name] is peer]
+        said |= peer.ask("bind", {"meshes": mine})[0]["meshes"]
+    meshes = {spec.name: abstract_mesh(spec) for spec in specs}
+    arrangement = Arrangement.of(meshes, shardings, chain)
+    inventory = take_inventory(programs, arrangement)
+    exported = export_stages(
+        programs,
+        inventory,
+        {name: of["platform"] for name, of in said.items()},
+        {name: of["donates"] for name, of in said.items()},
+    )
+    config = [
+        (name, value)
+        for name, value in programs[0].partition.traced.config
+        if name not in _LOCAL_CONFIG
+    ]
+    answers = _prepare(number, programs, exported, inventory, workers, limit, config, progress)
+    _join(number, programs, workers)
+    store = RemoteStore(number, workers, config)
+    phases = _phases(programs, inventory, answers)
+    return Deployment(
+        programs=programs,
+        phases=phases,
+        inventory=inventory,
+        store=store,
+        executor=RemoteExecutor(number, phases, workers, store, max_in_flight=limit, config=config),
+        num_compiled=sum(answer["num_compiled"] for answer in answers.values()),
+    )
+
+
+def _prepare(
+    number: int,
+    programs: Sequence[Program],
+    exported: Sequence[Sequence[ExportedStage]],
+    inventory: Inventory,
+    workers: Mapping[str, Peer],
+    limit: int,
+    config: Sequence[tuple[str, Any]],
+    progress: Callable[[Progress], None] | None,
+) -> dict[str, Mapping[str, Any]]:
+    """Sends each worker its orders; what each answers by its name."""
+    futures = {}
+    steps: dict[str, tuple[int, int]] = {}
+
+    def hear(name: str, message: Message) -> None:
+        if message.kind == "progress" and progress is not None:
+            said = message.fields
+            steps[name] = (said["done"], said["total"])
+            done, total = (sum(of) for of in zip(*steps.values(), strict=True))
+            progress(Progress(done=done, total=total, what=said["what"]))
+
+    for peer in dict.fromkeys(workers.values()):
+        mine = [mesh for mesh, of in workers.items() if of is peer]
+        arrays: list[Any] = []
+        places: dict[Any, int] = {}
+        phases: list[PhaseOrder] = []
+        row = 0
+        for program, of_phase in zip(programs, exported, strict=True):
+            stages: list[StageOrder] = []
+            for stage, travelling in zip(program.partition.stages, of_phase, strict=True):
+                if program.placement[stage.index] in mine:
+                    stages.append(
+                        _order(program, stage, row, travelling, inventory, arrays, places)
+                    )
+                row += 1
+            phases.append(phase_order(program, mine, stages, _lying(program, mine, inventory)))
+        peer.listen(number, lambda message, name=peer.name: hear(name, message))
+        orders = to_json(Orders(phases=tuple(phases), max_in_flight=limit), 1)
+        futures[peer.name] = peer.begin(
+            "prepare", {"deployment": number, "orders": orders, "config": config}, arrays
+        )
+    return {name: future.result()[0] for name, future in futures.items()}
+
+
+def _order(
+    program: Program,
+    stage: Any,
+    row: int,
+    travelling: ExportedStage,
+    inventory: Inventory,
+    arrays: list[Any],
+    places: dict[Any, int],
+) -> StageOrder:
+    def place(key: Any, array: Any) -> int:
+        if key not in places:
+            places[key] = len(arrays)
+            arrays.append(array)
+        return places[key]
+
+    values = program.partition.traced.jaxpr.consts
+    return StageOrder(
+        index=stage.index,
+        row=row,
+        mesh=program.placement[stage.index],
+        description=travelling.description,
+        artifact=place(travelling.artifact, np.frombuffer(travelling.artifact, np.uint8)),
+        inputs=travelling.inputs,
+        results=travelling.results,
+        platform=travelling.platform,
+        donates=travelling.donates,
+        resident=tuple(t.index for t in inventory.resident if inventory.rows[t.index][row]),
+        carried=tuple(i for i, of in enumerate(inventory.states) if of[stage.index]),
+        constants=tuple(place(id(values[i]), values[i]) for i in stage.constants),
+        streamed=stage.streamed,
+        received=stage.received,
+        produced=stage.produced,
+    )
+
+
+def _lying(program: Program, mine: Sequence[str], inventory: Inventory) -> list[Any]:
+    found = []
+    for _, transfers in program.links:
+        for todo in transfers:
+            if todo.target not in mine:
+                continue
+            for value in todo.values:
+                sharding = inventory.arrangement.value(todo.target, program, value)
+                rank = program.partition.avals[value].ndim
+                found.append((todo.target, value, normal(sharding.spec, rank)))
+    return found
+
+
+def _join(number: int, programs: Sequence[Program], workers: Mapping[str, Peer]) -> None:
+    """Lets workers call those that they send values to."""
+    links = dict.fromkeys(link for program in programs for link, _ in program.links)
+    for source, target in links:
+        sender, receiver = workers[source], workers[target]
+        if sender is not receiver:
+            sender.ask(
+                "connect",
+                {
+                    "deployment": number,
+                    "track": track_of_link(source, target),
+                    "address": receiver.launched.address,
+                    "secret": receiver.launched.secret.hex(),
+                },
+            )
+
+
+def _phases(
+    programs: Sequence[Program], inventory: Inventory, answers: Mapping[str, Mapping[str, Any]]
+) -> list[CompiledPhase]:
+    """What this side knows of stages that run elsewhere."""
+    analyses = {
+        (phase, index): (cost, memory)
+        for answer in answers.values()
+        for phase, index, cost, memory in answer["analyses"]
+    }
+    phases = []
+    row = 0
+    for program in programs:
+        stages = []
+        for stage in program.partition.stages:
+            mesh = program.placement[stage.index]
+            cost, memory = analyses[program.phase, stage.index]
+            stages.append(
+                CompiledStage(
+                    index=stage.index,
+                    mesh=mesh,
+                    description=program.describe_stage(stage.index),
+                    call=_runs_elsewhere,
+                    compiled=_analyses(cost, memory),
+                    row=row,
+                    resident=tuple(
+                        t.index for t in inventory.resident if inventory.rows[t.index][row]
+                    ),
+                    carried=tuple(i for i, of in enumerate(inventory.states) if of[stage.index]),
+                    constants=(),
+                    streamed=tuple((mesh, leaf) for leaf in stage.streamed),
+                    received=tuple((mesh, value) for value in stage.received),
+                    produced=tuple((mesh, value) for value in stage.produced),
+                )
+            )
+            row += 1
+        phases.append(CompiledPhase.build(program, stages, inventory.arrangement))
+    return phases
+
+
+def _runs_elsewhere(*_: Any) -> Any:
+    raise InternalError("a stage of a worker was called here; please report it")
+
+
+def _analyses(cost: Any, memory: Any) -> Any:
+    """What stands for a compiled program: it only knows what the worker's said."""
+    return SimpleNamespace(
+        cost_analysis=lambda: cost, memory_analysis=lambda: SimpleNamespace(**(memory or {}))
+    )

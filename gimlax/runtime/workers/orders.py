@@ -1,0 +1,155 @@
+"""What a worker is told to do in one deployment: plain records, sent once.
+
+A worker gets the stages of its meshes and those instructions that one of its meshes has a part in,
+in the order that a single thread could follow.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gimlax.errors import InternalError
+from gimlax.program import Free, Instruction, Program, Run, Step, Transfer, sequence
+
+__all__ = ["Orders", "PhaseOrder", "StageOrder", "StepOrder", "phase_order"]
+
+_RUN, _TRANSFER, _FREE = "run", "transfer", "free"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOrder:
+    """An instruction and its track; of the three kinds, what does not apply is left empty."""
+
+    kind: str
+    track: str
+    stage: int = 0
+    streamed: tuple[int, ...] = ()
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()
+    source: str = ""
+    target: str = ""
+
+    def step(self) -> Step:
+        """As the runtime reads it."""
+        return Step(track=self.track, instruction=self._instruction())
+
+    def _instruction(self) -> Instruction:
+        if self.kind == _RUN:
+            return Run(
+                stage=self.stage, streamed=self.streamed, inputs=self.inputs, outputs=self.outputs
+            )
+        if self.kind == _TRANSFER:
+            return Transfer(values=self.values, source=self.source, target=self.target)
+        if self.kind == _FREE:
+            return Free(values=self.values)
+        raise InternalError(f"a worker was sent an instruction {self.kind!r}; please report it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOrder:
+    """A stage of this worker.
+
+    Attributes:
+        index: in its phase.
+        row: among the stages of all phases.
+        mesh: where it runs.
+        description: how messages call it.
+        artifact: which of the arrays sent with the orders is its StableHLO.
+        inputs, results: how arguments and results lie, by axis names.
+        platform: that it was lowered for.
+        donates: whether it takes over carried state.
+        resident, carried: trees that it reads, and whose state it owns.
+        constants: which of the arrays sent with the orders are its constants.
+        streamed, received, produced: argument leaves and value ids.
+    """
+
+    index: int
+    row: int
+    mesh: str
+    description: str
+    artifact: int
+    inputs: tuple[tuple[tuple[str, ...], ...], ...]
+    results: tuple[tuple[tuple[str, ...], ...], ...]
+    platform: str
+    donates: bool
+    resident: tuple[int, ...]
+    carried: tuple[int, ...]
+    constants: tuple[int, ...]
+    streamed: tuple[int, ...]
+    received: tuple[int, ...]
+    produced: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseOrder:
+    """A phase as one worker sees it.
+
+    Attributes:
+        name: of the phase.
+        num_stages: of all workers.
+        steps: of which one end is here.
+        stages: that run here.
+        outputs: values (mesh, id) that go back to the controller.
+        lying: (mesh, value, spec) of what transfers bring here.
+    """
+
+    name: str
+    num_stages: int
+    steps: tuple[StepOrder, ...]
+    stages: tuple[StageOrder, ...]
+    outputs: tuple[tuple[str, int], ...]
+    lying: tuple[tuple[str, int, tuple[tuple[str, ...], ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """All phases, and the limit of passes in flight."""
+
+    phases: tuple[PhaseOrder, ...]
+    max_in_flight: int
+
+
+def phase_order(
+    program: Program,
+    mine: Sequence[str],
+    stages: Sequence[StageOrder],
+    lying: Sequence[tuple[str, int, tuple[tuple[str, ...], ...]]],
+) -> PhaseOrder:
+    """What the worker that has the meshes `mine` is told of a program."""
+    outputs = dict.fromkeys(key for key in program.outputs if key is not None and key[0] in mine)
+    return PhaseOrder(
+        name=program.phase,
+        num_stages=len(program.placement),
+        steps=tuple(_order(step) for step in sequence(program) if _concerns(step, mine)),
+        stages=tuple(stages),
+        outputs=tuple(outputs),
+        lying=tuple(lying),
+    )
+
+
+def _concerns(step: Step, mine: Sequence[str]) -> bool:
+    if isinstance(step.instruction, Transfer):
+        return step.instruction.source in mine or step.instruction.target in mine
+    return step.track in mine
+
+
+def _order(step: Step) -> StepOrder:
+    todo = step.instruction
+    if isinstance(todo, Run):
+        return StepOrder(
+            kind=_RUN,
+            track=step.track,
+            stage=todo.stage,
+            streamed=todo.streamed,
+            inputs=todo.inputs,
+            outputs=todo.outputs,
+        )
+    if isinstance(todo, Transfer):
+        return StepOrder(
+            kind=_TRANSFER,
+            track=step.track,
+            values=todo.values,
+            source=todo.source,
+            target=todo.target,
+        )
+    return StepOrder(kind=_FREE, track=step.track, values=todo.values)

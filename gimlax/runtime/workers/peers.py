@@ -1,0 +1,199 @@
+"""The controller's side of one worker: requests and answers, what it tells, whether it is alive."""
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from gimlax import errors
+from gimlax.errors import BackendError, GimlaxError
+from gimlax.runtime.workers.connection import Connection, connect
+from gimlax.runtime.workers.launching import Launched
+from gimlax.runtime.workers.server import PROTOCOL
+from gimlax.runtime.workers.wire import Message, from_wire, to_wire
+
+__all__ = ["Peer"]
+
+_CONNECT_S = 20.0
+_BEAT_S = 0.25
+_SILENCE_S = 2.5
+
+Listener = Callable[[Message], None]
+
+
+class Peer:
+    """A worker that was started. `lost` tells why it is given up, None while it is good."""
+
+    def __init__(self, name: str, launched: Launched) -> None:
+        self.name = name
+        self.launched = launched
+        self.lost: BackendError | None = None
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._asked: dict[int, Future[tuple[Mapping[str, Any], list[Any]]]] = {}
+        self._listeners: dict[int, Listener] = {}
+        self._when_lost: list[Callable[[Peer], None]] = []
+        self._closing = False
+        self._control = self._call("control")
+        self._beat = self._call("heartbeat")
+        self._threads = [
+            threading.Thread(target=target, name=f"gimlax {what} {name}", daemon=True)
+            for target, what in ((self._receive, "hear"), (self._watch, "beat"))
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.ask("hello", {"protocol": PROTOCOL})
+
+    def ask(
+        self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()
+    ) -> tuple[Mapping[str, Any], list[Any]]:
+        """What the worker answers: fields and arrays.
+
+        Raises:
+            GimlaxError: it refuses; of the class that it raised.
+            BackendError: it is lost.
+        """
+        return self.begin(kind, fields, arrays).result()
+
+    def begin(
+        self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()
+    ) -> Future[tuple[Mapping[str, Any], list[Any]]]:
+        """The future of an answer; see `ask`."""
+        number = next(self._numbers)
+        future: Future[tuple[Mapping[str, Any], list[Any]]] = Future()
+        with self._lock:
+            if self.lost is not None:
+                future.set_exception(self._own(self.lost))
+                return future
+            self._asked[number] = future
+        self.tell(kind, {"request": number, **fields}, arrays)
+        return future
+
+    def tell(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> None:
+        """Sends what is not answered. To a lost worker nothing is sent."""
+        if self.lost is None:
+            try:
+                self._control.send(to_wire(kind, fields, arrays))
+            except OSError as error:
+                self.give_up(f"cannot be reached any more ({error})")
+
+    def listen(self, deployment: int, listener: Listener) -> None:
+        """Calls `listener` with every message about a deployment, in the order of arrival."""
+        self._listeners[deployment] = listener
+
+    def ignore(self, deployment: int) -> None:
+        """Undoes `listen`."""
+        self._listeners.pop(deployment, None)
+
+    def when_lost(self, call: Callable[["Peer"], None]) -> None:
+        """Calls once if the worker is given up, at once if it has been."""
+        with self._lock:
+            if self.lost is None:
+                self._when_lost.append(call)
+                return
+        call(self)
+
+    def give_up(self, why: str) -> None:
+        """Ends the worker's process and all that waits for it; a second time does nothing."""
+        with self._lock:
+            if self.lost is not None or self._closing:
+                return
+            self.lost = BackendError(
+                f"worker {self.name!r} is lost: it {why}; {self.launched.said()}"
+            )
+            asked, self._asked = self._asked, {}
+            calls, self._when_lost = self._when_lost, []
+        self.launched.kill()
+        self._control.close()
+        self._beat.close()
+        for future in asked.values():
+            future.set_exception(self._own(self.lost))
+        for call in calls:
+            call(self)
+
+    def close(self) -> None:
+        """Hangs up, so that the worker ends by itself; then makes sure of it."""
+        with self._lock:
+            self._closing = True
+            asked, self._asked = self._asked, {}
+        self._control.close()
+        self._beat.close()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        for future in asked.values():
+            future.set_exception(BackendError(f"worker {self.name!r} was closed"))
+        self.launched.kill()
+
+    def _call(self, role: str) -> Connection:
+        try:
+            connection = connect(self.launched.address, self.launched.secret, timeout_s=_CONNECT_S)
+            connection.send(Message(kind=role))
+        except (BackendError, OSError) as error:
+            self.launched.kill()
+            raise BackendError(
+                f"worker {self.name!r} does not answer: {error}; {self.launched.said()}"
+            ) from error
+        return connection
+
+    def _receive(self) -> None:
+        why = "hung up"
+        while not self._closing:
+            try:
+                message = self._control.receive()
+            except BackendError as error:
+                message, why = None, f"sent what is no message ({error})"
+            if message is None:
+                break
+            if message.kind in ("answer", "refusal"):
+                self._settle(message)
+            elif listener := self._listeners.get(message.fields.get("deployment", -1)):
+                listener(message)
+        self.give_up(why)
+
+    def _settle(self, message: Message) -> None:
+        with self._lock:
+            future = self._asked.pop(message.fields["request"], None)
+        if future is None:
+            return
+        if message.kind == "answer":
+            future.set_result((message.fields, from_wire(message)))
+        else:
+            future.set_exception(error_of(message.fields))
+
+    def _watch(self) -> None:
+        """Sends a beat and waits for its echo, which a stopped process does not give."""
+        heard = threading.Event()
+
+        def hear() -> None:
+            with contextlib.suppress(BackendError):
+                while self._beat.receive() is not None:
+                    heard.set()
+
+        threading.Thread(target=hear, name=f"gimlax echo {self.name}", daemon=True).start()
+        while self.lost is None and not self._closing:
+            heard.clear()
+            sent = time.monotonic()
+            try:
+                self._beat.send(Message(kind="beat"))
+            except OSError:
+                return  # the other thread says why
+            if not heard.wait(_SILENCE_S):
+                self.give_up(f"has not answered for {time.monotonic() - sent:.1f} s")
+                return
+            time.sleep(_BEAT_S)
+
+    @staticmethod
+    def _own(error: BackendError) -> BackendError:
+        """An error of its own for each that waits: raising one twice would mix their tracebacks."""
+        return BackendError(str(error))
+
+
+def error_of(fields: Mapping[str, Any]) -> GimlaxError:
+    """The error that a worker told of."""
+    kind = getattr(errors, str(fields["error"]), BackendError)
+    known = isinstance(kind, type) and issubclass(kind, GimlaxError)
+    return (kind if known else BackendError)(str(fields["what"]))

@@ -1,0 +1,262 @@
+"""A worker: takes callers that know the secret, and does what its controller asks.
+
+Each caller has a connection and a thread. The controller's carries requests, passes and what became
+of them; another only answers that the process is alive, from a thread that no compilation keeps
+waiting, since XLA compiles without Python's lock; other workers call to send values.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from gimlax import _jax, devices
+from gimlax.devices import MeshSpec
+from gimlax.errors import BackendError, GimlaxError, InternalError
+from gimlax.records import from_json
+from gimlax.runtime.compilation import Progress
+from gimlax.runtime.workers.connection import Address, Connection, accept, connect
+from gimlax.runtime.workers.orders import Orders
+from gimlax.runtime.workers.site import Site
+from gimlax.runtime.workers.wire import Message, from_wire, to_wire
+
+__all__ = ["PROTOCOL", "serve"]
+
+PROTOCOL = 1
+_HANDSHAKE_S = 10.0
+
+
+def serve(listener: socket.socket, secret: bytes) -> None:
+    """Takes callers until the controller hangs up."""
+    _Worker(listener, secret).serve()
+
+
+class _Worker:
+    def __init__(self, listener: socket.socket, secret: bytes) -> None:
+        self._listener = listener
+        self._secret = secret
+        self._meshes: dict[str, jax.sharding.Mesh] = {}
+        self._sites: dict[int, Site] = {}
+        self._control: Connection | None = None
+        self._requests: Mapping[str, Callable[..., Any]] = {
+            "hello": self._hello,
+            "bind": self._bind,
+            "prepare": self._prepare,
+            "connect": self._connect,
+            "shelve": self._shelve,
+            "fill": self._fill,
+            "place": self._place,
+            "read": self._read,
+            "write": self._write,
+            "copy": self._copy,
+            "record": self._record,
+            "end record": self._end_record,
+            "census": self._census,
+            "reset": self._reset,
+            "close": self._close,
+        }
+
+    def serve(self) -> None:
+        while True:
+            try:
+                connection = accept(self._listener, self._secret, timeout_s=_HANDSHAKE_S)
+            except OSError:  # closed: the controller has hung up
+                return
+            if connection is not None:
+                threading.Thread(
+                    target=self._receive, args=(connection,), name="gimlax caller", daemon=True
+                ).start()
+
+    def _receive(self, connection: Connection) -> None:
+        first = connection.receive()
+        role = first.kind if first is not None else ""
+        with contextlib.suppress(OSError):
+            if role == "control":
+                self._control = connection
+                self._obey(connection)
+            elif role == "heartbeat":
+                while (message := connection.receive()) is not None:
+                    connection.send(message)
+            elif role == "values":
+                while (message := connection.receive()) is not None:
+                    site = self._sites.get(message.fields["deployment"])
+                    if site is not None:
+                        site.arrive(message.fields, from_wire(message))
+        connection.close()
+        if role == "control":
+            for site in self._sites.values():
+                site.close()
+            # Closing a socket does not wake who waits in accept; shutting it down does.
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+
+    def _obey(self, connection: Connection) -> None:
+        while (message := connection.receive()) is not None:
+            if message.kind == "pass":
+                self._pass(message)
+            elif message.kind == "drop":
+                site = self._sites.get(message.fields["deployment"])
+                if site is not None:
+                    site.drop(*(message.fields[key] for key in ("arrays", "cells", "placed")))
+            elif message.kind == "prepare":  # takes long; the others must not wait for it
+                threading.Thread(
+                    target=self._answer, args=(message,), name="gimlax prepare", daemon=True
+                ).start()
+            else:
+                self._answer(message)
+
+    def _pass(self, message: Message) -> None:
+        fields = message.fields
+        try:
+            self._sites[fields["deployment"]].start(fields, from_wire(message))
+        except Exception as error:
+            self._tell(
+                "failed",
+                {
+                    **{key: fields[key] for key in ("deployment", "pass", "epoch")},
+                    "error": type(error).__name__,
+                    "what": str(error),
+                },
+            )
+
+    def _answer(self, message: Message) -> None:
+        number = message.fields["request"]
+        try:
+            fields, arrays = self._requests[message.kind](message.fields, from_wire(message))
+            self._tell("answer", {"request": number, **fields}, arrays)
+        except Exception as error:
+            kind = type(error).__name__ if isinstance(error, GimlaxError) else "BackendError"
+            said = str(error) if isinstance(error, GimlaxError | RuntimeError) else repr(error)
+            self._tell("refusal", {"request": number, "error": kind, "what": said})
+
+    def _tell(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> None:
+        connection = self._control
+        if connection is not None:
+            message = to_wire(kind, fields, arrays)  # may wait for arrays, and raise their error
+            with contextlib.suppress(OSError):  # the controller has gone; so shall this process
+                connection.send(message)
+
+    def _hello(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        if fields["protocol"] != PROTOCOL:
+            raise BackendError(
+                f"this worker speaks version {PROTOCOL} of the protocol, its controller"
+                f" {fields['protocol']}; install the same gimlax on all hosts"
+            )
+        return {"pid": os.getpid(), "jax": jax.__version__}, ()
+
+    def _bind(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        specs = [
+            from_json(MeshSpec, text, 1, "mesh", error=BackendError, advice="send it again")
+            for text in fields["meshes"]
+        ]
+        live = devices.bind(specs)
+        self._meshes.update(live)
+        found = {
+            name: {
+                "platform": mesh.devices.flat[0].client.platform,
+                "donates": devices.capabilities(mesh.devices.flat[0]).donation,
+            }
+            for name, mesh in live.items()
+        }
+        return {"meshes": found}, ()
+
+    def _prepare(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        number = fields["deployment"]
+        orders = from_json(
+            Orders, fields["orders"], 1, "orders", error=InternalError, advice="please report it"
+        )
+        names = {step.track for phase in orders.phases for step in phase.steps}
+
+        def tell(kind: str, said: Mapping[str, Any], values: Sequence[Any] = ()) -> None:
+            self._tell(kind, {"deployment": number, **said}, values)
+
+        def progress(step: Progress) -> None:
+            tell("progress", {"done": step.done, "total": step.total, "what": step.what})
+
+        with _jax.using_config(fields["config"]):
+            site = Site(
+                orders,
+                arrays,
+                {name: mesh for name, mesh in self._meshes.items() if name in names},
+                tuple((name, value) for name, value in fields["config"]),
+                tell,
+                progress,
+            )
+        self._sites[number] = site
+        return {"num_compiled": site.num_compiled, "analyses": site.analyses()}, ()
+
+    def _connect(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        """Calls the worker at the other end of a link that begins here."""
+        number, track = fields["deployment"], fields["track"]
+        kind, name, port = fields["address"]
+        address: Address = (kind, name, port)
+        connection = connect(address, bytes.fromhex(fields["secret"]), timeout_s=_HANDSHAKE_S)
+        connection.send(Message(kind="values"))
+
+        def outlet(said: Mapping[str, Any], values: Sequence[jax.Array]) -> None:
+            connection.send(to_wire("values", {"deployment": number, **said}, values))
+
+        self._sites[number].connect(track, outlet)
+        return {}, ()
+
+    def _shelve(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        self._site(fields).shelve(fields["mesh"], fields["numbers"], fields["specs"], arrays)
+        return {}, ()
+
+    def _fill(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        self._site(fields).fill(fields["mesh"], fields["number"], fields["specs"], arrays)
+        return {}, ()
+
+    def _place(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        self._site(fields).place(fields["number"], dict(fields["rows"]))
+        return {}, ()
+
+    def _read(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        site = self._site(fields)
+        if fields["cell"] is None:
+            return {}, (site.arrays[fields["number"]],)
+        return {}, (site.cells[fields["cell"]].filled()[fields["number"]],)
+
+    def _write(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        site = self._site(fields)
+        with _jax.using_config(fields["config"]):
+            site.cells[fields["cell"]].write(fields["number"], arrays[0])
+        return {}, ()
+
+    def _copy(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        site = self._site(fields)
+        site.cells[fields["new"]] = site.cells[fields["cell"]].copy()
+        return {}, ()
+
+    def _record(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        self._site(fields).record()
+        return {}, ()
+
+    def _end_record(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        return {"spans": self._site(fields).end_record()}, ()
+
+    def _census(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        return self._site(fields).census(), ()
+
+    def _reset(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        self._site(fields).reset(fields["epoch"])
+        return {}, ()
+
+    def _close(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        site = self._sites.pop(fields["deployment"], None)
+        if site is not None:
+            site.close()
+        return {}, ()
+
+    def _site(self, fields: Mapping[str, Any]) -> Site:
+        site = self._sites.get(fields["deployment"])
+        if site is None:
+            raise InternalError(
+                f"deployment {fields['deployment']} is not on this worker; please report it"
+            )
+        return site

@@ -1,0 +1,169 @@
+"""Messages between a controller and its workers: a kind, plain fields, and arrays as raw bytes.
+
+A message is a prefix (magic, bytes of the header, bytes of the payload), a JSON header and the
+arrays, each at a multiple of 64 bytes so that XLA can use them where they were received. Nothing is
+pickled. What a header says is checked before memory is made for it. Chosen over a serialisation
+library because the arrays must not be copied, and the rest is a few numbers.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from gimlax.errors import BackendError
+
+__all__ = ["PREFIX_BYTES", "Message", "decode", "encode", "from_wire", "read_prefix", "to_wire"]
+
+_PREFIX = struct.Struct("<4sIQ")
+PREFIX_BYTES = _PREFIX.size
+_MAGIC = b"gmx1"
+_ALIGNMENT = 64
+_MOST_HEADER_BYTES = 2**28
+_MOST_PAYLOAD_BYTES = 2**42
+_MOST_DIMS = 64
+_KEY = "key<"  # a typed PRNG key travels as its data
+
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    dtype.name: dtype
+    for dtype in map(
+        np.dtype,
+        (
+            *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+            *("float16", "float32", "float64", "complex64", "complex128"),
+            *(
+                getattr(ml_dtypes, name)
+                for name in (
+                    *("bfloat16", "int2", "int4", "uint2", "uint4", "float4_e2m1fn"),
+                    *("float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn"),
+                    *("float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+                )
+                if hasattr(ml_dtypes, name)
+            ),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Message:
+    """What is sent: `kind` says what is wanted, `fields` are plain data, `arrays` numpy arrays.
+
+    An array may stand for a typed PRNG key: `keys` holds the names of the generators by index.
+    """
+
+    kind: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Sequence[np.ndarray] = ()
+    keys: Mapping[int, str] = field(default_factory=dict)
+
+
+def to_wire(kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> Message:
+    """A message of arrays of any sort; waits for those that are still being computed."""
+    host: list[np.ndarray] = []
+    keys: dict[int, str] = {}
+    for index, array in enumerate(arrays):
+        if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            keys[index] = str(jax.random.key_impl(array))
+            array = jax.random.key_data(array)
+        host.append(np.ascontiguousarray(array).reshape(np.shape(array)))
+    return Message(kind=kind, fields=fields, arrays=host, keys=keys)
+
+
+def from_wire(message: Message) -> list[Any]:
+    """The arrays of a message; PRNG keys as typed `jax.Array`s of the default device."""
+    return [
+        jax.random.wrap_key_data(jnp.asarray(array), impl=message.keys[index])
+        if index in message.keys
+        else array
+        for index, array in enumerate(message.arrays)
+    ]
+
+
+def encode(message: Message) -> list[Any]:
+    """The message as buffers to be written one after another."""
+    described: list[Any] = []
+    buffers: list[Any] = []
+    size = 0
+    for index, array in enumerate(message.arrays):
+        name = array.dtype.name
+        if name not in _DTYPES:
+            raise BackendError(
+                f"an array of dtype {array.dtype} cannot be sent to another process; those that"
+                f" can are {', '.join(_DTYPES)}"
+            )
+        described.append([name, list(array.shape), message.keys.get(index, "")])
+        if array.nbytes:
+            buffers.append(array.reshape(-1).view(np.uint8))
+            padding = -array.nbytes % _ALIGNMENT
+            if padding:
+                buffers.append(bytes(padding))
+            size += array.nbytes + padding
+    header = {"kind": message.kind, "arrays": described, "fields": message.fields}
+    text = json.dumps(header, separators=(",", ":"), allow_nan=True).encode()
+    return [_PREFIX.pack(_MAGIC, len(text), size) + text, *buffers]
+
+
+def read_prefix(
+    prefix: bytes | memoryview, most_bytes: int = _MOST_PAYLOAD_BYTES
+) -> tuple[int, int]:
+    """Bytes of the header and of the payload that follow a prefix.
+
+    Raises:
+        BackendError: it is none, or says more than can be meant.
+    """
+    magic, header_bytes, payload_bytes = _PREFIX.unpack(prefix)
+    if magic != _MAGIC:
+        raise BackendError(
+            f"a message begins with {bytes(magic)!r} instead of {_MAGIC!r}: the other side is no"
+            " gimlax of this version"
+        )
+    if header_bytes > min(_MOST_HEADER_BYTES, most_bytes) or payload_bytes > most_bytes:
+        raise BackendError(
+            f"a message of {header_bytes} and {payload_bytes} bytes was announced, more than the"
+            f" {most_bytes} that can be meant"
+        )
+    return header_bytes, payload_bytes
+
+
+def decode(header: bytes | memoryview, payload: np.ndarray) -> Message:
+    """The message of a header and its payload, which the arrays are views of.
+
+    Args:
+        header: JSON as `encode` wrote it.
+        payload: bytes, at an address that is a multiple of 64.
+
+    Raises:
+        BackendError: they do not belong together.
+    """
+    try:
+        data = json.loads(bytes(header))
+        arrays: list[np.ndarray] = []
+        keys: dict[int, str] = {}
+        start = 0
+        for index, (name, shape, key) in enumerate(data["arrays"]):
+            dtype = _DTYPES[name]
+            if len(shape) > _MOST_DIMS or any(type(n) is not int or n < 0 for n in shape):
+                raise ValueError(f"shape {shape}")
+            nbytes = math.prod(shape) * dtype.itemsize
+            if start + nbytes > payload.size:
+                raise ValueError(f"{nbytes} bytes at {start} of {payload.size}")
+            arrays.append(payload[start : start + nbytes].view(dtype).reshape(shape))
+            if key:
+                keys[index] = str(key)
+            start += nbytes + -nbytes % _ALIGNMENT
+        if start != payload.size:
+            raise ValueError(f"{start} bytes described of {payload.size}")
+        fields = data["fields"]
+        if not isinstance(fields, dict):
+            raise ValueError(f"fields {fields!r}")
+        return Message(kind=str(data["kind"]), fields=fields, arrays=arrays, keys=keys)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise BackendError(f"a message cannot be read: {type(error).__name__}: {error}") from error

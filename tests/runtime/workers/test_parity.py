@@ -1,0 +1,138 @@
+"""A model over several processes computes what it computes in one."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gimlax as gx
+from gimlax.graph import chain, trace
+from tests import zoo
+from tests.runtime.conftest import on_cpu, trace_specimen
+from tests.runtime.test_execution import assert_within
+from tests.runtime.workers.conftest import compile_on
+
+PLACEMENTS = (("one",), ("one", "two"), ("other", "one", "two"), ("one", "other", "one", "two"))
+
+
+@pytest.mark.parametrize("kind", zoo.ZOO)
+@pytest.mark.parametrize("placement", PLACEMENTS, ids="-".join)
+def test_cut_over_workers_and_uncut_agree(kind, placement, workers):
+    specimen = zoo.ZOO[kind]()
+    with compile_on(workers, trace_specimen(specimen), placement) as step:
+        args = (step.place(specimen.args[0]), *specimen.args[1:])
+        called, submitted = step(*args), step.submit(*args).result()
+        expected = on_cpu(specimen.fn, *specimen.args)
+        assert_within(gx.gather(called), expected, 5e-6)
+        jax.tree.map(np.testing.assert_array_equal, gx.gather(called), gx.gather(submitted))
+
+
+@pytest.mark.parametrize("kind", zoo.ZOO)
+def test_every_single_boundary(kind, workers):
+    specimen = zoo.ZOO[kind]()
+    found = chain(trace_specimen(specimen))
+    expected = on_cpu(specimen.fn, *specimen.args)
+    for boundary in range(1, found.num_segments):
+        if found.splits(boundary):
+            continue
+        executables = compile_on(workers, found, ("two", "other"), cuts=(boundary,))
+        with executables:
+            (step,) = executables.values()
+            args = (step.place(specimen.args[0]), *specimen.args[1:])
+            assert_within(gx.gather(step(*args)), expected, 5e-6)
+
+
+def test_equal_stages_are_compiled_once_on_a_worker(workers):
+    def layers(params, x):
+        for w in params:
+            x = jnp.tanh(x @ w)
+        return x
+
+    traced = trace(layers, [jnp.eye(16)] * 6, jnp.ones((4, 16)))
+    placement = ("one", "two", "one", "two", "one", "two")
+    with compile_on(workers, traced, placement, cuts=(1, 2, 3, 4, 5)) as step:
+        assert step.num_compiled == 2
+
+
+@pytest.mark.parametrize("placement", [("one", "two"), ("two", "other", "one")], ids="-".join)
+def test_passes_in_flight_keep_the_order_of_their_state(placement, workers):
+    specimen = zoo.ZOO["plain"]()
+    with compile_on(workers, trace_specimen(specimen), placement) as step:
+        params, cache, tokens, position = specimen.args
+        placed, state = step.place(params), step.init(cache)
+        expected, futures = cache, []
+        for _ in range(4):
+            future = step.submit(placed, state, tokens, position)
+            futures.append(future)
+            (state,) = future.carried
+        outputs = [future.result()[0] for future in futures]
+        for found in outputs:
+            logits, expected = on_cpu(specimen.fn, params, expected, tokens, position)
+            assert_within(np.asarray(found), logits, 5e-6)
+        assert_within(gx.gather(state), expected, 5e-6)
+        assert state.generation == 4
+
+
+def test_state_can_be_copied_read_and_written(workers):
+    specimen = zoo.ZOO["plain"]()
+    traced = trace_specimen(specimen)
+    with compile_on(workers, traced, ("one", "two")) as step:
+        cache = specimen.args[1]
+        state = step.init(cache)
+        copy = state.copy()
+        path = traced.arguments[[a.position for a in traced.arguments].index(1)].path
+        before = state.read(path)
+        state.write(path, np.ones_like(before[0]), 0)
+        assert (state.read(path, 0) == 1).all()
+        np.testing.assert_array_equal(copy.read(path), before)
+        np.testing.assert_array_equal(state.read(path)[1:], before[1:])
+
+
+def test_what_a_stage_costs_is_asked_of_its_worker(workers):
+    specimen = zoo.ZOO["plain"]()
+    with compile_on(workers, trace_specimen(specimen), ("one", "two")) as step:
+        assert step.cost_analysis()["flops"] > 0
+        assert step.memory_analysis(1)["argument_size_in_bytes"] > 0
+
+
+def test_handles_that_are_let_go_free_the_memory_of_their_worker(workers):
+    specimen = zoo.ZOO["plain"]()
+    with compile_on(workers, trace_specimen(specimen), ("one", "two")) as step:
+        placed = step.place(specimen.args[0])
+        store = step._deployment._store
+        for _ in range(3):
+            step(placed, *specimen.args[1:])
+        held = {
+            peer.name: peer.ask("census", {"deployment": store.deployment})[0]
+            for peer in workers.peers.values()
+            if peer.name != "other"
+        }
+        for census in held.values():
+            assert census["placed"] == 1
+            assert census["cells"] <= 4  # those of the last pass, and what it took
+
+
+def test_a_recording_has_the_spans_of_all_workers(workers):
+    specimen = zoo.ZOO["plain"]()
+    with compile_on(workers, trace_specimen(specimen), ("one", "two")) as step:
+        args = (step.place(specimen.args[0]), *specimen.args[1:])
+        with step.record() as recording:
+            step(*args)
+            step.submit(*args)
+        assert set(recording.timeline.tracks()) == {"one", "one -> two", "two"}
+        first = {span.mesh: span for span in reversed(recording.timeline.spans)}
+        assert first["one"].end_s <= first["one -> two"].end_s <= first["two"].end_s
+
+
+def test_closing_ends_the_threads_of_the_executable(workers):
+    before = {thread.name for thread in threading.enumerate()}
+    specimen = zoo.ZOO["plain"]()
+    step = compile_on(workers, trace_specimen(specimen), ("one", "two"))
+    args = (step.place(specimen.args[0]), *specimen.args[1:])
+    step(*args)
+    step.close()
+    assert {thread.name for thread in threading.enumerate()} <= before
+    with pytest.raises(gx.SpecError, match="is closed"):
+        step(*args)
