@@ -1,4 +1,8 @@
-"""Stages on live meshes without a planner: cuts and meshes are given by hand."""
+"""Stages on live meshes without a planner: cuts and meshes are given by hand.
+
+The mesh called 'plugin' is on a second backend. A module with `pytestmark = over_backends` runs
+over each backend that there is: JAX's own, the bare plugin, and the vendors of `tests/vendor`.
+"""
 
 import threading
 
@@ -7,25 +11,54 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from gimlax.devices import capabilities
 from gimlax.graph import Chain, Traced, chain, trace
 from gimlax.partition import cut
 from gimlax.program import lay_out
 from gimlax.runtime.deployment import deploy_here
 from gimlax.runtime.executable import Executable, Executables
+from tests.vendor import VENDORS
+
+over_backends = pytest.mark.parametrize(
+    "second", ["cpu", "bare", *VENDORS], indirect=True, scope="session"
+)
+
+
+def pytest_collection_modifyitems(config, items):
+    """What the second backend takes no part in is tested once."""
+    again = [item for item in items if _is_repeated(getattr(item, "callspec", None))]
+    if again:
+        config.hook.pytest_deselected(items=again)
+        items[:] = [item for item in items if item not in set(again)]
+
+
+def _is_repeated(callspec):
+    params = {} if callspec is None else callspec.params
+    placement = params.get("placement", ("plugin",))
+    return params.get("second", "cpu") != "cpu" and "plugin" not in placement
 
 
 def live_mesh(backend, index):
-    devices = np.array(jax.devices(backend)[index : index + 1])
+    devices = np.array([jax.devices(backend)[index]])
     return Mesh(devices.reshape(1, 1), ("data", "model"))
 
 
 @pytest.fixture(scope="session")
-def meshes(plugin_name):
-    """Two meshes on one client, one on another."""
+def second(request):
+    """Registered name of the backend of the mesh 'plugin'; the bare plugin if nothing was said."""
+    asked = getattr(request, "param", "bare")
+    if asked in VENDORS:
+        request.getfixturevalue("loaded_vendors")
+    return request.getfixturevalue("plugin_name") if asked == "bare" else asked
+
+
+@pytest.fixture(scope="session")
+def meshes(second):
+    """Two meshes on one client, one on another, or on the same where that is what is tested."""
     return {
         "cpu": live_mesh("cpu", 0),
         "cpu:1": live_mesh("cpu", 1),
-        "plugin": live_mesh(plugin_name, 0),
+        "plugin": live_mesh(second, -1),
     }
 
 
@@ -56,7 +89,7 @@ def deploying(meshes):
                 for phase in found.phases
             ],
             used,
-            donates=dict.fromkeys(used, donates),
+            donates={name: donates and can_donate(mesh) for name, mesh in used.items()},
             **settings,
         )
         opened.append(deployment)
@@ -69,6 +102,10 @@ def deploying(meshes):
     for deployment in opened:
         deployment.close()
     assert gimlax_threads() == []
+
+
+def can_donate(mesh):
+    return capabilities(mesh.devices.flat[0]).donation
 
 
 def spread_cuts(found, num_stages):

@@ -8,7 +8,9 @@ import pytest
 from gimlax.graph import Workload, chain, trace
 from gimlax.runtime import gather
 from tests import zoo
-from tests.runtime.conftest import on_cpu, trace_specimen
+from tests.runtime.conftest import on_cpu, over_backends, trace_specimen
+
+pytestmark = over_backends
 
 ONE_CLIENT = (("cpu",), ("cpu", "cpu:1"), ("cpu", "cpu:1", "cpu"))
 TWO_CLIENTS = (

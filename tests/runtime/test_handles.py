@@ -8,7 +8,9 @@ from gimlax.errors import SpecError, TraceError
 from gimlax.graph import trace
 from gimlax.runtime import Carried, Placed, gather
 from tests import zoo
-from tests.runtime.conftest import trace_specimen
+from tests.runtime.conftest import can_donate, over_backends, trace_specimen
+
+pytestmark = over_backends
 
 THREE = ("cpu", "plugin", "cpu:1")
 
@@ -114,16 +116,21 @@ def test_init_leaves_the_arrays_of_the_caller_alone(deploy, meshes):
     assert_same(mine, cache)
 
 
-def test_donation_takes_the_memory_of_the_state(deploy):
+def test_donation_takes_the_memory_of_the_state(deploy, meshes):
     specimen = zoo.plain()
     params, cache, tokens, position = specimen.args
     for donates in (True, False):
         step = deploy(trace_specimen(specimen), ("cpu", "plugin"), donates=donates)
         placed, state = step.place(params), step.init(cache)
-        arrays = [x for cell in state._cells[0] for x in cell.arrays]
+        arrays = {
+            mesh: cell.arrays
+            for mesh, cell in zip(step.program.placement, state._cells[0], strict=True)
+        }
         logits, _ = step(placed, state, tokens, position)
         logits.block_until_ready()
-        assert [x.is_deleted() for x in arrays] == [donates] * len(arrays)
+        for mesh, of in arrays.items():
+            gone = donates and can_donate(meshes[mesh])
+            assert [x.is_deleted() for x in of] == [gone] * len(of)
         assert not any(x.is_deleted() for x in placed._shelf.values())
 
 

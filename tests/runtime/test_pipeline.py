@@ -14,7 +14,9 @@ from gimlax.errors import BackendError, SpecError
 from gimlax.graph import trace
 from gimlax.runtime import gather
 from tests import zoo
-from tests.runtime.conftest import gimlax_threads, on_cpu, trace_specimen
+from tests.runtime.conftest import gimlax_threads, on_cpu, over_backends, trace_specimen
+
+pytestmark = over_backends
 
 FIVE = ("cpu", "plugin", "cpu", "plugin", "cpu")
 ONES = np.ones(4, np.float32)
