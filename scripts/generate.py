@@ -30,6 +30,7 @@ OBJECTIVE = flags.DEFINE_enum("objective", "latency", ["latency", "throughput"],
 CONTEXT = flags.DEFINE_integer("context", 512, "positions of the cache", lower_bound=1)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of weights and arithmetic")
 TRACE = flags.DEFINE_string("trace", None, "write a timeline that ui.perfetto.dev opens")
+WHY = flags.DEFINE_bool("why", False, "say what took longer than planned, and why")
 CHECK = flags.DEFINE_bool("check", False, "compare the tokens with those of the uncut model")
 flags.mark_flags_as_mutual_exclusive(["stages", "cuts"])
 
@@ -89,6 +90,8 @@ def main(argv: list[str]) -> None:
         statistics = [serving.Statistics.of(r, a) for r, a in zip(requests, answers, strict=True)]
         programs = [phase.program for phase in phases.values()]
         print(f"\n{serving.Summary.of(statistics, programs, recording.timeline)}", flush=True)
+        if WHY.value:
+            print(f"\n{recording.timeline.compare(plan)}", flush=True)
         if TRACE.value:
             recording.timeline.save(TRACE.value)
             print(f"timeline written to {TRACE.value}")

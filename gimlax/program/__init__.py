@@ -1,5 +1,6 @@
 """From a plan to instruction lists, and the record of what happened when they ran."""
 
+from gimlax.program.account import Account, Entry, Use
 from gimlax.program.emission import emit, lay_out
 from gimlax.program.instructions import (
     Free,
@@ -15,6 +16,8 @@ from gimlax.program.instructions import (
 from gimlax.program.timeline import Span, Timeline
 
 __all__ = [
+    "Account",
+    "Entry",
     "Free",
     "Instruction",
     "Program",
@@ -23,6 +26,7 @@ __all__ = [
     "Step",
     "Timeline",
     "Transfer",
+    "Use",
     "emit",
     "lay_out",
     "sequence",

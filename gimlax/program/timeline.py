@@ -8,7 +8,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from gimlax.checking import check_arguments
 from gimlax.errors import SpecError
+from gimlax.planning import Plan
+from gimlax.program.account import Account
+from gimlax.program.accounting import account_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,19 @@ class Timeline:
             for span in self.spans
             if span.mesh == track and task in (None, span.task)
         )
+
+    def compare(self, plan: Plan) -> Account:
+        """Why it took as long as it did: each stage and link against what `plan` predicts.
+
+        Args:
+            plan: the one that was run.
+
+        Raises:
+            SpecError: it is no plan, or another one than was run; or nothing was recorded.
+            PlanError: the plan has several routes.
+        """
+        check_arguments("timeline.compare", Timeline.compare, {"plan": plan})
+        return account_for(self.spans, plan)
 
     def to_chrome_trace(self) -> dict[str, Any]:
         """The object form of the Trace Event Format: one named thread per mesh and link."""
