@@ -6,6 +6,7 @@ from gimlax.devices.calibration import Calibration
 from gimlax.devices.catalogue import catalogue, check_cards, load_kind
 from gimlax.devices.cluster import Cluster
 from gimlax.devices.discovery import discover
+from gimlax.devices.evidence import TIERS, Evidence, find_evidence
 from gimlax.devices.groups import Group
 from gimlax.devices.interconnect import Interconnect
 from gimlax.devices.kinds import DeviceKind
@@ -19,11 +20,13 @@ from gimlax.devices.tiers import Tier
 from gimlax.devices.workers import WorkerSpec
 
 __all__ = [
+    "TIERS",
     "Backend",
     "Calibration",
     "Capabilities",
     "Cluster",
     "DeviceKind",
+    "Evidence",
     "Group",
     "Interconnect",
     "Link",
@@ -42,6 +45,7 @@ __all__ = [
     "check_cards",
     "check_one_client",
     "discover",
+    "find_evidence",
     "load_kind",
     "show_kinds",
 ]

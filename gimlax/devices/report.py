@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from gimlax.devices.backends import Backend
+from gimlax.devices.evidence import find_evidence
 from gimlax.devices.groups import Group
 from gimlax.devices.kinds import DeviceKind, find_kind
 from gimlax.devices.mesh import Link, MeshSpec
@@ -24,8 +25,9 @@ _LONG_S = 1e-3  # rates of shorter operations are mostly noise
 
 
 def show_meshes(meshes: Iterable[MeshSpec], kinds: Sequence[DeviceKind]) -> str:
-    """One line a mesh: devices, memory, bandwidth, peaks, and what it shares with whom."""
-    rows = [("mesh", "device", "count", "memory", "bandwidth", "float32", "bfloat16", "shares")]
+    """One line a mesh: devices, memory, bandwidth, peaks, their tier, and what it shares."""
+    figures = ("memory", "bandwidth", "float32", "bfloat16")
+    rows: list[Sequence[str]] = [("mesh", "device", "count", *figures, "tier", "shares")]
     for mesh in meshes:
         kind = find_kind(kinds, mesh.device_kind)
         assert kind is not None
@@ -39,6 +41,7 @@ def show_meshes(meshes: Iterable[MeshSpec], kinds: Sequence[DeviceKind]) -> str:
                 show_bytes_per_s(kind.memory_bytes_per_s),
                 show_flops(kind.peak("float32")) + "/s",
                 show_flops(kind.peak("bfloat16")) + "/s",
+                str(find_evidence(kind.name)),
                 f"{shared} of {mesh.host}" if shared else "-",
             )
         )
@@ -46,8 +49,9 @@ def show_meshes(meshes: Iterable[MeshSpec], kinds: Sequence[DeviceKind]) -> str:
 
 
 def show_groups(groups: Iterable[Group], kinds: Sequence[DeviceKind]) -> str:
-    """One line a group: devices, hosts, and the figures of one device."""
-    rows = [("group", "device", "count", "hosts", "memory", "bandwidth", "float32", "bfloat16")]
+    """One line a group: devices, hosts, the figures of one device, and its tier."""
+    figures = ("memory", "bandwidth", "float32", "bfloat16")
+    rows: list[Sequence[str]] = [("group", "device", "count", "hosts", *figures, "tier")]
     for group in groups:
         kind = find_kind(kinds, group.device_kind)
         assert kind is not None
@@ -62,6 +66,7 @@ def show_groups(groups: Iterable[Group], kinds: Sequence[DeviceKind]) -> str:
                 show_bytes_per_s(kind.memory_bytes_per_s),
                 show_flops(kind.peak("float32")) + "/s",
                 show_flops(kind.peak("bfloat16")) + "/s",
+                str(find_evidence(kind.name)),
             )
         )
     return _columns(rows)
@@ -92,11 +97,11 @@ def show_backends(backends: Iterable[Backend]) -> str:
 
 
 def show_kinds(kinds: Iterable[DeviceKind]) -> str:
-    """One line a kind: its figures per device, `-` where one is not known."""
+    """One line a kind: its tier and figures per device, `-` where one is not known."""
     dtypes = ("float32", "bfloat16", "float16", "float8", "int8")
     power = ("TDP", "idle", "interconnect, one way", "$/h")
     rows: list[Sequence[str]] = [
-        ("kind", "vendor", "memory", "bandwidth", "on chip", *dtypes, *power)
+        ("kind", "vendor", "tier", "memory", "bandwidth", "on chip", *dtypes, *power)
     ]
     for kind in kinds:
         rates, way, price = dict(kind.peak_flops_per_s), kind.interconnect, kind.usd_per_hour
@@ -105,6 +110,7 @@ def show_kinds(kinds: Iterable[DeviceKind]) -> str:
             (
                 kind.name,
                 kind.vendor,
+                str(find_evidence(kind.name)),
                 show_bytes(kind.memory_bytes),
                 show_bytes_per_s(kind.memory_bytes_per_s),
                 show_bytes(kind.on_chip_bytes) if kind.on_chip_bytes else "-",

@@ -7,6 +7,7 @@ the reader of JSON (`records.py`) to say.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from gimlax.devices import TIERS
 from gimlax.planning.explanation.comparison import Comparison, Rival
 from gimlax.planning.layout import Hop
 from gimlax.planning.predictions import BINDS, MEMORIES, PhasePrediction
@@ -30,6 +31,11 @@ def contradictions(plan: "Plan") -> Iterator[str]:
         yield f"its layout ends at segment {last}, but it names {len(plan.segments)}"
         return  # what counts segments would be wrong as well
     yield from _of_meshes(plan)
+    unknown = [of for of in plan.evidence if of.tier not in TIERS]
+    for of in unknown:
+        yield f"the tier of {of.device_kind!r} is {of.tier!r}, not one of {', '.join(TIERS)}"
+    if not unknown and [of.rank for of in plan.evidence] != sorted(of.rank for of in plan.evidence):
+        yield "its evidence does not begin with the lowest tier"
     if plan.method not in METHODS:
         yield f"its method is {plan.method!r}, not one of {', '.join(METHODS)}"
     if plan.bound > plan.value * (1 + _ROUNDING):

@@ -22,7 +22,7 @@ from gimlax.planning.layout import Layout
 from gimlax.planning.limits import repeated
 from gimlax.planning.objective import Objective, certified
 from gimlax.planning.parking import ON_CHIP, on_tiers
-from gimlax.planning.plans import Plan, Source
+from gimlax.planning.plans import Plan, Source, evidence_of
 from gimlax.planning.predicting import predict_meshes, predict_phase
 from gimlax.planning.problem import Problem
 from gimlax.planning.request import Request, checked
@@ -171,6 +171,7 @@ class MeshSetting:
             order=chain.order,
             calibration=calibration.title if calibration else "",
             sources=Source.of(cluster, names),
+            evidence=evidence_of(cluster, names),
             comparison=self._comparison(objective, found, time_limit_s),
             shardings=tuple(
                 MeshSharding.of(name, figures.sharded[name], chain)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from gimlax.checking import check_arguments
-from gimlax.devices import Cluster, MeshSpec
+from gimlax.devices import TIERS, Cluster, Evidence, MeshSpec, find_evidence
 from gimlax.devices.reading import read_text, write_text
 from gimlax.errors import PlanError
 from gimlax.planning.contradictions import contradictions
@@ -48,6 +48,12 @@ class Source:
         )
 
 
+def evidence_of(cluster: Cluster, names: Iterable[str]) -> tuple[Evidence, ...]:
+    """Of the kinds of some meshes or groups of a cluster, the lowest tier first."""
+    kinds = dict.fromkeys(cluster.kind(name).name for name in names)
+    return tuple(sorted(map(find_evidence, kinds), key=lambda found: found.rank))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A layout for a workload on a cluster, with what it is predicted to cost.
@@ -64,6 +70,8 @@ class Plan:
         model: fingerprint of the workload. cluster: fingerprint of the cluster.
         specs: the meshes of the layout, in order of first use.
         segments: names of all segments, in the order that the plan has chosen.
+        evidence: the tier of each kind that it uses, the lowest first; empty in plans of before
+            there were any.
         order: which segment of the program each one is; empty for the program's order.
         calibration: what measured figures were taken with and when; empty where none were used.
         sources: of the figures of the kinds that it uses.
@@ -91,6 +99,7 @@ class Plan:
     shardings: tuple[MeshSharding, ...] = ()
     comparison: Comparison | None = None
     order: tuple[int, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
 
     def __post_init__(self) -> None:
         wrong = list(contradictions(self))
@@ -106,6 +115,11 @@ class Plan:
     def unit(self) -> str:
         """Of `value` and `bound`: 's', 'usd' or 'J', empty for a weighted sum."""
         return self.objective.unit
+
+    @property
+    def lowest_tier(self) -> str:
+        """The lowest tier of the kinds that it uses, one of `gimlax.devices.TIERS`."""
+        return self.evidence[0].tier if self.evidence else TIERS[0]
 
     @property
     def route(self) -> Route:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gimlax.planning.explanation.telling import beside, reasons, show
+from gimlax.planning.explanation.telling import beside, reasons, show, tier, tiers
 from gimlax.planning.replicas import alike, called, replica_rows
 from gimlax.units import show_bytes, show_flops, show_seconds
 
@@ -38,6 +38,7 @@ def table(plan: "Plan") -> str:
         rivals.append(f"sharding of {', '.join(found)}: the best that was found, not proved best")
     if plan.order:
         rivals.append("segments that stand side by side are in another order than in the program")
+    rivals.append(tier(plan))
     if plan.layout.branches:
         return "\n".join([*_columns(replica_rows(plan)), _verdict(plan), *rivals])
     phases = [phase.name for phase in plan.phases]
@@ -93,6 +94,7 @@ def explained(plan: "Plan") -> str:
     lines += ["", _verdict(plan)]
     if plan.comparison:
         lines += [*beside(plan, plan.comparison), *reasons(plan, plan.comparison)]
+    lines += [tier(plan), *tiers(plan)]
     return "\n".join(lines)
 
 

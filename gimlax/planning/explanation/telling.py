@@ -13,7 +13,14 @@ from gimlax.units import show_bytes, show_seconds
 if TYPE_CHECKING:
     from gimlax.planning.plans import Plan
 
-__all__ = ["beside", "reasons"]
+__all__ = ["beside", "reasons", "show", "tier", "tiers"]
+
+_MEANS = {
+    "figures only": "nothing was run on it or compiled for it yet",
+    "lowered only": "code was lowered for its platform, and not compiled yet",
+    "compiled for": "code was compiled for it, and not run yet",
+    "ran": "the tests ran on such devices",
+}
 
 
 def beside(plan: "Plan", comparison: Comparison) -> list[str]:
@@ -64,6 +71,18 @@ def reasons(plan: "Plan", comparison: Comparison) -> list[str]:
     if not plan.objective.needs("usd"):
         lines.append("prices do not enter this objective: a cheaper device changes nothing")
     return [*lines, *_figures(plan)]
+
+
+def tier(plan: "Plan") -> str:
+    """The lowest tier of the kinds that it uses, and of which ones."""
+    lowest = [of.device_kind for of in plan.evidence if of.tier == plan.lowest_tier]
+    whose = f" ({_listed(lowest)})" if lowest else ""
+    return f"lowest tier: {plan.lowest_tier}{whose}; {_MEANS[plan.lowest_tier]}"
+
+
+def tiers(plan: "Plan") -> list[str]:
+    """The tier of each kind, with what was done."""
+    return [f"tier of {of.device_kind!r}: {of}{of.what and f', {of.what}'}" for of in plan.evidence]
 
 
 def show(plan: "Plan", value: float) -> str:

@@ -21,7 +21,7 @@ from gimlax.planning.groups.infeasible import why_not
 from gimlax.planning.groups.pricing import GroupCosts, price_groups
 from gimlax.planning.layout import Holding, Layout
 from gimlax.planning.objective import Objective
-from gimlax.planning.plans import Plan, Source
+from gimlax.planning.plans import Plan, Source, evidence_of
 from gimlax.planning.predicting import predict_phase
 from gimlax.planning.predictions import MeshPrediction
 from gimlax.planning.shardings import MeshSharding
@@ -95,6 +95,7 @@ class GroupSetting:
         latency_s = found.terms.latency_s
         hops_s = latency_s - float(np.dot(shares, stage_s))
         single = [] if layout.branches else list(zip(names, options, strict=True))
+        groups = [self.cluster.groups[figures.option_group[option]].name for option in options]
         return Plan(
             objective=objective,
             layout=layout,
@@ -117,10 +118,8 @@ class GroupSetting:
             specs=tuple(made.mesh(name) for name in names),
             segments=chain.names,
             calibration=self.calibration.title if self.calibration else "",
-            sources=Source.of(
-                self.cluster,
-                (self.cluster.groups[figures.option_group[option]].name for option in options),
-            ),
+            sources=Source.of(self.cluster, groups),
+            evidence=evidence_of(self.cluster, groups),
             comparison=compare_groups(
                 self.cluster,
                 figures,
