@@ -6,7 +6,8 @@ worker with the next message, so a collected handle costs nothing.
 
 import itertools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -20,19 +21,25 @@ __all__ = ["Garbage", "RemoteArray", "RemoteCell", "RemoteStore", "number_of"]
 
 
 class Garbage:
-    """Numbers that nobody holds any more, by worker."""
+    """Numbers that nobody holds any more, by worker; added to wherever the collector runs."""
 
-    def __init__(self) -> None:
-        self._lots: dict[str, dict[str, list[int]]] = {}
+    def __init__(self, workers: Iterable[str]) -> None:
+        self._lots: dict[str, deque[tuple[str, int]]] = {name: deque() for name in workers}
 
     def add(self, worker: str, what: str, number: int) -> None:
-        """Notes an 'arrays', 'cells' or 'placed' number; called wherever the collector runs."""
-        self._lots.setdefault(worker, {}).setdefault(what, []).append(number)
+        """Notes an 'arrays', 'cells' or 'placed' number."""
+        self._lots[worker].append((what, number))
 
     def take(self, worker: str) -> dict[str, list[int]] | None:
         """What has come together for a worker, None if nothing has."""
-        lots = self._lots.pop(worker, None)
-        return lots and {what: lots.get(what, []) for what in ("arrays", "cells", "placed")}
+        lot = self._lots[worker]
+        if not lot:
+            return None
+        found: dict[str, list[int]] = {"arrays": [], "cells": [], "placed": []}
+        for _ in range(len(lot)):
+            what, number = lot.popleft()
+            found[what].append(number)
+        return found
 
 
 class RemoteArray:
@@ -85,33 +92,36 @@ class RemoteArray:
 class RemoteCell(Cell):
     """The carried arrays of one stage on a worker. They are never None: the worker knows better."""
 
-    __slots__ = ("__weakref__", "_avals", "mesh", "number", "store")
+    __slots__ = ("_avals", "_store", "mesh", "number")
 
     def __init__(
         self, store: "RemoteStore", mesh: str, avals: Sequence[jax.ShapeDtypeStruct]
     ) -> None:
-        self.store = store
+        # A pass makes one of these for each stage, so there is nothing in it that can wait.
         self.mesh = mesh
         self.number = store.next_number()
+        self._store = store
         self._avals = avals
-        super().__init__(
-            cast(
-                Any,
-                tuple(
-                    RemoteArray(store, mesh, place, aval, self) for place, aval in enumerate(avals)
-                ),
-            )
+
+    @property
+    def arrays(self) -> Any:
+        """Stand-ins for them."""
+        return tuple(
+            RemoteArray(self._store, self.mesh, place, aval, self)
+            for place, aval in enumerate(self._avals)
         )
-        weakref.finalize(self, store.garbage.add, store.worker_of(mesh), "cells", self.number)
+
+    def __del__(self) -> None:
+        self._store.garbage.add(self._store.worker_of(self.mesh), "cells", self.number)
 
     def fresh(self) -> "RemoteCell":
         """A cell that a pass will fill."""
-        return RemoteCell(self.store, self.mesh, self._avals)
+        return RemoteCell(self._store, self.mesh, self._avals)
 
     def copy(self) -> "RemoteCell":
         """A cell of copies."""
         made = self.fresh()
-        self.store.ask(self.mesh, "copy", {"cell": self.number, "new": made.number})
+        self._store.ask(self.mesh, "copy", {"cell": self.number, "new": made.number})
         return made
 
     def write(self, place: int, value: Any, index: Any = ()) -> None:
@@ -120,8 +130,8 @@ class RemoteCell(Cell):
             whole = np.array(self.filled()[place])
             whole[index] = np.asarray(value)
             value = whole
-        fields = {"cell": self.number, "number": place, "config": self.store.config}
-        self.store.ask(self.mesh, "write", fields, (value,))
+        fields = {"cell": self.number, "number": place, "config": self._store.config}
+        self._store.ask(self.mesh, "write", fields, (value,))
 
 
 def number_of(cell: Cell) -> int:
@@ -140,7 +150,8 @@ class RemoteStore:
         config: Sequence[tuple[str, Any]],
     ) -> None:
         """`peers` has the worker of each mesh, `config` JAX's configuration of the trace."""
-        self.garbage = Garbage()
+        self._workers = {mesh: peer.name for mesh, peer in peers.items()}
+        self.garbage = Garbage(self._workers.values())
         self.config = config
         self.deployment = deployment
         self._peers = peers
@@ -153,7 +164,7 @@ class RemoteStore:
 
     def worker_of(self, mesh: str) -> str:
         """Name of the worker that has a mesh."""
-        return self._peers[mesh].name
+        return self._workers[mesh]
 
     def ask(
         self, mesh: str, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()

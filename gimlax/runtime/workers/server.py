@@ -99,10 +99,6 @@ class _Worker:
         while (message := connection.receive()) is not None:
             if message.kind == "pass":
                 self._pass(message)
-            elif message.kind == "drop":
-                site = self._sites.get(message.fields["deployment"])
-                if site is not None:
-                    site.drop(*(message.fields[key] for key in ("arrays", "cells", "placed")))
             elif message.kind == "prepare":  # takes long; the others must not wait for it
                 threading.Thread(
                     target=self._answer, args=(message,), name="gimlax prepare", daemon=True

@@ -135,7 +135,7 @@ class Site:
         known = self.arrays
         self._placed[number] = _Rows({row: tuple(known[n] for n in of) for row, of in rows.items()})
 
-    def drop(self, arrays: Sequence[int], cells: Sequence[int], placed: Sequence[int]) -> None:
+    def _drop(self, arrays: Sequence[int], cells: Sequence[int], placed: Sequence[int]) -> None:
         """Lets go of what no handle stands for any more."""
         for kept, numbers in (
             (self.arrays, arrays),
@@ -164,9 +164,11 @@ class Site:
 
         Args:
             fields: number and epoch of the pass, phase, placed arguments by tree, cells as [tree,
-                stage, number in, number out], streamed leaves as [mesh, leaf].
+                stage, number in, number out], streamed leaves as [mesh, leaf], and what to drop.
             arrays: of the streamed leaves.
         """
+        if fields["drop"] is not None:
+            self._drop(**fields["drop"])
         number, index = fields["pass"], fields["phase"]
         phase = self._phases[index]
         work = _WorkerPass(phase, self._rows(fields["placed"]), (), self._feed(fields, arrays))

@@ -51,6 +51,9 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     )
 }
 
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_write = json.JSONEncoder(separators=(",", ":")).encode
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Message:
@@ -93,8 +96,8 @@ def encode(message: Message) -> list[Any]:
     buffers: list[Any] = []
     size = 0
     for index, array in enumerate(message.arrays):
-        name = array.dtype.name
-        if name not in _DTYPES:
+        name = _NAMES.get(array.dtype)
+        if name is None:
             raise BackendError(
                 f"an array of dtype {array.dtype} cannot be sent to another process; those that"
                 f" can are {', '.join(_DTYPES)}"
@@ -107,7 +110,7 @@ def encode(message: Message) -> list[Any]:
                 buffers.append(bytes(padding))
             size += array.nbytes + padding
     header = {"kind": message.kind, "arrays": described, "fields": message.fields}
-    text = json.dumps(header, separators=(",", ":"), allow_nan=True).encode()
+    text = _write(header).encode()
     return [_PREFIX.pack(_MAGIC, len(text), size) + text, *buffers]
 
 
