@@ -1,0 +1,24 @@
+"""How arrays go from one process to another: links, and what to send over them."""
+
+from gimlax.fabric.failures import FrameError, LinkClosed, LinkError, LinkLost, LinkTimeout
+from gimlax.fabric.frames import Limits, Tag
+from gimlax.fabric.linking import connect, listen
+from gimlax.fabric.seam import Message, Offer, Outgoing, Part, Receiver, Sender
+
+__all__ = [
+    "FrameError",
+    "Limits",
+    "LinkClosed",
+    "LinkError",
+    "LinkLost",
+    "LinkTimeout",
+    "Message",
+    "Offer",
+    "Outgoing",
+    "Part",
+    "Receiver",
+    "Sender",
+    "Tag",
+    "connect",
+    "listen",
+]

@@ -1,0 +1,51 @@
+"""From memory of a link to an array on a device, without a copy where the device's client does so.
+
+A client whose devices read host memory takes an aligned array over as it is (tried with JAX 0.10 and
+0.12: the built-in CPU client and a plugin's; all dtypes of whole bytes, scalars included). Such an
+array must not be donated: its memory belongs to the link, so XLA copies it first, and nothing would
+be saved. Others copy, which `Landed.aliased` says; the memory is kept until they have.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from gimlax.errors import SpecError
+
+__all__ = ["Landed", "land"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landed:
+    """An array of one device; `aliased` if it lies over memory of a link, so that donating it is
+    of no use and to be left out."""
+
+    array: jax.Array
+    aliased: bool
+
+
+def land(data: np.ndarray, device: Any) -> Landed:
+    """Puts what was received on a device; does not wait for a copy.
+
+    Raises:
+        SpecError: JAX would change the dtype, as it does with 64 bits by default.
+    """
+    kept = jax.dtypes.canonicalize_dtype(data.dtype)
+    if kept != data.dtype:
+        raise SpecError(
+            f"a {data.dtype} array came, which JAX turns into {kept} here; set jax_enable_x64 as "
+            "the sender has, or send another dtype"
+        )
+    array = jax.device_put(data, device)
+    return Landed(array=array, aliased=_lies_over(array, data))
+
+
+def _lies_over(array: jax.Array, data: np.ndarray) -> bool:
+    if not data.nbytes:
+        return False
+    try:
+        return array.unsafe_buffer_pointer() == data.ctypes.data
+    except Exception:  # a client that shows no pointer; any class, as a plugin pleases
+        return False

@@ -1,0 +1,128 @@
+"""Messages that wait to be sent: a queue bounded by bytes, and the thread that empties it.
+
+The thread waits for the values, so that `put` returns while they are still computed. A small message
+whose values are there, with none before it, is carried by the caller: handing it over to a thread
+would take longer than sending it.
+"""
+
+import collections
+import threading
+import time
+from collections.abc import Callable
+
+from gimlax.fabric.failures import LinkClosed, LinkError, LinkTimeout
+from gimlax.fabric.outgoing import Packet
+
+__all__ = ["Outbox"]
+
+_SMALL_BYTES = 64 * 1024
+
+
+class Outbox:
+    """Carries packets in the order of `put`.
+
+    Args:
+        link: for messages.
+        limit_bytes: payloads that may wait, the one under way included; one that is larger waits
+            alone.
+        carry: sends a packet; called by one thread at a time.
+    """
+
+    def __init__(self, link: str, limit_bytes: int, carry: Callable[[Packet], None]) -> None:
+        self._link = link
+        self._limit_bytes = limit_bytes
+        self._carry = carry
+        self._waiting: collections.deque[Packet] = collections.deque()
+        self._bytes = 0
+        self._busy = False
+        self._failure: LinkError | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"gimlax {link}", daemon=True)
+        self._thread.start()
+
+    def put(self, packet: Packet) -> None:
+        """Takes a packet once there is room.
+
+        Raises:
+            LinkError: why none is carried any more.
+        """
+        with self._changed:
+            while self._failure is None and (
+                self._bytes and self._bytes + packet.payload_bytes > self._limit_bytes
+            ):
+                self._changed.wait()
+            if self._failure is not None:
+                raise self._failure
+            alone = not self._busy and not self._waiting
+            if not (alone and packet.payload_bytes <= _SMALL_BYTES and packet.ready):
+                self._waiting.append(packet)
+                self._bytes += packet.payload_bytes
+                self._changed.notify_all()
+                return
+            self._busy = True
+        self._carry_one(packet, 0)
+        if (failure := self._failure) is not None:
+            raise failure
+
+    def drain(self, timeout_s: float | None) -> None:
+        """Waits until nothing waits and nothing is under way.
+
+        Raises:
+            LinkTimeout: that took longer.
+            LinkError: why it will not happen.
+        """
+        end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while self._failure is None and (self._waiting or self._busy):
+                rest_s = None if end_s is None else end_s - time.monotonic()
+                if rest_s is not None and rest_s <= 0:
+                    raise LinkTimeout(
+                        self._link, f"{self._bytes} bytes were not sent in {timeout_s} s"
+                    )
+                self._changed.wait(rest_s)
+            if self._failure is not None:
+                raise self._failure
+
+    def stop(self) -> bool:
+        """Carries nothing more and wakes whoever waits; whether nothing was under way."""
+        with self._changed:
+            if self._failure is None:
+                self._failure = LinkClosed(self._link, "it was closed at this end")
+            self._waiting.clear()
+            self._changed.notify_all()
+            return not self._busy
+
+    def join(self) -> None:
+        """Waits for the thread to end, after `stop` and with nothing to hold `carry` up."""
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._failure is None and (self._busy or not self._waiting):
+                    self._changed.wait()
+                if self._failure is not None:
+                    return
+                packet = self._waiting.popleft()
+                self._busy = True
+            self._carry_one(packet, packet.payload_bytes)
+            del packet  # its arrays are not held while nothing is to be done
+
+    def _carry_one(self, packet: Packet, counted_bytes: int) -> None:
+        failure: LinkError | None = None
+        try:
+            self._carry(packet)
+        except LinkError as error:
+            failure = error
+        except Exception as error:  # ours; the thread may not die of it unseen
+            failure = LinkError(self._link, f"{packet.tag} was not sent: {error!r}")
+            failure.__cause__ = error
+        with self._changed:
+            self._busy = False
+            self._bytes -= counted_bytes
+            if failure is not None and self._failure is None:
+                self._failure = failure
+            if failure is not None:
+                self._waiting.clear()
+            self._changed.notify_all()

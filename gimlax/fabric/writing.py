@@ -1,0 +1,191 @@
+"""Frames into a stream socket, and the sender that is made of them."""
+
+import contextlib
+import select
+import socket
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from gimlax.fabric.checksums import PIECE_BYTES, crc32c
+from gimlax.fabric.failures import LinkLost
+from gimlax.fabric.frames import Described, Kind, Limits, Tag, encode, spans
+from gimlax.fabric.outbox import Outbox
+from gimlax.fabric.outgoing import Packet, as_bytes, host_array, pack
+from gimlax.fabric.seam import Outgoing
+
+__all__ = ["Carrier", "FrameWriter", "SocketSender", "StreamCarrier"]
+
+_SMALL_BYTES = 64 * 1024
+
+
+class FrameWriter:
+    """Numbers frames and writes them, one caller at a time; any can `shut` it."""
+
+    def __init__(self, link: str, sock: socket.socket) -> None:
+        self.link = link
+        self._socket = sock
+        self._sequence = 0
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLRDHUP)  # hang-up and error are always told
+
+    def write(
+        self,
+        kind: Kind,
+        tag: Tag,
+        described: Sequence[Described] = (),
+        payload: Sequence[np.ndarray] = (),
+        *,
+        slot: int = 0,
+        offset: int = 0,
+    ) -> None:
+        """Sends one frame; blocks while the other side is behind.
+
+        Raises:
+            LinkLost: the other side is gone.
+        """
+        head = encode(kind, self._sequence, tag, described, slot=slot, offset=offset)
+        try:
+            if kind is Kind.DATA:
+                self._with_payload(head, described, payload)
+            else:
+                self._socket.sendall(head)
+        except OSError as error:
+            raise self.lost(f"({error.strerror or error})") from error
+        self._sequence += 1
+
+    def farewell(self) -> None:
+        """Says that no frame follows, if the other side takes it at once."""
+        head = encode(Kind.FAREWELL, self._sequence, Tag(pass_number=0))
+        with contextlib.suppress(OSError):
+            self._socket.send(head, socket.MSG_DONTWAIT)
+
+    def is_gone(self) -> bool:
+        """Whether the other side has closed its end, in order or by dying."""
+        return bool(self._poll.poll(0))
+
+    def lost(self, how: str = "") -> LinkLost:
+        """The error to raise when it has."""
+        return LinkLost(
+            self.link,
+            f"the receiver closed it or its process died, before message {self._sequence} was "
+            f"sent {how}".rstrip(),
+        )
+
+    def shut(self) -> None:
+        """Ends the stream in both directions, which wakes whoever waits on it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Gives the socket back, once nobody uses it."""
+        self._socket.close()
+
+    def _with_payload(
+        self, head: bytes, described: Sequence[Described], payload: Sequence[np.ndarray]
+    ) -> None:
+        starts, total = spans(described)
+        if total <= _SMALL_BYTES:
+            body = np.zeros(total, np.uint8)
+            for start, array in zip(starts, payload, strict=True):
+                body[start : start + array.nbytes] = as_bytes(array)
+            self._socket.sendall(b"".join((head, body.data, crc32c(body).to_bytes(4, "little"))))
+            return
+        self._socket.sendall(head)
+        crc, at = 0, 0
+        for start, array in zip(starts, payload, strict=True):
+            zeros = bytes(start - at)
+            if zeros:
+                crc = crc32c(zeros, crc)
+                self._socket.sendall(zeros)
+            data = as_bytes(array)
+            for first in range(0, data.size, PIECE_BYTES):
+                piece = data[first : first + PIECE_BYTES]
+                crc = crc32c(piece, crc)
+                self._socket.sendall(piece)
+            at = start + data.size
+        self._socket.sendall(crc.to_bytes(4, "little"))
+
+
+class Carrier(Protocol):
+    """How the arrays of a packet get to the other side."""
+
+    def carry(self, packet: Packet, arrays: Sequence[np.ndarray]) -> None:
+        """Sends a packet whose arrays are there; blocks while the other side is behind."""
+        ...
+
+    def wake(self) -> None:
+        """Ends a `carry` that blocks, after the stream was shut."""
+        ...
+
+
+class StreamCarrier:
+    """All of it in frames."""
+
+    def __init__(self, writer: FrameWriter) -> None:
+        self._writer = writer
+
+    def carry(self, packet: Packet, arrays: Sequence[np.ndarray]) -> None:
+        """Sends a packet as one frame."""
+        self._writer.write(Kind.DATA, packet.tag, packet.described, arrays)
+
+    def wake(self) -> None:
+        """Nothing waits but the stream."""
+
+
+class SocketSender:
+    """The end of a link that arrays go in at; see `Sender`.
+
+    Args:
+        writer: of a socket whose other side has shown that it has the secret.
+        limits: of the receiver.
+        carrier: how the arrays get there.
+        queue_bytes: payloads that may wait.
+    """
+
+    def __init__(
+        self, writer: FrameWriter, limits: Limits, carrier: Carrier, queue_bytes: int
+    ) -> None:
+        self.link = writer.link
+        self._writer = writer
+        self._limits = limits
+        self._carrier = carrier
+        self._outbox = Outbox(self.link, queue_bytes, self._carry)
+
+    def send(self, tag: Tag, arrays: Sequence[jax.Array | np.ndarray | Outgoing]) -> None:
+        """Takes arrays to be sent; see `Sender.send`."""
+        packet = pack(tag, arrays, self._limits, self.link)
+        self._outbox.put(packet)
+
+    def drain(self, timeout_s: float | None = None) -> None:
+        """Waits until all that was taken has been handed over to the system."""
+        self._outbox.drain(timeout_s)
+
+    def close(self) -> None:
+        """Closes the link, drops what was not sent, and wakes whoever waits on either side."""
+        if self._outbox.stop():
+            self._writer.farewell()
+        self._writer.shut()
+        self._carrier.wake()
+        self._outbox.join()
+        self._writer.close()
+
+    def __enter__(self) -> "SocketSender":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def _carry(self, packet: Packet) -> None:
+        if self._writer.is_gone():
+            raise self._writer.lost()
+        try:
+            arrays = [host_array(block) for block in packet.blocks]
+        except Exception:
+            # The computation failed or the array was deleted: whoever ran it knows why. The link
+            # is as good as before.
+            self._writer.write(Kind.VOID, packet.tag)
+            return
+        self._carrier.carry(packet, arrays)
