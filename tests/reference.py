@@ -122,3 +122,13 @@ def beaten_by_none(points):
         for p in set(points)
         if not any(q != p and all(a <= b for a, b in zip(q, p, strict=True)) for q in points)
     )
+
+
+def crc32c(data):
+    """CRC32C (Castagnoli) bit by bit, as RFC 3720 B.4 has it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF

@@ -25,6 +25,7 @@ RANKS = {
     "_jax": 0,
     "graph": 1,
     "devices": 1,
+    "fabric": 1,
     "partition": 2,
     "planning": 3,
     "program": 4,

@@ -2,11 +2,13 @@
 
 from gimlax.fabric.failures import FrameError, LinkClosed, LinkError, LinkLost, LinkTimeout
 from gimlax.fabric.frames import Limits, Tag
+from gimlax.fabric.landing import Landed, land
 from gimlax.fabric.linking import connect, listen
 from gimlax.fabric.seam import Message, Offer, Outgoing, Part, Receiver, Sender
 
 __all__ = [
     "FrameError",
+    "Landed",
     "Limits",
     "LinkClosed",
     "LinkError",
@@ -20,5 +22,6 @@ __all__ = [
     "Sender",
     "Tag",
     "connect",
+    "land",
     "listen",
 ]

@@ -61,7 +61,9 @@ class SocketReceiver:
         self._connected = threading.Event()
         self._one_reader = threading.Lock()
         self._swap = threading.Lock()
-        self._thread = threading.Thread(target=self._accept, name=f"gimlax {self.link}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._accept, name=f"gimlax {self.link}", daemon=True
+        )
         self._thread.start()
 
     def receive(self, timeout_s: float | None = None) -> Message:

@@ -1,11 +1,11 @@
 """Memory that messages take turns in, each for as long as an array lies over it.
 
-Fresh memory costs more than a copy: the system zeroes every page of it first. So one range serves a
-link for its whole life. A block is free again when the last array over it is gone: NumPy views keep
-their root alive, JAX keeps the view that it was given until neither an array, nor a view of one, nor
-a running program uses the buffer (tried with JAX 0.10 and 0.12, with the built-in CPU client and a
-plugin's: `delete`, dropping while a program runs, views, DLPack, moving to another client, which
-shares the memory again). So a weak reference to the root tells, whoever was last.
+Fresh memory costs more than a copy: the system zeroes every page of it first. So one range serves
+a link for its whole life. A block is free again when the last array over it is gone: NumPy views
+keep their root alive, and JAX keeps the view that it was given until neither an array, nor a view
+of one, nor a running program uses the buffer (tried with JAX 0.10 and 0.12, with the built-in CPU
+client and a plugin's: `delete`, dropping while a program runs, views, DLPack, moving to another
+client, which shares the memory again). So a weak reference to the root tells, whoever was last.
 
 It may tell in any thread and between any two lines, so it takes no lock: it appends to a deque.
 """

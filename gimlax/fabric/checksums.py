@@ -1,13 +1,14 @@
 """CRC32C, by the processor's own instruction.
 
-On an AMD Genoa (November 2026) `google-crc32c` takes 30 GB/s from the second-level cache and 16 GB/s
-from memory, 0.12 µs a call. It keeps the interpreter's lock for an array, so what is summed at once
-is a piece of at most `PIECE_BYTES`, some 10 µs, which is still in the cache when a socket reads it
-or has written it. zlib's CRC32 is another polynomial and has no such instruction on x86.
+On an AMD Genoa (November 2026) `google-crc32c` takes 30 GB/s from the second-level cache and 16
+GB/s from memory, and 0.12 µs a call. It keeps the interpreter's lock for an array, so what is
+summed at once is a piece of at most `PIECE_BYTES`, some 10 µs, which is still in the cache when a
+socket reads it or has written it. zlib's CRC32 is another polynomial and has no such instruction
+on x86.
 """
 
-import importlib
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 

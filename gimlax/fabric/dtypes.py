@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -78,7 +79,7 @@ def code_of(dtype: Any, what: str) -> int:
     Raises:
         SpecError: it cannot travel; names the type and what to do.
     """
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         raise SpecError(
             f"{what} holds typed PRNG keys ({dtype}), which do not travel; send "
             "jax.random.key_data of it and wrap it with jax.random.wrap_key_data at the other end"

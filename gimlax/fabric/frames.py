@@ -47,7 +47,7 @@ ALIGNMENT_BYTES = 64  # what XLA's CPU clients ask of memory that they take over
 
 _MAGIC = b"GXF1"
 _VERSION = 1
-# magic, version, kind, arrays, sequence, pass, transfer, attempt, description, payload, slot, offset
+# magic, version, kind, arrays, sequence, pass, transfer, attempt, description, payload, slot, at
 _HEAD = struct.Struct("<4sBBHQQIIIQIQ")
 _CRC = struct.Struct("<I")
 _ARRAY = struct.Struct("<BBHI")  # dtype, dims, zero, index
@@ -196,9 +196,8 @@ def decode_head(data: bytes, link: str, expected: int, limits: Limits) -> Head:
         raise wrong(f"its head begins with {fields[:4]!r} instead of {_MAGIC!r}")
     if (found := crc32c(fields)) != crc:
         raise wrong(f"the checksum of its head is {found:#010x}, and {crc:#010x} was sent with it")
-    (_, version, kind, arrays, sequence, number, transfer, attempt, described, payload, slot, at) = (
-        _HEAD.unpack(fields)
-    )
+    values = _HEAD.unpack(fields)
+    _, version, kind, arrays, sequence, number, transfer, attempt, described, payload = values[:10]
     if version != _VERSION:
         raise wrong(f"it is of version {version}, and this gimlax reads {_VERSION}")
     if kind not in tuple(Kind):
@@ -224,8 +223,8 @@ def decode_head(data: bytes, link: str, expected: int, limits: Limits) -> Head:
         arrays=arrays,
         description_bytes=described + _CRC.size if arrays else 0,
         payload_bytes=payload,
-        slot=slot,
-        offset=at,
+        slot=values[10],
+        offset=values[11],
     )
 
 
@@ -257,7 +256,9 @@ def decode_description(data: bytes, head: Head, link: str) -> tuple[Described, .
         at += _ARRAY.size
         dtype = dtype_of_code(code)
         if dtype is None or zero or num_dims > _MOST_DIMS:
-            raise wrong(f"array {number} has dtype {code} and {num_dims} dimensions, not known here")
+            raise wrong(
+                f"array {number} has dtype {code} and {num_dims} dimensions, not known here"
+            )
         if at + num_dims * _DIM.size > end:
             raise wrong(f"its description ends inside array {number}")
         dims = [_DIM.unpack_from(data, at + k * _DIM.size) for k in range(num_dims)]

@@ -47,7 +47,9 @@ def answer(sock: socket.socket, link: str, secret: str, deadline_s: float) -> No
     """
     came = exactly(sock, len(HELLO) + _NONCE_BYTES, link, deadline_s)
     if not came.startswith(HELLO):
-        raise LinkError(link, f"what listens there says {came[:4]!r}, not {HELLO!r}; no gimlax link")
+        raise LinkError(
+            link, f"what listens there says {came[:4]!r}, not {HELLO!r}; no gimlax link"
+        )
     theirs, mine = came[len(HELLO) :], secrets.token_bytes(_NONCE_BYTES)
     sock.sendall(mine + _proof(secret, b"sender", theirs, mine))
     proof = exactly(sock, _PROOF_BYTES, link, deadline_s)

@@ -1,9 +1,10 @@
 """From memory of a link to an array on a device, without a copy where the device's client does so.
 
-A client whose devices read host memory takes an aligned array over as it is (tried with JAX 0.10 and
-0.12: the built-in CPU client and a plugin's; all dtypes of whole bytes, scalars included). Such an
-array must not be donated: its memory belongs to the link, so XLA copies it first, and nothing would
-be saved. Others copy, which `Landed.aliased` says; the memory is kept until they have.
+A client whose devices read host memory takes an aligned array over as it is (tried with JAX 0.10
+and 0.12: the built-in CPU client and a plugin's; all dtypes of whole bytes, scalars included).
+Such an array must not be donated: its memory belongs to the link, so XLA copies it first, and
+nothing would be saved. Others copy, which `Landed.aliased` says; the memory is kept until they
+have.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Messages that wait to be sent: a queue bounded by bytes, and the thread that empties it.
 
-The thread waits for the values, so that `put` returns while they are still computed. A small message
-whose values are there, with none before it, is carried by the caller: handing it over to a thread
-would take longer than sending it.
+The thread waits for the values, so that `put` returns while they are still computed. A small
+message whose values are there, with none before it, is carried by the caller: handing it over to a
+thread would take longer than sending it.
 """
 
 import collections

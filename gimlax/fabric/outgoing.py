@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,9 +27,8 @@ class Packet:
     @property
     def ready(self) -> bool:
         """Whether all values are there, so that nothing has to be waited for."""
-        return all(
-            isinstance(block.data, np.ndarray) or block.data.is_ready() for block in self.blocks
-        )
+        values: list[Any] = [block.data for block in self.blocks]
+        return all(isinstance(value, np.ndarray) or value.is_ready() for value in values)
 
 
 def pack(

@@ -128,7 +128,7 @@ class FrameReader:
         if self._payload is None:
             self._payload = self._allocate(num_bytes)
         payload = self._payload
-        view = memoryview(payload)
+        view = payload.data
         while self._got < num_bytes:
             if self._used < self._filled:
                 count = min(self._filled - self._used, num_bytes - self._got)

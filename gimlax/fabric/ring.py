@@ -1,9 +1,9 @@
-"""A link between two processes of one host: arrays in shared memory that the receiver's device reads.
+"""A link between two processes of one host: arrays in memory that the receiver's device reads too.
 
 The receiver makes the memory (a memfd, sealed against another size) and hands it to the sender over
 the Unix socket of the link, so there is no name in any file system that could outlive the two. The
-socket then carries only heads and descriptions, and waking up is the kernel's: reading the socket on
-one side, an eventfd for room on the other. A byte for each slot says who has it:
+socket then carries only heads and descriptions, and waking up is the kernel's: reading the socket
+on one side, an eventfd for room on the other. A byte for each slot says who has it:
 
     FREE ──sender writes, sends a loan──▶ SENT ──receiver takes the frame──▶ TAKEN
       ◀────────────────────── the last array over it is gone ──────────────────┘
@@ -116,7 +116,9 @@ class _RingMemory:
         )
         self._file: _Descriptor | None = file
         self._map: mmap.mmap | None = mmap.mmap(file.fd, size)
-        self._room: _Descriptor | None = _Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        self._room: _Descriptor | None = _Descriptor(
+            os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        )
         self._loans: Loans | None = Loans(self._map)
 
     def greet(self, sock: socket.socket) -> None:
@@ -158,7 +160,7 @@ class _RingMemory:
 
 
 class _RingCarrier:
-    """The sender's side: copies into the ring and sends where, or sends all where there is no room."""
+    """The sender's side: copies into the ring and sends where it is; without room, sends all."""
 
     def __init__(
         self, writer: FrameWriter, sock: socket.socket, memory: mmap.mmap, room: _Descriptor
@@ -189,11 +191,12 @@ class _RingCarrier:
         self._states[slot] = _SENT
         self._writer.write(Kind.LOAN, packet.tag, packet.described, slot=slot, offset=offset)
 
-    def wake(self) -> None:
-        """Shutting the socket has woken it."""
+    def close(self) -> None:
+        """Unmaps the ring."""
+        del self._states, self._bytes, self._room
 
     def _take(self, num_bytes: int) -> tuple[int, int] | None:
-        """A free slot and where its memory is, None if only arrays of the receiver could make room."""
+        """A free slot and its first byte, None if only the receiver's arrays could make room."""
         if num_bytes > self._ranges.num_bytes:
             return None
         while True:

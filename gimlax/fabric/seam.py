@@ -26,8 +26,9 @@ _SCHEMA_VERSION = 1
 class Offer:
     """Where and how a receiver can be reached, by whoever knows the secret.
 
-    `kind` is "ring" or "tcp", `address` the name of an abstract Unix socket or host:port. Whoever has the offer can send
-    in the place of the sender, so it belongs on a channel that others cannot read.
+    `kind` is "ring" or "tcp", `address` the name of an abstract Unix socket or host:port. Whoever
+    has the offer can send in the place of the sender, so it belongs on a channel that others cannot
+    read.
     """
 
     kind: str

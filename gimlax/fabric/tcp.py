@@ -1,4 +1,4 @@
-"""A link between two hosts: frames over TCP, received into aligned memory that a device can take over.
+"""A link between two hosts: frames over TCP, received into memory that a device can take over.
 
 Bytes are neither hidden nor signed after the handshake, so a link belongs on a network that others
 cannot write to. It listens on loopback unless it is told another address of this host.

@@ -104,7 +104,7 @@ class FrameWriter:
             for first in range(0, data.size, PIECE_BYTES):
                 piece = data[first : first + PIECE_BYTES]
                 crc = crc32c(piece, crc)
-                self._socket.sendall(piece)
+                self._socket.sendall(piece.data)
             at = start + data.size
         self._socket.sendall(crc.to_bytes(4, "little"))
 
@@ -116,8 +116,8 @@ class Carrier(Protocol):
         """Sends a packet whose arrays are there; blocks while the other side is behind."""
         ...
 
-    def wake(self) -> None:
-        """Ends a `carry` that blocks, after the stream was shut."""
+    def close(self) -> None:
+        """Gives its memory up, when no `carry` runs any more."""
         ...
 
 
@@ -131,8 +131,8 @@ class StreamCarrier:
         """Sends a packet as one frame."""
         self._writer.write(Kind.DATA, packet.tag, packet.described, arrays)
 
-    def wake(self) -> None:
-        """Nothing waits but the stream."""
+    def close(self) -> None:
+        """There is none."""
 
 
 class SocketSender:
@@ -152,6 +152,7 @@ class SocketSender:
         self._writer = writer
         self._limits = limits
         self._carrier = carrier
+        self._closed = False
         self._outbox = Outbox(self.link, queue_bytes, self._carry)
 
     def send(self, tag: Tag, arrays: Sequence[jax.Array | np.ndarray | Outgoing]) -> None:
@@ -165,11 +166,14 @@ class SocketSender:
 
     def close(self) -> None:
         """Closes the link, drops what was not sent, and wakes whoever waits on either side."""
+        if self._closed:
+            return
+        self._closed = True
         if self._outbox.stop():
             self._writer.farewell()
         self._writer.shut()
-        self._carrier.wake()
         self._outbox.join()
+        self._carrier.close()
         self._writer.close()
 
     def __enter__(self) -> "SocketSender":
