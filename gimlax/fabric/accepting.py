@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from gimlax import _jax
 from gimlax.fabric.failures import LinkClosed, LinkError, LinkTimeout
 from gimlax.fabric.frames import Frame, Head, Kind, spans
 from gimlax.fabric.handshake import ask
@@ -69,6 +70,7 @@ class SocketReceiver:
     def receive(self, timeout_s: float | None = None) -> Message:
         """The next message; see `Receiver.receive`."""
         with self._one_reader:
+            _jax.release_dropped()  # what came before may make room for what comes
             self._timeout_s = timeout_s
             self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
             if not self._connected.wait(timeout_s):

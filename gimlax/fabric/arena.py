@@ -7,6 +7,7 @@ of one, nor a running program uses the buffer (tried with JAX 0.10 and 0.12, wit
 client and a plugin's: `delete`, dropping while a program runs, views, DLPack, moving to another
 client, which shares the memory again). So a weak reference to the root tells, whoever was last.
 
+JAX tells of an array that was dropped at its next call or collection only; `receive` has it do so.
 It may tell in any thread and between any two lines, so it takes no lock: it appends to a deque.
 """
 

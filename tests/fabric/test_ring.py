@@ -46,7 +46,9 @@ def test_arrays_lie_in_the_ring_until_they_are_gone(pair):
     message = receiver.receive(WATCHDOG_S)
     assert not message.shared
     del held[1]
-    send(sender, 5)  # in the place of the one that is gone
+    with pytest.raises(LinkTimeout):  # whoever asks for more gives back what is gone
+        receiver.receive(0)
+    send(sender, 5)  # in its place
     message = receiver.receive(WATCHDOG_S)
     assert message.shared
     assert message.parts[0].data.ctypes.data == addresses[1]
