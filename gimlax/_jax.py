@@ -43,6 +43,7 @@ __all__ = [
     "close_jaxpr",
     "empty_scope",
     "evaluate",
+    "generator_of",
     "initialise_backends",
     "inner_jaxprs",
     "inside_trace",
@@ -276,6 +277,11 @@ def using_config(values: Sequence[tuple[str, Any]]) -> Iterator[None]:
         for name, value in values:
             stack.enter_context(jax_config.config_states[name](value))
         yield
+
+
+def generator_of(dtype: Any) -> str:
+    """The name of the generator that typed PRNG keys of this dtype belong to."""
+    return dtype._impl.name
 
 
 def inside_trace(leaf: Any) -> bool:

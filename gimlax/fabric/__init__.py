@@ -1,12 +1,16 @@
 """How arrays go from one process to another: links, and what to send over them."""
 
+from gimlax.fabric.blocks import Block, assemble, cut, route, shards
 from gimlax.fabric.failures import FrameError, LinkClosed, LinkError, LinkLost, LinkTimeout
 from gimlax.fabric.frames import Limits, Tag
 from gimlax.fabric.landing import Landed, land
 from gimlax.fabric.linking import connect, listen
+from gimlax.fabric.narrowing import NARROWINGS, narrow, narrowing_bound, widen
 from gimlax.fabric.seam import Message, Offer, Outgoing, Part, Receiver, Sender
 
 __all__ = [
+    "NARROWINGS",
+    "Block",
     "FrameError",
     "Landed",
     "Limits",
@@ -21,7 +25,14 @@ __all__ = [
     "Receiver",
     "Sender",
     "Tag",
+    "assemble",
     "connect",
+    "cut",
     "land",
     "listen",
+    "narrow",
+    "narrowing_bound",
+    "route",
+    "shards",
+    "widen",
 ]

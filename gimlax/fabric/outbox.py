@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from gimlax.fabric.failures import LinkClosed, LinkError, LinkTimeout
-from gimlax.fabric.outgoing import Packet
+from gimlax.fabric.packing import Packet
 
 __all__ = ["Outbox"]
 

@@ -31,7 +31,7 @@ from gimlax.fabric.arena import Loans, Ranges, fresh
 from gimlax.fabric.failures import FrameError, LinkLost, LinkTimeout
 from gimlax.fabric.frames import Head, Kind, Limits, spans
 from gimlax.fabric.handshake import answer, new_secret
-from gimlax.fabric.outgoing import Packet
+from gimlax.fabric.packing import Packet
 from gimlax.fabric.seam import Offer
 from gimlax.fabric.writing import FrameWriter, SocketSender, StreamCarrier
 

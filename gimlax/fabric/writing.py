@@ -13,7 +13,7 @@ from gimlax.fabric.checksums import PIECE_BYTES, crc32c
 from gimlax.fabric.failures import LinkLost
 from gimlax.fabric.frames import Described, Kind, Limits, Tag, encode, spans
 from gimlax.fabric.outbox import Outbox
-from gimlax.fabric.outgoing import Packet, as_bytes, host_array, pack
+from gimlax.fabric.packing import Packet, as_bytes, host_array, pack
 from gimlax.fabric.seam import Outgoing
 
 __all__ = ["Carrier", "FrameWriter", "SocketSender", "StreamCarrier"]

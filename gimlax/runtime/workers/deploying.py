@@ -5,14 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 
+from gimlax import _jax
 from gimlax.devices import MeshSpec
 from gimlax.errors import InternalError
 from gimlax.graph import Chain
-from gimlax.partition import normal
+from gimlax.partition import Spec, normal
 from gimlax.planning import MeshSharding
-from gimlax.program import Program, track_of_link
+from gimlax.program import Program, Transfer, track_of_link
 from gimlax.records import to_json
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import CompiledStage, Progress
@@ -21,7 +23,15 @@ from gimlax.runtime.exporting import ExportedStage, abstract_mesh, export_stages
 from gimlax.runtime.inventory import Inventory, take_inventory
 from gimlax.runtime.passes import CompiledPhase
 from gimlax.runtime.workers.executor import RemoteExecutor
-from gimlax.runtime.workers.orders import Orders, PhaseOrder, StageOrder, phase_order
+from gimlax.runtime.workers.joining import Links
+from gimlax.runtime.workers.orders import (
+    CrossingOrder,
+    Orders,
+    PhaseOrder,
+    StageOrder,
+    ValueOrder,
+    phase_order,
+)
 from gimlax.runtime.workers.peers import Peer
 from gimlax.runtime.workers.remote import RemoteStore
 from gimlax.runtime.workers.wire import Message
@@ -78,7 +88,8 @@ def deploy_on_workers(
         if name not in _LOCAL_CONFIG
     ]
     answers = _prepare(number, programs, exported, inventory, workers, limit, config, progress)
-    _join(number, programs, workers)
+    links = Links(number, programs, workers)
+    links.join_all()
     store = RemoteStore(number, workers, config)
     phases = _phases(programs, inventory, answers)
     return Deployment(
@@ -86,7 +97,9 @@ def deploy_on_workers(
         phases=phases,
         inventory=inventory,
         store=store,
-        executor=RemoteExecutor(number, phases, workers, store, max_in_flight=limit, config=config),
+        executor=RemoteExecutor(
+            number, phases, workers, store, links, max_in_flight=limit, config=config
+        ),
         num_compiled=sum(answer["num_compiled"] for answer in answers.values()),
     )
 
@@ -103,6 +116,11 @@ def _prepare(
 ) -> dict[str, Mapping[str, Any]]:
     """Sends each worker its orders; what each answers by its name."""
     futures = {}
+    meshes = inventory.arrangement.meshes
+    axes = tuple(
+        (name, tuple(zip(mesh.axis_names, mesh.axis_sizes, strict=True)))
+        for name, mesh in meshes.items()
+    )
     steps: dict[str, tuple[int, int]] = {}
 
     def hear(name: str, message: Message) -> None:
@@ -126,9 +144,11 @@ def _prepare(
                         _order(program, stage, row, travelling, inventory, arrays, places)
                     )
                 row += 1
-            phases.append(phase_order(program, mine, stages, _lying(program, mine, inventory)))
+            lying = _lying(program, mine, inventory)
+            crossings = _crossings(program, mine, inventory)
+            phases.append(phase_order(program, mine, stages, lying, crossings))
         peer.listen(number, lambda message, name=peer.name: hear(name, message))
-        orders = to_json(Orders(phases=tuple(phases), max_in_flight=limit), 1)
+        orders = to_json(Orders(phases=tuple(phases), axes=axes, max_in_flight=limit), 1)
         futures[peer.name] = peer.begin(
             "prepare", {"deployment": number, "orders": orders, "config": config}, arrays
         )
@@ -171,33 +191,50 @@ def _order(
 
 
 def _lying(program: Program, mine: Sequence[str], inventory: Inventory) -> list[Any]:
-    found = []
-    for _, transfers in program.links:
-        for todo in transfers:
-            if todo.target not in mine:
-                continue
-            for value in todo.values:
-                sharding = inventory.arrangement.value(todo.target, program, value)
-                rank = program.partition.avals[value].ndim
-                found.append((todo.target, value, normal(sharding.spec, rank)))
-    return found
+    return [
+        (todo.target, value, _spec(program, todo.target, value, inventory))
+        for (source, target), transfers in program.links
+        for todo in transfers
+        for value in todo.values
+        if source in mine and target in mine
+    ]
 
 
-def _join(number: int, programs: Sequence[Program], workers: Mapping[str, Peer]) -> None:
-    """Lets workers call those that they send values to."""
-    links = dict.fromkeys(link for program in programs for link, _ in program.links)
-    for source, target in links:
-        sender, receiver = workers[source], workers[target]
-        if sender is not receiver:
-            sender.ask(
-                "connect",
-                {
-                    "deployment": number,
-                    "track": track_of_link(source, target),
-                    "address": receiver.launched.address,
-                    "secret": receiver.launched.secret.hex(),
-                },
-            )
+def _crossings(program: Program, mine: Sequence[str], inventory: Inventory) -> list[CrossingOrder]:
+    return [
+        CrossingOrder(
+            track=track_of_link(source, target),
+            place=place,
+            source=source,
+            target=target,
+            values=tuple(_value(program, todo, value, inventory) for value in todo.values),
+        )
+        for (source, target), transfers in program.links
+        for place, todo in enumerate(transfers)
+        if (source in mine) != (target in mine)
+    ]
+
+
+def _value(program: Program, todo: Transfer, value: int, inventory: Inventory) -> ValueOrder:
+    aval = program.partition.avals[value]
+    specs = [_spec(program, mesh, value, inventory) for mesh in (todo.source, todo.target)]
+    key = ""
+    if jax.numpy.issubdtype(aval.dtype, jax.dtypes.prng_key):
+        key = _jax.generator_of(aval.dtype)
+        aval = jax.eval_shape(jax.random.key_data, aval)
+        specs = [(*spec, ()) for spec in specs]
+    return ValueOrder(
+        shape=aval.shape,
+        dtype=aval.dtype.name,
+        source_spec=specs[0],
+        target_spec=specs[1],
+        key=key,
+    )
+
+
+def _spec(program: Program, mesh: str, value: int, inventory: Inventory) -> Spec:
+    sharding = inventory.arrangement.value(mesh, program, value)
+    return normal(sharding.spec, program.partition.avals[value].ndim)
 
 
 def _phases(

@@ -20,6 +20,7 @@ from gimlax.runtime.jobs import Job, PassFuture
 from gimlax.runtime.passes import CompiledPhase, Key, Pass, first_line
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
+from gimlax.runtime.workers.joining import Links
 from gimlax.runtime.workers.peers import Peer, error_of
 from gimlax.runtime.workers.remote import RemoteStore, number_of
 from gimlax.runtime.workers.wire import Message, from_wire
@@ -46,6 +47,7 @@ class RemoteExecutor:
         phases: Sequence[CompiledPhase],
         peers: Mapping[str, Peer],
         store: RemoteStore,
+        links: Links,
         *,
         max_in_flight: int,
         config: Sequence[tuple[str, Any]],
@@ -55,6 +57,8 @@ class RemoteExecutor:
         self._phases = tuple(phases)
         self._peers = {peer.name: peer for peer in peers.values()}
         self._store = store
+        self._links = links
+        self._finished: dict[str, list[int]] = {peer.name: [] for peer in peers.values()}
         self._max_in_flight = max_in_flight
         self._config = tuple(config)
         self._x64 = bool(dict(config).get("jax_enable_x64"))
@@ -162,6 +166,7 @@ class RemoteExecutor:
             self._changed.notify_all()
             while self._flights:
                 self._changed.wait()
+        self._links.close()
         for peer in self._peers.values():
             if peer.lost is None:
                 with contextlib.suppress(BackendError):
@@ -188,11 +193,13 @@ class RemoteExecutor:
         ]
         meshes = {stage.mesh for _, stage in self._stages[peer.name, phase]}
         streamed = [(key, leaf) for key, leaf in work.streamed.items() if key[0] in meshes]
+        finished, self._finished[peer.name] = self._finished[peer.name], []
         peer.tell(
             "pass",
             {
                 "deployment": self._deployment,
                 "drop": self._store.garbage.take(peer.name),
+                "finished": finished,
                 "pass": number,
                 "epoch": self._epoch,
                 "phase": phase,
@@ -209,6 +216,8 @@ class RemoteExecutor:
             if fields["epoch"] == self._epoch:
                 self._fail(error_of(fields))
             return
+        if message.kind in ("broken", "missing"):
+            self._links.hear(message.kind, fields)
         if message.kind != "done":
             return
         arrays = from_wire(message)
@@ -263,6 +272,8 @@ class RemoteExecutor:
     def _end(self, number: int) -> None:
         """Takes a pass out; the caller holds the lock and settles the future."""
         flight = self._flights.pop(number)
+        for finished in self._finished.values():
+            finished.append(number)
         flight.job.ended = True
         flight.job.future.job = None
         self._changed.notify_all()

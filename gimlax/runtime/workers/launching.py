@@ -33,10 +33,12 @@ _LAST_LINES = 5
 class Launched:
     """A process that was started: where it listens, what it has to know, and how to end it.
 
-    `said` gives the last lines that it wrote, for messages about its end.
+    `host` is the address by which others reach its host, empty for this one. `said` gives the last
+    lines that it wrote, for messages about its end.
     """
 
     address: Address
+    host: str
     secret: bytes
     kill: Callable[[], None]
     said: Callable[[], str]
@@ -115,7 +117,11 @@ class ChildProcesses:
             )
         kind, name, port = json.loads(line)["address"]
         return Launched(
-            address=(kind, name, port), secret=secret, kill=lambda: _kill(child), said=said
+            address=(kind, name, port),
+            host="",
+            secret=secret,
+            kill=lambda: _kill(child),
+            said=said,
         )
 
     def close(self) -> None:

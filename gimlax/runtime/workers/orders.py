@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from gimlax.errors import InternalError
 from gimlax.program import Free, Instruction, Program, Run, Step, Transfer, sequence
 
-__all__ = ["Orders", "PhaseOrder", "StageOrder", "StepOrder", "phase_order"]
+__all__ = [
+    "CrossingOrder",
+    "Orders",
+    "PhaseOrder",
+    "StageOrder",
+    "StepOrder",
+    "ValueOrder",
+    "phase_order",
+]
 
 _RUN, _TRANSFER, _FREE = "run", "transfer", "free"
 
@@ -81,6 +89,31 @@ class StageOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ValueOrder:
+    """A value that goes to another worker: how it lies on both sides.
+
+    A typed PRNG key goes as its data; `key` is then the name of its generator.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    source_spec: tuple[tuple[str, ...], ...]
+    target_spec: tuple[tuple[str, ...], ...]
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossingOrder:
+    """A transfer between workers: the `place`-th of its link in a phase."""
+
+    track: str
+    place: int
+    source: str
+    target: str
+    values: tuple[ValueOrder, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseOrder:
     """A phase as one worker sees it.
 
@@ -90,7 +123,8 @@ class PhaseOrder:
         steps: of which one end is here.
         stages: that run here.
         outputs: values (mesh, id) that go back to the controller.
-        lying: (mesh, value, spec) of what transfers bring here.
+        lying: (mesh, value, spec) of what transfers inside this worker bring.
+        crossings: transfers of which the other end is another worker.
     """
 
     name: str
@@ -99,13 +133,15 @@ class PhaseOrder:
     stages: tuple[StageOrder, ...]
     outputs: tuple[tuple[str, int], ...]
     lying: tuple[tuple[str, int, tuple[tuple[str, ...], ...]], ...]
+    crossings: tuple[CrossingOrder, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """All phases, and the limit of passes in flight."""
+    """All phases, the axes of all meshes, and the limit of passes in flight."""
 
     phases: tuple[PhaseOrder, ...]
+    axes: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
     max_in_flight: int
 
 
@@ -114,6 +150,7 @@ def phase_order(
     mine: Sequence[str],
     stages: Sequence[StageOrder],
     lying: Sequence[tuple[str, int, tuple[tuple[str, ...], ...]]],
+    crossings: Sequence[CrossingOrder],
 ) -> PhaseOrder:
     """What the worker that has the meshes `mine` is told of a program."""
     outputs = dict.fromkeys(key for key in program.outputs if key is not None and key[0] in mine)
@@ -124,6 +161,7 @@ def phase_order(
         stages=tuple(stages),
         outputs=tuple(outputs),
         lying=tuple(lying),
+        crossings=tuple(crossings),
     )
 
 

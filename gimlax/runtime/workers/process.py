@@ -33,7 +33,7 @@ def main() -> None:
     print(json.dumps({"address": address}), file=address_to, flush=True)
     address_to.close()
     threading.Thread(target=_end_with_standard_input, name="gimlax orphan", daemon=True).start()
-    serve(listener, bytes.fromhex(told["secret"]))
+    serve(listener, bytes.fromhex(told["secret"]), told["listen"])
     sys.stdout.flush()
     os._exit(0)  # threads of a backend that hangs must not keep the process
 

@@ -2,7 +2,7 @@
 
 Each caller has a connection and a thread. The controller's carries requests, passes and what became
 of them; another only answers that the process is alive, from a thread that no compilation keeps
-waiting, since XLA compiles without Python's lock; other workers call to send values.
+waiting, since XLA compiles without Python's lock.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from gimlax.devices import MeshSpec
 from gimlax.errors import BackendError, GimlaxError, InternalError
 from gimlax.records import from_json
 from gimlax.runtime.compilation import Progress
-from gimlax.runtime.workers.connection import Address, Connection, accept, connect
+from gimlax.runtime.workers.connection import Connection, accept
 from gimlax.runtime.workers.orders import Orders
 from gimlax.runtime.workers.site import Site
 from gimlax.runtime.workers.wire import Message, from_wire, to_wire
@@ -30,14 +30,21 @@ PROTOCOL = 1
 _HANDSHAKE_S = 10.0
 
 
-def serve(listener: socket.socket, secret: bytes) -> None:
-    """Takes callers until the controller hangs up."""
-    _Worker(listener, secret).serve()
+def serve(listener: socket.socket, secret: bytes, host: str = "") -> None:
+    """Takes callers until the controller hangs up.
+
+    Args:
+        listener: where they call.
+        secret: that they have to know.
+        host: the address by which workers of other hosts reach this one, empty if there are none.
+    """
+    _Worker(listener, secret, host).serve()
 
 
 class _Worker:
-    def __init__(self, listener: socket.socket, secret: bytes) -> None:
+    def __init__(self, listener: socket.socket, secret: bytes, host: str) -> None:
         self._listener = listener
+        self._host = host
         self._secret = secret
         self._meshes: dict[str, jax.sharding.Mesh] = {}
         self._sites: dict[int, Site] = {}
@@ -46,6 +53,7 @@ class _Worker:
             "hello": self._hello,
             "bind": self._bind,
             "prepare": self._prepare,
+            "offer": self._offer,
             "connect": self._connect,
             "shelve": self._shelve,
             "fill": self._fill,
@@ -81,11 +89,6 @@ class _Worker:
             elif role == "heartbeat":
                 while (message := connection.receive()) is not None:
                     connection.send(message)
-            elif role == "values":
-                while (message := connection.receive()) is not None:
-                    site = self._sites.get(message.fields["deployment"])
-                    if site is not None:
-                        site.arrive(message.fields, from_wire(message))
         connection.close()
         if role == "control":
             for site in self._sites.values():
@@ -99,6 +102,10 @@ class _Worker:
         while (message := connection.receive()) is not None:
             if message.kind == "pass":
                 self._pass(message)
+            elif message.kind == "again":
+                self._site(message.fields).send_again(
+                    message.fields["track"], message.fields["pass"]
+                )
             elif message.kind == "prepare":  # takes long; the others must not wait for it
                 threading.Thread(
                     target=self._answer, args=(message,), name="gimlax prepare", daemon=True
@@ -186,18 +193,12 @@ class _Worker:
         self._sites[number] = site
         return {"num_compiled": site.num_compiled, "analyses": site.analyses()}, ()
 
+    def _offer(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        site, kind, made = self._site(fields), fields["kind"], fields["made"]
+        return {"offer": site.offer(fields["track"], kind, self._host, made)}, ()
+
     def _connect(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
-        """Calls the worker at the other end of a link that begins here."""
-        number, track = fields["deployment"], fields["track"]
-        kind, name, port = fields["address"]
-        address: Address = (kind, name, port)
-        connection = connect(address, bytes.fromhex(fields["secret"]), timeout_s=_HANDSHAKE_S)
-        connection.send(Message(kind="values"))
-
-        def outlet(said: Mapping[str, Any], values: Sequence[jax.Array]) -> None:
-            connection.send(to_wire("values", {"deployment": number, **said}, values))
-
-        self._sites[number].connect(track, outlet)
+        self._site(fields).connect(fields["track"], fields["offer"], fields["made"])
         return {}, ()
 
     def _shelve(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:

@@ -9,13 +9,14 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import jax
 import numpy as np
 
-from gimlax import _jax
-from gimlax.errors import BackendError, GimlaxError, InternalError
+from gimlax import _jax, fabric
+from gimlax.errors import GimlaxError, InternalError
 from gimlax.partition import partition_spec
 from gimlax.program import Transfer, track_of_link
 from gimlax.runtime.compilation import CompiledStage, Order, Progress, compile_orders
@@ -26,12 +27,25 @@ from gimlax.runtime.pipeline import Pipeline
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.stores import Cell
+from gimlax.runtime.workers.links import Crossing, Inlet, Outlet
 from gimlax.runtime.workers.orders import Orders, PhaseOrder
 
-__all__ = ["Outlet", "Site"]
+__all__ = ["Site"]
 
-Outlet = Callable[[Mapping[str, Any], Sequence[jax.Array]], None]
 Config = tuple[tuple[str, Any], ...]
+
+_CONNECT_S = 10.0
+_STALLED_S = 1.0  # a value that has not come for so long is asked for again
+_PLACES = 2**16  # transfers of one link in a phase
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A pass that is under way, and the inbound transfers that it still waits for."""
+
+    job: Job
+    start_s: float
+    missing: dict[int, str]
 
 
 class _Rows:
@@ -46,7 +60,7 @@ class _Rows:
 class _WorkerPass(Pass):
     """A pass of which this worker knows its own cells only."""
 
-    __slots__ = ("number",)
+    __slots__ = ("epoch", "number")
 
     def lose_state(self, reason: str) -> None:
         """The controller knows what is lost: it holds the handles."""
@@ -85,14 +99,18 @@ class Site:
         self._tell = tell
         self._orders = orders
         self._outlets: dict[str, Outlet] = {}
+        self._inlets: dict[str, Inlet] = {}
+        self._made: dict[str, int] = {}
         self._lock = threading.Lock()
         self.arrays: dict[int, jax.Array] = {}
         self.cells: dict[int, Cell] = {}
         self._placed: dict[int, _Rows] = {}
         self._recording: Recording | None = None
         self._epoch = 0
-        self._live: dict[int, Job] = {}
-        self._early: dict[int, list[tuple[int, list[jax.Array]]]] = defaultdict(list)
+        self._live: dict[int, _Flight] = {}
+        self._early: dict[int, dict[int, list[jax.Array]]] = defaultdict(dict)
+        self._last = -1  # the pass that was started last
+        self._ending = threading.Event()
         self._pipeline: Pipeline | None = None
         self.num_compiled = 0
         self._phases = self._compile(arrays, progress)
@@ -104,6 +122,16 @@ class Site:
             if end and end not in meshes
         }
         self._schedules = tuple(Schedule.build(phase, elsewhere) for phase in self._phases)
+        axes = dict(orders.axes)
+        self._crossings = {
+            (order.track, _PLACES * index + order.place): Crossing(
+                order, axes[order.source], axes[order.target]
+            )
+            for index, phase in enumerate(orders.phases)
+            for order in phase.crossings
+        }
+        self._watcher = threading.Thread(target=self._ask_again, name="gimlax stalled", daemon=True)
+        self._watcher.start()
 
     def analyses(self) -> list[list[Any]]:
         """Of each stage (phase, index): XLA's cost and memory analysis, None where it has none."""
@@ -114,9 +142,35 @@ class Site:
             if stage is not None
         ]
 
-    def connect(self, track: str, outlet: Outlet) -> None:
-        """Where values of this link go."""
-        self._outlets[track] = outlet
+    def offer(self, track: str, kind: str, host: str, made: int) -> str:
+        """Makes the receiving end of a link, or a new one for one that broke; its offer."""
+        if (old := self._inlets.pop(track, None)) is not None:
+            old.close()
+        self._made[track] = made
+        receiver = fabric.listen(kind, track, host=host) if host else fabric.listen(kind, track)
+        self._inlets[track] = Inlet(
+            receiver,
+            self._meshes[track.partition(" -> ")[2]],
+            {number: of for (at, number), of in self._crossings.items() if at == track},
+            self._config,
+            lambda tag, arrays: self._arrive(track, tag, arrays),
+            lambda: self._tell("broken", {"track": track, "made": made}),
+        )
+        return receiver.offer.to_json()
+
+    def connect(self, track: str, offer: str, made: int) -> None:
+        """Makes the sending end of a link, or a new one for one that broke."""
+        self._made[track] = made
+        if track not in self._outlets:
+            self._outlets[track] = Outlet(
+                self._meshes[track.partition(" -> ")[0]],
+                lambda: self._tell("broken", {"track": track, "made": self._made[track]}),
+            )
+        self._outlets[track].connect(fabric.Offer.from_json(offer), timeout_s=_CONNECT_S)
+
+    def send_again(self, track: str, number: int) -> None:
+        """Sends once more what this pass sent over a link, if it is still kept."""
+        self._outlets[track].send_again(number)
 
     def shelve(self, mesh: str, numbers: Sequence[int], specs: Sequence[Any], rows: Any) -> None:
         """Keeps parameters under these numbers."""
@@ -169,6 +223,8 @@ class Site:
         """
         if fields["drop"] is not None:
             self._drop(**fields["drop"])
+        for outlet in self._outlets.values():
+            outlet.forget(fields["finished"])
         number, index = fields["pass"], fields["phase"]
         phase = self._phases[index]
         work = _WorkerPass(phase, self._rows(fields["placed"]), (), self._feed(fields, arrays))
@@ -182,42 +238,54 @@ class Site:
             if self._pipeline is None or self._pipeline.stopped:
                 self._pipeline = self._new_pipeline()
             pipeline = self._pipeline
-        work.number = number
-        future = pipeline.submit(
-            work, self._schedules[index], lambda done: [done.values[key] for key in outputs]
-        )
+        work.number, work.epoch = number, fields["epoch"]
+        schedule = self._schedules[index]
+        future = pipeline.submit(work, schedule, lambda done: [done.values[key] for key in outputs])
         if future is None:
             return  # a pass before it failed, which was told
         job = future.job
+        with self._lock:
+            self._last = max(self._last, number)
+            early = self._early.pop(number, {})
+            if job is not None:
+                missing = {i: schedule.tracks[i] for i in schedule.inbound if i not in early}
+                self._live[number] = _Flight(job, time.monotonic(), missing)
         if job is not None:
-            with self._lock:
-                self._live[number] = job
-                early = self._early.pop(number, ())
-            for task, values in early:
+            for task, values in early.items():
                 pipeline.arrive(job, task, values)
         future.add_done_callback(lambda ended: self._ended(number, fields["epoch"], ended))
 
-    def arrive(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> None:
+    def _arrive(self, track: str, tag: fabric.Tag, arrays: list[jax.Array]) -> None:
         """Takes values that another worker sent: of a pass that may not have been started yet."""
-        number = fields["pass"]
-        phase = self._phases[fields["phase"]]
-        schedule = self._schedules[fields["phase"]]
-        index = schedule.task_at(fields["track"], fields["place"])
-        task = schedule.tasks[index]
-        assert isinstance(task, Transfer)
-        with _jax.using_config(self._config):
-            values = jax.device_put(
-                list(arrays), [phase.lying[task.target, value] for value in task.values]
-            )
+        number = tag.pass_number
+        phase, place = divmod(tag.transfer, _PLACES)
+        index = self._schedules[phase].task_at(track, place)
         with self._lock:
-            if fields["epoch"] != self._epoch:
+            if tag.attempt != self._epoch:
                 return
-            job, pipeline = self._live.get(number), self._pipeline
-            if job is None:
-                self._early[number].append((index, values))
+            flight, pipeline = self._live.get(number), self._pipeline
+            if flight is None:
+                if number > self._last:  # else its pass has ended, and this was sent twice
+                    self._early[number][index] = arrays
                 return
+            if flight.missing.pop(index, None) is None:
+                return  # it had come before
         assert pipeline is not None
-        pipeline.arrive(job, index, values)
+        pipeline.arrive(flight.job, index, arrays)
+
+    def _ask_again(self) -> None:
+        """Asks for values that do not come: a link may have lost them without a trace."""
+        while not self._ending.wait(_STALLED_S / 2):
+            late = time.monotonic() - _STALLED_S
+            with self._lock:
+                stalled = [
+                    (number, track)
+                    for number, flight in self._live.items()
+                    if flight.start_s < late
+                    for track in set(flight.missing.values())
+                ]
+            for number, track in stalled:
+                self._tell("missing", {"pass": number, "track": track})
 
     def reset(self, epoch: int) -> None:
         """Ends all passes that are under way: the controller has given them up."""
@@ -226,12 +294,18 @@ class Site:
             pipeline, self._pipeline = self._pipeline, None
             self._live.clear()
             self._early.clear()
+        for outlet in self._outlets.values():
+            outlet.forget_all()
         if pipeline is not None:
             pipeline.stop()
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads and the links."""
+        self._ending.set()
+        for link in (*self._inlets.values(), *self._outlets.values()):
+            link.close()
         self.reset(-1)
+        self._watcher.join()
 
     def _ended(self, number: int, epoch: int, future: Any) -> None:
         with self._lock:
@@ -302,13 +376,10 @@ class Site:
         assert isinstance(work, _WorkerPass)
         track = track_of_link(transfer.source, transfer.target)
         phase = self._phases.index(work.phase)
-        place = self._schedules[phase].place_of(transfer)
+        number = _PLACES * phase + self._schedules[phase].place_of(transfer)
+        tag = fabric.Tag(pass_number=work.number, transfer=number, attempt=work.epoch)
         arrays = [work.values[transfer.source, value] for value in transfer.values]
-        fields = {"pass": work.number, "epoch": self._epoch, "phase": phase}
-        try:
-            self._outlets[track]({**fields, "track": track, "place": place}, arrays)
-        except OSError as error:
-            raise BackendError(f"transfer {track}: the other worker is gone ({error})") from error
+        self._outlets[track].send(tag, self._crossings[track, number], arrays)
 
     def _compile(
         self, arrays: Sequence[Any], progress: Callable[[Progress], None]

@@ -123,7 +123,7 @@ def test_a_recording_has_the_spans_of_all_workers(workers):
             step.submit(*args)
         assert set(recording.timeline.tracks()) == {"one", "one -> two", "two"}
         first = {span.mesh: span for span in reversed(recording.timeline.spans)}
-        assert first["one"].end_s <= first["one -> two"].end_s <= first["two"].end_s
+        assert first["one"].start_s <= first["one -> two"].start_s <= first["two"].start_s
 
 
 def test_closing_ends_the_threads_of_the_executable(workers):

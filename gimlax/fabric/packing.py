@@ -82,7 +82,7 @@ def _describe(block: Outgoing, link: str) -> Described:
         if len(data.sharding.device_set) > 1:
             raise SpecError(
                 f"{what} lies on {len(data.sharding.device_set)} devices; send its blocks, as "
-                "gimlax.fabric.outgoing gives them"
+                "gimlax.fabric.cut makes them"
             )
     code_of(data.dtype, what)
     shape = data.shape

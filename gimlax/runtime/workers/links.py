@@ -1,0 +1,198 @@
+"""Links between the workers of a deployment: values go out of one, come in at another, and again.
+
+Each value that crosses is routed block by block from the shards of one mesh to those of the other.
+What was sent is kept until its pass is over, so a link that broke, or a message that never came, is
+made good by sending it again; what comes twice is dropped by whoever receives it.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gimlax import _jax, fabric
+from gimlax.partition import Spec, partition_spec
+from gimlax.runtime.workers.orders import CrossingOrder
+
+__all__ = ["Crossing", "Inlet", "Outlet"]
+
+Config = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Value:
+    """A value that crosses; `key` names the generator of a typed PRNG key, which goes as data."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    spec: Spec
+    blocks: tuple[fabric.Block, ...]
+    key: str
+
+
+class Crossing:
+    """One transfer of a phase: how each of its values goes from mesh to mesh."""
+
+    def __init__(
+        self,
+        order: CrossingOrder,
+        source_axes: Sequence[tuple[str, int]],
+        target_axes: Sequence[tuple[str, int]],
+    ) -> None:
+        self.values: list[_Value] = []
+        for value in order.values:
+            shape = value.shape
+            source = fabric.shards(shape, source_axes, partition_spec(value.source_spec))
+            target = fabric.shards(shape, target_axes, partition_spec(value.target_spec))
+            self.values.append(
+                _Value(
+                    shape=shape,
+                    dtype=jnp.dtype(value.dtype),
+                    spec=value.target_spec,
+                    blocks=fabric.route(shape, source, target),
+                    key=value.key,
+                )
+            )
+
+    def pack(self, arrays: Sequence[jax.Array], mesh: jax.sharding.Mesh) -> list[fabric.Outgoing]:
+        """The blocks that this process sends of the arrays."""
+        devices = dict(enumerate(mesh.devices.flat))
+        packed: list[fabric.Outgoing] = []
+        for index, (array, value) in enumerate(zip(arrays, self.values, strict=True)):
+            data = jax.random.key_data(array) if value.key else array
+            packed += fabric.cut(data, index, value.blocks, devices)
+        return packed
+
+    def unpack(self, parts: Sequence[fabric.Part], mesh: jax.sharding.Mesh) -> list[jax.Array]:
+        """The arrays of the blocks that came, on a mesh."""
+        arrays: list[jax.Array] = []
+        for index, value in enumerate(self.values):
+            mine = [part for part in parts if part.index == index]
+            sharding = jax.sharding.NamedSharding(mesh, partition_spec(value.spec))
+            # An array that lies over memory of the link is an input of stages, never donated.
+            array = fabric.assemble(mine, value.shape, value.dtype, sharding).array
+            arrays.append(jax.random.wrap_key_data(array, impl=value.key) if value.key else array)
+        return arrays
+
+
+class Outlet:
+    """Where values of one link go; keeps them until they are known to have come."""
+
+    def __init__(self, mesh: jax.sharding.Mesh, broken: Callable[[], None]) -> None:
+        """`broken` is told when the link fails; it is to bring a new one."""
+        self._mesh = mesh
+        self._broken = broken
+        self._sender: fabric.Sender | None = None
+        self._lock = threading.Lock()
+        self._kept: dict[int, list[tuple[fabric.Tag, list[fabric.Outgoing]]]] = {}
+
+    def connect(self, offer: fabric.Offer, *, timeout_s: float) -> None:
+        """Makes the link, or a new one for one that broke, and sends again what is kept."""
+        sender = fabric.connect(offer, timeout_s=timeout_s)
+        with self._lock:
+            old, self._sender = self._sender, sender
+            again = [item for number in sorted(self._kept) for item in self._kept[number]]
+        if old is not None:
+            old.close()
+        for tag, packed in again:
+            self._put(sender, tag, packed)
+
+    def send(self, tag: fabric.Tag, crossing: Crossing, arrays: Sequence[jax.Array]) -> None:
+        """Takes values to be sent; waits while too many bytes are on their way."""
+        packed = crossing.pack(arrays, self._mesh)
+        with self._lock:
+            self._kept.setdefault(tag.pass_number, []).append((tag, packed))
+            sender = self._sender
+        if sender is not None:
+            self._put(sender, tag, packed)
+
+    def send_again(self, pass_number: int) -> None:
+        """Sends once more what was sent of a pass."""
+        with self._lock:
+            again, sender = list(self._kept.get(pass_number, ())), self._sender
+        for tag, packed in again:
+            if sender is not None:
+                self._put(sender, tag, packed)
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Lets go of what was kept for these passes."""
+        with self._lock:
+            for number in numbers:
+                self._kept.pop(number, None)
+
+    def forget_all(self) -> None:
+        """Lets go of everything that was kept."""
+        with self._lock:
+            self._kept.clear()
+
+    def close(self) -> None:
+        """Ends the link."""
+        if self._sender is not None:
+            self._sender.close()
+
+    def _put(self, sender: fabric.Sender, tag: fabric.Tag, packed: list[fabric.Outgoing]) -> None:
+        try:
+            sender.send(tag, packed)
+        except fabric.LinkError:
+            if sender is self._sender:
+                self._broken()
+
+
+class Inlet:
+    """Where values of one link come in: a thread that puts them on their mesh."""
+
+    def __init__(
+        self,
+        receiver: fabric.Receiver,
+        mesh: jax.sharding.Mesh,
+        crossings: Mapping[int, Crossing],
+        config: Config,
+        arrive: Callable[[fabric.Tag, list[jax.Array]], None],
+        broken: Callable[[], None],
+    ) -> None:
+        """Begins to receive.
+
+        Args:
+            receiver: of the link.
+            mesh: of this process.
+            crossings: by the transfer's number in a tag.
+            config: JAX's configuration of the trace.
+            arrive: is given what came.
+            broken: is told when the link fails; it is to bring a new one.
+        """
+        self._receiver = receiver
+        self._mesh = mesh
+        self._crossings = crossings
+        self._config = config
+        self._arrive = arrive
+        self._broken = broken
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._receive, name=f"gimlax {receiver.link}", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the link and its thread."""
+        self._closed = True
+        self._receiver.close()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _receive(self) -> None:
+        with _jax.using_config(self._config):
+            while not self._closed:
+                try:
+                    message = self._receiver.receive()
+                except fabric.LinkError:
+                    break
+                if not message.void:  # else the worker that sends tells why there is nothing
+                    crossing = self._crossings[message.tag.transfer]
+                    self._arrive(message.tag, crossing.unpack(message.parts, self._mesh))
+                del message
+        if not self._closed:
+            self._receiver.close()
+            self._broken()
