@@ -17,8 +17,11 @@ class Peer:
     """A process that runs a role of `peer.py`; gone at the end, whatever happens."""
 
     def __init__(self, role, kind, number=2**24):
+        self.start("peer.py", role, kind, str(number))
+
+    def start(self, script, *arguments):
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "peer.py"), role, kind, str(number)],
+            [sys.executable, str(HERE / script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -16,7 +16,7 @@ from gimlax.fabric.arena import fresh
 from gimlax.fabric.checksums import crc32c
 from gimlax.fabric.dtypes import code_of, dtype_of_code
 from gimlax.fabric.frames import HEAD_BYTES, Described, Kind, encode, spans
-from gimlax.fabric.outgoing import as_bytes
+from gimlax.fabric.packing import as_bytes
 from gimlax.fabric.reading import FrameReader
 from tests import reference
 
