@@ -19,6 +19,7 @@ from gimlax.devices import MeshSpec
 from gimlax.errors import BackendError, GimlaxError, InternalError
 from gimlax.records import from_json
 from gimlax.runtime.compilation import Progress
+from gimlax.runtime.workers.building import analyses, build
 from gimlax.runtime.workers.connection import Connection, accept
 from gimlax.runtime.workers.orders import Orders
 from gimlax.runtime.workers.site import Site
@@ -181,17 +182,11 @@ class _Worker:
         def progress(step: Progress) -> None:
             tell("progress", {"done": step.done, "total": step.total, "what": step.what})
 
-        with _jax.using_config(fields["config"]):
-            site = Site(
-                orders,
-                arrays,
-                {name: mesh for name, mesh in self._meshes.items() if name in names},
-                tuple((name, value) for name, value in fields["config"]),
-                tell,
-                progress,
-            )
-        self._sites[number] = site
-        return {"num_compiled": site.num_compiled, "analyses": site.analyses()}, ()
+        meshes = {name: mesh for name, mesh in self._meshes.items() if name in names}
+        config = tuple((name, value) for name, value in fields["config"])
+        phases, num_compiled = build(orders, arrays, meshes, config, progress)
+        self._sites[number] = Site(orders, phases, meshes, config, tell)
+        return {"num_compiled": num_compiled, "analyses": analyses(phases)}, ()
 
     def _offer(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         site, kind, made = self._site(fields), fields["kind"], fields["made"]

@@ -10,17 +10,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jax
-import numpy as np
 
 from gimlax import _jax, fabric
 from gimlax.errors import GimlaxError, InternalError
 from gimlax.partition import partition_spec
 from gimlax.program import Transfer, track_of_link
-from gimlax.runtime.compilation import CompiledStage, Order, Progress, compile_orders
-from gimlax.runtime.exporting import ExportedStage, load_stage
 from gimlax.runtime.jobs import Job
 from gimlax.runtime.passes import CompiledPhase, Key, Pass, send
 from gimlax.runtime.pipeline import Pipeline
@@ -28,7 +25,7 @@ from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.stores import Cell
 from gimlax.runtime.workers.links import Crossing, Inlet, Outlet
-from gimlax.runtime.workers.orders import Orders, PhaseOrder
+from gimlax.runtime.workers.orders import Orders
 
 __all__ = ["Site"]
 
@@ -75,24 +72,19 @@ class Site:
     def __init__(
         self,
         orders: Orders,
-        arrays: Sequence[Any],
+        phases: Sequence[CompiledPhase],
         meshes: Mapping[str, jax.sharding.Mesh],
         config: Config,
         tell: Callable[..., None],
-        progress: Callable[[Progress], None],
     ) -> None:
-        """Compiles all stages.
+        """Makes ready for passes.
 
         Args:
             orders: what to run.
-            arrays: artefacts and constants that the orders number.
+            phases: compiled for them.
             meshes: live meshes of this process by name.
             config: JAX's configuration that everything was traced under.
             tell: sends a message (kind, fields, arrays) to the controller.
-            progress: told after each distinct stage.
-
-        Raises:
-            BackendError: a stage cannot be compiled.
         """
         self._meshes = meshes
         self._config = config
@@ -112,8 +104,7 @@ class Site:
         self._last = -1  # the pass that was started last
         self._ending = threading.Event()
         self._pipeline: Pipeline | None = None
-        self.num_compiled = 0
-        self._phases = self._compile(arrays, progress)
+        self._phases = tuple(phases)
         elsewhere = {
             end
             for phase in orders.phases
@@ -132,15 +123,6 @@ class Site:
         }
         self._watcher = threading.Thread(target=self._ask_again, name="gimlax stalled", daemon=True)
         self._watcher.start()
-
-    def analyses(self) -> list[list[Any]]:
-        """Of each stage (phase, index): XLA's cost and memory analysis, None where it has none."""
-        return [
-            [phase.name, stage.index, *_analyse(stage.compiled)]
-            for phase in self._phases
-            for stage in phase.stages
-            if stage is not None
-        ]
 
     def offer(self, track: str, kind: str, host: str, made: int) -> str:
         """Makes the receiving end of a link, or a new one for one that broke; its offer."""
@@ -380,90 +362,3 @@ class Site:
         tag = fabric.Tag(pass_number=work.number, transfer=number, attempt=work.epoch)
         arrays = [work.values[transfer.source, value] for value in transfer.values]
         self._outlets[track].send(tag, self._crossings[track, number], arrays)
-
-    def _compile(
-        self, arrays: Sequence[Any], progress: Callable[[Progress], None]
-    ) -> tuple[CompiledPhase, ...]:
-        stages = [(phase, stage) for phase in self._orders.phases for stage in phase.stages]
-        orders = []
-        for _, stage in stages:
-            mesh = self._meshes[stage.mesh]
-            lowered = load_stage(
-                ExportedStage(
-                    description=stage.description,
-                    platform=stage.platform,
-                    axes=tuple(zip(mesh.axis_names, mesh.axis_sizes, strict=True)),
-                    artifact=bytes(arrays[stage.artifact]),
-                    inputs=stage.inputs,
-                    results=stage.results,
-                    donates=stage.donates,
-                    config=self._config,
-                ),
-                mesh,
-            )
-            avals = jax.tree.leaves(lowered.args_info)
-            key = (
-                lowered.as_text(),
-                tuple((a.shape, str(a.dtype)) for a in avals),
-                tuple(str(aval) for aval in jax.tree.leaves(lowered.out_info)),
-                (lowered.in_tree, lowered.out_tree),
-                (stage.mesh, stage.inputs, stage.results, stage.donates),
-            )
-            orders.append(
-                Order(lowered=lowered, key=key, config=self._config, description=stage.description)
-            )
-        compiled, self.num_compiled = compile_orders(orders, progress)
-        constants: dict[tuple[str, int], jax.Array] = {}
-        with _jax.using_config(self._config):
-            for _, stage in stages:
-                for n in stage.constants:
-                    if (stage.mesh, n) not in constants:
-                        constants[stage.mesh, n] = jax.device_put(
-                            arrays[n], self._whole(stage.mesh)
-                        )
-        made: dict[tuple[str, int], CompiledStage] = {}
-        for (phase, stage), call in zip(stages, compiled, strict=True):
-            made[phase.name, stage.index] = CompiledStage(
-                index=stage.index,
-                mesh=stage.mesh,
-                description=stage.description,
-                call=call,
-                compiled=call,
-                row=stage.row,
-                resident=stage.resident,
-                carried=stage.carried,
-                constants=tuple(constants[stage.mesh, n] for n in stage.constants),
-                streamed=tuple((stage.mesh, leaf) for leaf in stage.streamed),
-                received=tuple((stage.mesh, value) for value in stage.received),
-                produced=tuple((stage.mesh, value) for value in stage.produced),
-            )
-        return tuple(self._phase(phase, made) for phase in self._orders.phases)
-
-    def _phase(
-        self, phase: PhaseOrder, made: Mapping[tuple[str, int], CompiledStage]
-    ) -> CompiledPhase:
-        return CompiledPhase(
-            name=phase.name,
-            # None stands for a stage of another worker, which no step here names.
-            stages=cast(Any, tuple(made.get((phase.name, i)) for i in range(phase.num_stages))),
-            steps=tuple(step.step() for step in phase.steps),
-            outputs=phase.outputs,
-            lying={
-                (mesh, value): jax.sharding.NamedSharding(self._meshes[mesh], partition_spec(spec))
-                for mesh, value, spec in phase.lying
-            },
-        )
-
-
-def _analyse(compiled: Any) -> tuple[Any, Any]:
-    found: list[Any] = []
-    for question in (compiled.cost_analysis, compiled.memory_analysis):
-        try:
-            answer = question()
-        except (NotImplementedError, RuntimeError):
-            answer = None
-        if answer is not None and not isinstance(answer, dict):
-            keys = [key for key in dir(answer) if key.endswith("_in_bytes")]
-            answer = {key: getattr(answer, key) for key in keys}
-        found.append(answer and {k: float(v) for k, v in answer.items() if np.isfinite(v)})
-    return found[0], found[1]
