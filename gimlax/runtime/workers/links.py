@@ -66,16 +66,31 @@ class Crossing:
             packed += fabric.cut(data, index, value.blocks, devices)
         return packed
 
-    def unpack(self, parts: Sequence[fabric.Part], mesh: jax.sharding.Mesh) -> list[jax.Array]:
-        """The arrays of the blocks that came, on a mesh."""
-        arrays: list[jax.Array] = []
-        for index, value in enumerate(self.values):
-            mine = [part for part in parts if part.index == index]
-            sharding = jax.sharding.NamedSharding(mesh, partition_spec(value.spec))
-            # An array that lies over memory of the link is an input of stages, never donated.
-            array = fabric.assemble(mine, value.shape, value.dtype, sharding).array
-            arrays.append(jax.random.wrap_key_data(array, impl=value.key) if value.key else array)
-        return arrays
+    def lie(self, mesh: jax.sharding.Mesh) -> list[jax.sharding.NamedSharding]:
+        """How each value lies on the mesh that it comes to."""
+        return [jax.sharding.NamedSharding(mesh, partition_spec(v.spec)) for v in self.values]
+
+    def unpack(
+        self, parts: Sequence[fabric.Part], lying: Sequence[jax.sharding.NamedSharding]
+    ) -> list[jax.Array]:
+        """The arrays of the blocks that came, where `lie` says."""
+        # An array that lies over memory of the link is an input of stages, never donated.
+        if len(parts) == len(self.values) and lying[0].num_devices == 1:
+            found = [
+                fabric.land(part.data, sharding).array
+                for part, sharding in zip(parts, lying, strict=True)
+            ]
+        else:
+            found = [
+                fabric.assemble(
+                    [part for part in parts if part.index == index], v.shape, v.dtype, sharding
+                ).array
+                for index, (v, sharding) in enumerate(zip(self.values, lying, strict=True))
+            ]
+        return [
+            jax.random.wrap_key_data(array, impl=v.key) if v.key else array
+            for array, v in zip(found, self.values, strict=True)
+        ]
 
 
 class Outlet:
@@ -164,8 +179,9 @@ class Inlet:
             broken: is told when the link fails; it is to bring a new one.
         """
         self._receiver = receiver
-        self._mesh = mesh
-        self._crossings = crossings
+        self._crossings = {
+            number: (crossing, crossing.lie(mesh)) for number, crossing in crossings.items()
+        }
         self._config = config
         self._arrive = arrive
         self._broken = broken
@@ -190,8 +206,8 @@ class Inlet:
                 except fabric.LinkError:
                     break
                 if not message.void:  # else the worker that sends tells why there is nothing
-                    crossing = self._crossings[message.tag.transfer]
-                    self._arrive(message.tag, crossing.unpack(message.parts, self._mesh))
+                    crossing, lying = self._crossings[message.tag.transfer]
+                    self._arrive(message.tag, crossing.unpack(message.parts, lying))
                 del message
         if not self._closed:
             self._receiver.close()
