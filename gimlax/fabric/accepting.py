@@ -1,10 +1,11 @@
 """A listening socket that lets in the one sender that has the secret, and a receiver made of it."""
 
 import contextlib
+import select
 import socket
 import threading
 import time
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class SocketReceiver:
         self._listener = listener
         self._memory = memory
         self._socket: socket.socket | None = None
+        self._poll = select.poll()
         self._reader = FrameReader(
             self.link, offer.limits, self._fill, memory.allocate, memory.borrow
         )
@@ -100,7 +102,7 @@ class SocketReceiver:
                 self._socket.close()
             self._memory.close()
 
-    def __enter__(self) -> "SocketReceiver":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -126,18 +128,20 @@ class SocketReceiver:
                         self._socket = None
                         sock.close()
                     continue
+                sock.settimeout(None)
+                self._poll.register(sock, select.POLLIN)
                 self._connected.set()
                 return
 
     def _fill(self, view: memoryview) -> int:
         sock = self._socket
         assert sock is not None
-        rest_s = None if self._end_s is None else self._end_s - time.monotonic()
-        sock.settimeout(rest_s if rest_s is None else max(rest_s, 0.0))
+        if self._end_s is not None:
+            rest_ms = max(self._end_s - time.monotonic(), 0.0) * 1e3
+            if not self._poll.poll(rest_ms):
+                raise LinkTimeout(self.link, f"no message came in {self._timeout_s} s")
         try:
             return sock.recv_into(view)
-        except (TimeoutError, BlockingIOError):
-            raise LinkTimeout(self.link, f"no message came in {self._timeout_s} s") from None
         except OSError:  # reset: as good as the end of the stream
             return 0
 

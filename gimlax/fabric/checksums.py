@@ -31,5 +31,5 @@ def _extend() -> Callable[[int, Any], int]:
     except ImportError as error:
         raise SpecError(
             "frames between processes are checked with google-crc32c, which is not installed; "
-            "pip install 'gimlax[ray]'"
+            "pip install 'gimlax[workers]'"
         ) from error

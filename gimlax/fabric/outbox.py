@@ -36,7 +36,9 @@ class Outbox:
         self._bytes = 0
         self._busy = False
         self._failure: LinkError | None = None
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)  # for callers: room, or nothing under way
+        self._work = threading.Condition(lock)  # for the thread, which sleeps through small ones
         self._thread = threading.Thread(target=self._run, name=f"gimlax {link}", daemon=True)
         self._thread.start()
 
@@ -57,7 +59,7 @@ class Outbox:
             if not (alone and packet.payload_bytes <= _SMALL_BYTES and packet.ready):
                 self._waiting.append(packet)
                 self._bytes += packet.payload_bytes
-                self._changed.notify_all()
+                self._work.notify()
                 return
             self._busy = True
         self._carry_one(packet, 0)
@@ -90,6 +92,7 @@ class Outbox:
                 self._failure = LinkClosed(self._link, "it was closed at this end")
             self._waiting.clear()
             self._changed.notify_all()
+            self._work.notify()
             return not self._busy
 
     def join(self) -> None:
@@ -101,7 +104,7 @@ class Outbox:
         while True:
             with self._changed:
                 while self._failure is None and (self._busy or not self._waiting):
-                    self._changed.wait()
+                    self._work.wait()
                 if self._failure is not None:
                     return
                 packet = self._waiting.popleft()
@@ -125,4 +128,6 @@ class Outbox:
                 self._failure = failure
             if failure is not None:
                 self._waiting.clear()
+            if self._waiting or self._failure is not None:
+                self._work.notify()
             self._changed.notify_all()

@@ -8,7 +8,7 @@ behind these two protocols only.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import jax
 import numpy as np
@@ -145,6 +145,10 @@ class Sender(Protocol):
         """Closes the link, drops what was not sent, and wakes whoever waits on either side."""
         ...
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *failure: object) -> None: ...
+
 
 class Receiver(Protocol):
     """The end of a link that arrays come out at."""
@@ -172,3 +176,7 @@ class Receiver(Protocol):
     def close(self) -> None:
         """Closes the link and wakes whoever waits on either side; what came stays valid."""
         ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *failure: object) -> None: ...

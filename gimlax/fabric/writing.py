@@ -4,7 +4,7 @@ import contextlib
 import select
 import socket
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import jax
 import numpy as np
@@ -176,7 +176,7 @@ class SocketSender:
         self._carrier.close()
         self._writer.close()
 
-    def __enter__(self) -> "SocketSender":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:
