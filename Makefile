@@ -11,9 +11,10 @@ DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 # The suite in one process a core; empty for one process.
 WORKERS ?= -n logical
+FABRIC_FLAGS ?= --json=benchmarks/results/fabric.json
 SILICON_FLAGS ?= --json=benchmarks/results/silicon.json
 
-.PHONY: help demo test lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-silicon clean
+.PHONY: help demo test lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-silicon clean
 
 help:
 	@echo "make demo         run a language model cut across two backends"
@@ -25,6 +26,7 @@ help:
 	@echo "make bench-quick  run each benchmark briefly"
 	@echo "make bench-cost   compare predicted with measured times of stages, on one core"
 	@echo "make bench-placement  solve published placement problems (PLACEMENT_FLAGS=--data_dir=DIR or --random=100)"
+	@echo "make bench-fabric measure links between processes, next to Ray and JAX's transfer server"
 	@echo "make bench-scale  plan Llama-3-70B for 64, 256 and 1,024 devices of four kinds"
 	@echo "make bench-silicon  score fitted coefficients on measured kernels of real accelerators"
 	@echo "make clean        remove the environments and caches"
@@ -66,6 +68,10 @@ bench-cost:
 bench-placement:
 	@tools/environment.sh $(VENV) text
 	$(VENV)/bin/python benchmarks/placement.py $(PLACEMENT_FLAGS)
+
+bench-fabric:
+	@tools/environment.sh .venv-ray ray
+	.venv-ray/bin/python benchmarks/fabric.py $(FABRIC_FLAGS)
 
 bench-scale:
 	@tools/environment.sh $(VENV) text
