@@ -5,6 +5,7 @@ closed constants and the parameters of `scan` are stored. Units: bytes.
 """
 
 import contextlib
+import functools
 import importlib
 import math
 import re
@@ -16,6 +17,7 @@ import jax
 import jax.extend.core as jex_core
 from jax._src import config as jax_config
 from jax._src import core, source_info_util, xla_bridge
+from jax._src.interpreters import pxla
 from jax._src.named_sharding import UnspecifiedValue
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Primitive, Var
 from jaxlib._jax import Device, collect_garbage
@@ -49,6 +51,7 @@ __all__ = [
     "inside_trace",
     "nbytes",
     "num_devices",
+    "put_shards",
     "read_config",
     "register_module",
     "register_plugin",
@@ -295,6 +298,27 @@ def release_dropped() -> None:
     Takes 0.1 to 0.5 µs.
     """
     collect_garbage()
+
+
+def put_shards(
+    shape: tuple[int, ...], sharding: jax.sharding.Sharding, shards: Mapping[Device, Any]
+) -> jax.Array:
+    """An array from what each device of this process shall hold, in host memory of NumPy.
+
+    Says with one call what `device_put` of each and `make_array_from_single_device_arrays` say in
+    5 instead of 45 µs (AMD Genoa, November 2026). The dtype has to be one that JAX keeps.
+    """
+    devices = sharding._addressable_device_assignment
+    host = [shards[device] for device in devices]
+    aval = _aval_with_sharding(shape, host[0].dtype, sharding)
+    return pxla.batched_device_put(aval, sharding, host, devices)
+
+
+@functools.lru_cache(maxsize=1024)
+def _aval_with_sharding(
+    shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding
+) -> core.ShapedArray:
+    return core.update_aval_with_sharding(core.ShapedArray(shape, dtype), sharding)
 
 
 def backends_initialised() -> bool:

@@ -9,6 +9,7 @@ sends slices of its own shard, and a shard of the target is put together on its 
 Devices are known by keys, such as their position in their mesh, since neither side has the other's.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,10 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec, Sharding
 
+from gimlax import _jax
 from gimlax.errors import SpecError
 from gimlax.fabric.arena import fresh
-from gimlax.fabric.landing import Landed, land
+from gimlax.fabric.landing import Landed, keep_dtype, lies_over
 from gimlax.fabric.seam import Outgoing, Part
 
 __all__ = ["Block", "assemble", "cut", "route", "shards"]
@@ -183,14 +185,17 @@ def assemble(parts: Sequence[Part], shape: Sequence[int], dtype: Any, sharding: 
     for one, other in itertools.combinations(boxes, 2):
         if _volume(_common(one, other)):
             raise SpecError(f"an array {shape}: two of its blocks, {one} and {other}, overlap")
-    landed: list[Landed] = []
-    for box, devices in _by_box(shape, sharding.addressable_devices_indices_map(shape)).items():
-        data = _put_together(box, boxes, parts, dtype)
-        landed += [land(data, device) for device in devices]
-    array = jax.make_array_from_single_device_arrays(
-        shape, sharding, [one.array for one in landed], dtype=dtype
+    keep_dtype(dtype)
+    host: dict[Any, np.ndarray] = {}
+    for box, devices in _boxes_here(shape, sharding).items():
+        host |= dict.fromkeys(devices, _put_together(box, boxes, parts, dtype))
+    array = _jax.put_shards(shape, sharding, host)
+    if len(host) == 1:
+        return Landed(array=array, aliased=lies_over(array, *host.values()))
+    shards = array.addressable_shards
+    return Landed(
+        array=array, aliased=any(lies_over(shard.data, host[shard.device]) for shard in shards)
     )
-    return Landed(array=array, aliased=any(one.aliased for one in landed))
 
 
 def _put_together(
@@ -214,6 +219,12 @@ def _put_together(
             "blocks that gimlax.fabric.route says"
         )
     return np.empty(shape, dtype) if data is None else data
+
+
+@functools.lru_cache(maxsize=1024)
+def _boxes_here(shape: tuple[int, ...], sharding: Sharding) -> dict[Box, tuple[Any, ...]]:
+    """Devices of this process by what they hold."""
+    return _by_box(shape, sharding.addressable_devices_indices_map(shape))
 
 
 def _by_box(shape: Sequence[int], indices: Mapping[Any, Any]) -> dict[Box, tuple[Any, ...]]:

@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from gimlax import _jax
 from gimlax.errors import SpecError
 
-__all__ = ["Landed", "land"]
+__all__ = ["Landed", "keep_dtype", "land", "lies_over"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +34,24 @@ def land(data: np.ndarray, device: Any) -> Landed:
     Raises:
         SpecError: JAX would change the dtype, as it does with 64 bits by default.
     """
-    kept = jax.dtypes.canonicalize_dtype(data.dtype)
-    if kept != data.dtype:
+    keep_dtype(data.dtype)
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    array = _jax.put_shards(data.shape, sharding, {device: data})
+    return Landed(array=array, aliased=lies_over(array, data))
+
+
+def keep_dtype(dtype: np.dtype) -> None:
+    """Raises SpecError if JAX would change a dtype here."""
+    kept = jax.dtypes.canonicalize_dtype(dtype)
+    if kept != dtype:
         raise SpecError(
-            f"a {data.dtype} array came, which JAX turns into {kept} here; set jax_enable_x64 as "
+            f"a {dtype} array came, which JAX turns into {kept} here; set jax_enable_x64 as "
             "the sender has, or send another dtype"
         )
-    array = jax.device_put(data, device)
-    return Landed(array=array, aliased=_lies_over(array, data))
 
 
-def _lies_over(array: jax.Array, data: np.ndarray) -> bool:
+def lies_over(array: jax.Array, data: np.ndarray) -> bool:
+    """Whether an array of one device has taken host memory over."""
     if not data.nbytes:
         return False
     try:
