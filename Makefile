@@ -14,11 +14,17 @@ WORKERS ?= -n logical
 FABRIC_FLAGS ?= --json=benchmarks/results/fabric.json
 SILICON_FLAGS ?= --json=benchmarks/results/silicon.json
 
-.PHONY: help demo test lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-silicon clean
+# Of a device: the extra that installs its backend, where pip can, in an environment of its own.
+PLATFORM ?=
+DEVICE_EXTRA := $(filter cuda rocm tpu,$(PLATFORM))
+DEVICE_VENV := $(VENV)$(DEVICE_EXTRA:%=-%)
+
+.PHONY: help demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-silicon clean
 
 help:
 	@echo "make demo         run a language model cut across two backends"
 	@echo "make test         run the tests"
+	@echo "make test-device PLATFORM=cuda|rocm|tpu|NAME  try gimlax on a device, NAME as its plugin registers it"
 	@echo "make lint         ruff and pyright"
 	@echo "make parity       compare with another implementation (installs torch)"
 	@echo "make test-floor   run the tests on the oldest JAX that is supported"
@@ -38,6 +44,11 @@ demo:
 test:
 	@tools/environment.sh $(VENV) text,test
 	$(VENV)/bin/python -m pytest $(WORKERS) $(PYTEST_FLAGS)
+
+test-device:
+	@test -n "$(PLATFORM)" || { echo "say which: make test-device PLATFORM=cuda|rocm|tpu|NAME"; exit 2; }
+	@tools/environment.sh $(DEVICE_VENV) text,test$(DEVICE_EXTRA:%=,%)
+	$(DEVICE_VENV)/bin/python -m pytest tests/device --platform=$(PLATFORM) -rs -W default $(PYTEST_FLAGS)
 
 lint:
 	@tools/environment.sh $(VENV) text,test,lint

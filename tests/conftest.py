@@ -23,14 +23,22 @@ PLUGIN = "lammps"
 WHY_NO_VENDORS = pytest.StashKey[str]()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--platform", help="registered name of the backend that tests/device tries")
+
+
 def pytest_configure(config):
     jax.config.update("jax_num_cpu_devices", 2)
+    only = config.getoption("--platform")
+    if only:
+        config.stash[WHY_NO_VENDORS] = "--platform is for tests/device alone"
     for candidate in find_candidates():
-        if candidate.name == PLUGIN:
+        if candidate.name == PLUGIN and only in (None, PLUGIN):
             load(candidate)
     try:
-        for of in vendor.VENDORS.values():
-            load(vendor.candidate(of))
+        for name, of in vendor.VENDORS.items():
+            if only in (None, name):
+                load(vendor.candidate(of))
     except vendor.CannotBuild as error:
         config.stash[WHY_NO_VENDORS] = str(error)
 
