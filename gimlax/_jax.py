@@ -24,49 +24,17 @@ from jaxlib._jax import Device, collect_garbage
 
 Atom = Var | Literal
 
+# fmt: off
 __all__ = [
-    "Atom",
-    "ClosedJaxpr",
-    "Device",
-    "DropVar",
-    "Jaxpr",
-    "JaxprEqn",
-    "Literal",
-    "Primitive",
-    "ScanParts",
-    "Var",
-    "allowed_backends",
-    "aval_of",
-    "backend_name_of",
-    "backend_names",
-    "backends_initialised",
-    "bind",
-    "callee",
-    "close_jaxpr",
-    "empty_scope",
-    "evaluate",
-    "generator_of",
-    "initialise_backends",
-    "inner_jaxprs",
-    "inside_trace",
-    "nbytes",
-    "num_devices",
-    "put_shards",
-    "read_config",
-    "register_module",
-    "register_plugin",
-    "registered_backends",
-    "registered_plugins",
-    "release_dropped",
-    "rename",
-    "reshaped",
-    "scan_parts",
-    "scope_below",
-    "scope_of",
-    "using_config",
-    "with_body",
-    "with_shapes",
+    "Atom", "ClosedJaxpr", "Device", "DropVar", "Jaxpr", "JaxprEqn", "Literal", "Primitive",
+    "ScanParts", "Var", "allowed_backends", "aval_of", "backend_name_of", "backend_names",
+    "backends_initialised", "bind", "callee", "close_jaxpr", "empty_scope", "evaluate",
+    "generator_of", "initialise_backends", "inner_jaxprs", "inside_trace", "nbytes",
+    "num_devices", "put_shards", "read_config", "register_module", "register_plugin",
+    "registered_backends", "registered_plugins", "release_dropped", "rename", "reshaped",
+    "scan_parts", "scope_below", "scope_of", "using_config", "with_body", "with_shapes",
 ]
+# fmt: on
 
 # Calls that only group equations: opening them changes no result, since gimlax never
 # differentiates.

@@ -75,18 +75,12 @@ class Crossing:
     ) -> list[jax.Array]:
         """The arrays of the blocks that came, where `lie` says."""
         # An array that lies over memory of the link is an input of stages, never donated.
-        if len(parts) == len(self.values) and lying[0].num_devices == 1:
-            found = [
-                fabric.land(part.data, sharding).array
-                for part, sharding in zip(parts, lying, strict=True)
-            ]
-        else:
-            found = [
-                fabric.assemble(
-                    [part for part in parts if part.index == index], v.shape, v.dtype, sharding
-                ).array
-                for index, (v, sharding) in enumerate(zip(self.values, lying, strict=True))
-            ]
+        found = [
+            fabric.assemble(
+                [part for part in parts if part.index == index], v.shape, v.dtype, sharding
+            ).array
+            for index, (v, sharding) in enumerate(zip(self.values, lying, strict=True))
+        ]
         return [
             jax.random.wrap_key_data(array, impl=v.key) if v.key else array
             for array, v in zip(found, self.values, strict=True)
@@ -96,41 +90,39 @@ class Crossing:
 class Outlet:
     """Where values of one link go; keeps them until they are known to have come."""
 
-    def __init__(self, mesh: jax.sharding.Mesh, broken: Callable[[], None]) -> None:
-        """`broken` is told when the link fails; it is to bring a new one."""
+    def __init__(self, mesh: jax.sharding.Mesh, broken: Callable[[int], None]) -> None:
+        """`broken` is told when the link that was made as this number fails; it brings another."""
         self._mesh = mesh
         self._broken = broken
         self._sender: fabric.Sender | None = None
+        self._made = 0
         self._lock = threading.Lock()
         self._kept: dict[int, list[tuple[fabric.Tag, list[fabric.Outgoing]]]] = {}
 
-    def connect(self, offer: fabric.Offer, *, timeout_s: float) -> None:
+    def connect(self, offer: fabric.Offer, made: int, *, timeout_s: float) -> None:
         """Makes the link, or a new one for one that broke, and sends again what is kept."""
         sender = fabric.connect(offer, timeout_s=timeout_s)
         with self._lock:
-            old, self._sender = self._sender, sender
+            old, self._sender, self._made = self._sender, sender, made
             again = [item for number in sorted(self._kept) for item in self._kept[number]]
         if old is not None:
             old.close()
-        for tag, packed in again:
-            self._put(sender, tag, packed)
+        self._put(sender, made, again)
 
     def send(self, tag: fabric.Tag, crossing: Crossing, arrays: Sequence[jax.Array]) -> None:
         """Takes values to be sent; waits while too many bytes are on their way."""
-        packed = crossing.pack(arrays, self._mesh)
+        item = tag, crossing.pack(arrays, self._mesh)
         with self._lock:
-            self._kept.setdefault(tag.pass_number, []).append((tag, packed))
-            sender = self._sender
-        if sender is not None:
-            self._put(sender, tag, packed)
+            self._kept.setdefault(tag.pass_number, []).append(item)
+            sender, made = self._sender, self._made
+        self._put(sender, made, [item])
 
     def send_again(self, pass_number: int) -> None:
         """Sends once more what was sent of a pass."""
         with self._lock:
-            again, sender = list(self._kept.get(pass_number, ())), self._sender
-        for tag, packed in again:
-            if sender is not None:
-                self._put(sender, tag, packed)
+            again = list(self._kept.get(pass_number, ()))
+            sender, made = self._sender, self._made
+        self._put(sender, made, again)
 
     def forget(self, numbers: Sequence[int]) -> None:
         """Lets go of what was kept for these passes."""
@@ -148,12 +140,19 @@ class Outlet:
         if self._sender is not None:
             self._sender.close()
 
-    def _put(self, sender: fabric.Sender, tag: fabric.Tag, packed: list[fabric.Outgoing]) -> None:
+    def _put(
+        self,
+        sender: fabric.Sender | None,
+        made: int,
+        items: Sequence[tuple[fabric.Tag, list[fabric.Outgoing]]],
+    ) -> None:
+        assert sender is not None  # every link is made before the first pass
         try:
-            sender.send(tag, packed)
+            for tag, packed in items:
+                sender.send(tag, packed)
         except fabric.LinkError:
             if sender is self._sender:
-                self._broken()
+                self._broken(made)
 
 
 class Inlet:
@@ -166,6 +165,7 @@ class Inlet:
         crossings: Mapping[int, Crossing],
         config: Config,
         arrive: Callable[[fabric.Tag, list[jax.Array]], None],
+        failed: Callable[[fabric.Tag, Exception], None],
         broken: Callable[[], None],
     ) -> None:
         """Begins to receive.
@@ -176,6 +176,7 @@ class Inlet:
             crossings: by the transfer's number in a tag.
             config: JAX's configuration of the trace.
             arrive: is given what came.
+            failed: is told when what came could not be put on the mesh.
             broken: is told when the link fails; it is to bring a new one.
         """
         self._receiver = receiver
@@ -184,6 +185,7 @@ class Inlet:
         }
         self._config = config
         self._arrive = arrive
+        self._failed = failed
         self._broken = broken
         self._closed = False
         self._thread = threading.Thread(
@@ -198,6 +200,13 @@ class Inlet:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    def _take(self, message: fabric.Message) -> None:
+        try:
+            crossing, lying = self._crossings[message.tag.transfer]
+            self._arrive(message.tag, crossing.unpack(message.parts, lying))
+        except Exception as error:  # the device has no room; the thread must live on
+            self._failed(message.tag, error)
+
     def _receive(self) -> None:
         with _jax.using_config(self._config):
             while not self._closed:
@@ -206,8 +215,7 @@ class Inlet:
                 except fabric.LinkError:
                     break
                 if not message.void:  # else the worker that sends tells why there is nothing
-                    crossing, lying = self._crossings[message.tag.transfer]
-                    self._arrive(message.tag, crossing.unpack(message.parts, lying))
+                    self._take(message)
                 del message
         if not self._closed:
             self._receiver.close()

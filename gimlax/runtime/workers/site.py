@@ -92,7 +92,6 @@ class Site:
         self._orders = orders
         self._outlets: dict[str, Outlet] = {}
         self._inlets: dict[str, Inlet] = {}
-        self._made: dict[str, int] = {}
         self._lock = threading.Lock()
         self.arrays: dict[int, jax.Array] = {}
         self.cells: dict[int, Cell] = {}
@@ -128,7 +127,6 @@ class Site:
         """Makes the receiving end of a link, or a new one for one that broke; its offer."""
         if (old := self._inlets.pop(track, None)) is not None:
             old.close()
-        self._made[track] = made
         receiver = fabric.listen(kind, track, host=host) if host else fabric.listen(kind, track)
         self._inlets[track] = Inlet(
             receiver,
@@ -136,19 +134,19 @@ class Site:
             {number: of for (at, number), of in self._crossings.items() if at == track},
             self._config,
             lambda tag, arrays: self._arrive(track, tag, arrays),
+            lambda tag, error: self._failed(tag.pass_number, tag.attempt, error),
             lambda: self._tell("broken", {"track": track, "made": made}),
         )
         return receiver.offer.to_json()
 
     def connect(self, track: str, offer: str, made: int) -> None:
         """Makes the sending end of a link, or a new one for one that broke."""
-        self._made[track] = made
         if track not in self._outlets:
             self._outlets[track] = Outlet(
                 self._meshes[track.partition(" -> ")[0]],
-                lambda: self._tell("broken", {"track": track, "made": self._made[track]}),
+                lambda made: self._tell("broken", {"track": track, "made": made}),
             )
-        self._outlets[track].connect(fabric.Offer.from_json(offer), timeout_s=_CONNECT_S)
+        self._outlets[track].connect(fabric.Offer.from_json(offer), made, timeout_s=_CONNECT_S)
 
     def send_again(self, track: str, number: int) -> None:
         """Sends once more what this pass sent over a link, if it is still kept."""
@@ -299,8 +297,13 @@ class Site:
                 return
         except Exception as problem:  # an output that cannot be read or sent
             error = problem
-        kind = type(error).__name__ if isinstance(error, GimlaxError) else "BackendError"
-        self._tell("failed", {"pass": number, "epoch": epoch, "error": kind, "what": str(error)})
+        self._failed(number, epoch, error)
+
+    def _failed(self, number: int, epoch: int, error: BaseException) -> None:
+        known = isinstance(error, GimlaxError)
+        kind = type(error).__name__ if known else "BackendError"
+        what = str(error) if known else f"{type(error).__name__}: {error}"
+        self._tell("failed", {"pass": number, "epoch": epoch, "error": kind, "what": what})
 
     def _rows(self, numbers: Sequence[int]) -> Any:
         return [self._placed[number] for number in numbers]
