@@ -13,8 +13,10 @@ from gimlax.planning.predictions import (
 )
 from gimlax.planning.shardings import MeshSharding
 from gimlax.planning.tariffs import check_known
+from gimlax.planning.tolerances import EdgeTolerance, Tolerance
 
 __all__ = [
+    "EdgeTolerance",
     "Holding",
     "Hop",
     "Layout",
@@ -25,6 +27,7 @@ __all__ = [
     "Plan",
     "Route",
     "StagePrediction",
+    "Tolerance",
     "TransferPrediction",
     "check_known",
     "check_plan",

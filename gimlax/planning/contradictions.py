@@ -12,6 +12,7 @@ from gimlax.planning.explanation.comparison import Comparison, Rival
 from gimlax.planning.layout import Hop
 from gimlax.planning.predictions import BINDS, MEMORIES, PhasePrediction
 from gimlax.planning.rates import CARD, DECLARED, FITTED, MEASURED
+from gimlax.planning.tolerances import RELATIONS
 
 if TYPE_CHECKING:
     from gimlax.planning.plans import Plan
@@ -47,6 +48,8 @@ def contradictions(plan: "Plan") -> Iterator[str]:
     inner = {k: hop for k, hop in enumerate(plan.layout.hops) if min(hop.source, hop.target) >= 0}
     for phase in plan.phases:
         yield from _of_phase(plan, phase, inner)
+    if plan.tolerances:
+        yield from _of_tolerances(plan, inner)
     if plan.comparison is not None:
         yield from _of_comparison(plan, plan.comparison)
 
@@ -94,6 +97,22 @@ def _of_phase(plan: "Plan", phase: PhasePrediction, inner: dict[int, Hop]) -> It
     )
     if not phase.calls > 0:
         yield f"{where} is called {phase.calls} times"
+
+
+def _of_tolerances(plan: "Plan", inner: dict[int, Hop]) -> Iterator[str]:
+    if sorted(edge.hop for edge in plan.tolerances) != list(inner):
+        yield f"it does not have tolerances for each of its {len(inner)} hops once"
+    for edge in plan.tolerances:
+        if edge.relation not in RELATIONS:
+            yield _unknown(f"tolerances of hop {edge.hop} rest", edge.relation, RELATIONS)
+        if (hop := inner.get(edge.hop)) is None:
+            continue
+        ends = plan.layout.holdings[hop.source].mesh, plan.layout.holdings[hop.target].mesh
+        if (edge.source, edge.target) != ends:
+            yield (
+                f"tolerances of hop {edge.hop} are of {edge.source!r} to {edge.target!r}, in its "
+                f"layout it leads from {ends[0]!r} to {ends[1]!r}"
+            )
 
 
 def _of_comparison(plan: "Plan", comparison: Comparison) -> Iterator[str]:

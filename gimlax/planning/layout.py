@@ -137,21 +137,30 @@ class Layout:
         Raises:
             PlanError: if requests take more than one.
         """
+        stages = [self.holdings[index] for index in self.order()]
+        return Route(
+            cuts=tuple(stage.first_segment for stage in stages[1:]),
+            meshes=tuple(stage.mesh for stage in stages),
+        )
+
+    def order(self) -> tuple[int, ...]:
+        """The holdings of the only route, by number, in the order of its stages.
+
+        Raises:
+            PlanError: if requests take more than one.
+        """
         after = {hop.source: hop.target for hop in self.hops}
         if self.branches:
             raise PlanError(
                 f"layout: {len(self.hops)} hops lead along several routes, and this "
                 "needs a layout with one; plan without replicas"
             )
-        stages: list[Holding] = []
+        stages: list[int] = []
         at = after[OUTSIDE]
         while at != OUTSIDE:
-            stages.append(self.holdings[at])
+            stages.append(at)
             at = after[at]
-        return Route(
-            cuts=tuple(stage.first_segment for stage in stages[1:]),
-            meshes=tuple(stage.mesh for stage in stages),
-        )
+        return tuple(stages)
 
 
 def _matched(

@@ -29,6 +29,7 @@ from gimlax.planning.request import Request, checked
 from gimlax.planning.search import TOLERANCE, Found, search, search_all
 from gimlax.planning.shardings import MeshSharding
 from gimlax.planning.splits import Splits, ways
+from gimlax.planning.tolerances import edge_tolerances
 
 __all__ = ["MeshSetting"]
 
@@ -178,6 +179,7 @@ class MeshSetting:
                 for name in dict.fromkeys(names)
                 if name in figures.sharded
             ),
+            tolerances=edge_tolerances(layout, cluster.meshes, chain),
         )
 
     def _comparison(

@@ -23,6 +23,7 @@ from gimlax.planning.objective import Objective
 from gimlax.planning.predictions import MeshPrediction, PhasePrediction
 from gimlax.planning.shardings import MeshSharding
 from gimlax.planning.tables import explained, table
+from gimlax.planning.tolerances import EdgeTolerance
 from gimlax.records import Amount, from_json, to_json
 
 MOST_BYTES = 2**26  # of a saved plan, in which a mesh takes some kilobytes
@@ -73,6 +74,8 @@ class Plan:
         evidence: the tier of each kind that it uses, the lowest first; empty in plans of before
             there were any.
         order: which segment of the program each one is; empty for the program's order.
+        tolerances: how far the values of each hop may be off, one record for each hop between two
+            stages; empty in plans of before there were any.
         calibration: what measured figures were taken with and when; empty where none were used.
         sources: of the figures of the kinds that it uses.
         comparison: what it was compared with, None where time ran out before that was known.
@@ -100,6 +103,7 @@ class Plan:
     comparison: Comparison | None = None
     order: tuple[int, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    tolerances: tuple[EdgeTolerance, ...] = ()
 
     def __post_init__(self) -> None:
         wrong = list(contradictions(self))
@@ -130,6 +134,13 @@ class Plan:
     def cuts(self) -> tuple[int, ...]:
         """Boundaries between the stages of the only route."""
         return self.route.cuts
+
+    @property
+    def edges(self) -> tuple[EdgeTolerance, ...]:
+        """What the values from each stage of the only route to the next may be off."""
+        of = {self.layout.hops[edge.hop].source: edge for edge in self.tolerances}
+        stages = self.layout.order()
+        return tuple(of[stage] for stage in stages[:-1]) if of else ()
 
     @property
     def mesh_names(self) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ _MEANS = {
     "host": "the link to host memory binds",
 }
 
+_MOST_ENDS = 4  # hops that one line names
+
 _FOUND = {
     "exact": "exact: nothing better exists for what was asked",
     "stopped": "stopped: time ran out before it was known whether anything better exists",
@@ -91,11 +93,26 @@ def explained(plan: "Plan") -> str:
             f"{'; '.join([*parts, *sent])}; the mesh needs {show_bytes(mesh.needed_bytes)} of "
             f"{show_bytes(mesh.capacity_bytes)}{_full(plan, index)}"
         )
+    lines += _tolerances(plan)
     lines += ["", _verdict(plan)]
     if plan.comparison:
         lines += [*beside(plan, plan.comparison), *reasons(plan, plan.comparison)]
     lines += [tier(plan), *tiers(plan)]
     return "\n".join(lines)
+
+
+def _tolerances(plan: "Plan") -> list[str]:
+    """What may be off on which hops, a line for all that allow the same."""
+    alike: dict[str, dict[str, None]] = {}
+    for edge in plan.tolerances:
+        allowed = f"{edge.relation}, {'; '.join(map(str, edge.tolerances)) or 'nothing crosses'}"
+        alike.setdefault(allowed, {})[f"{edge.source!r} -> {edge.target!r}"] = None
+    lines = []
+    for allowed, ends in alike.items():
+        shown = ", ".join(list(ends)[:_MOST_ENDS])
+        more = f" and {len(ends) - _MOST_ENDS} more" if len(ends) > _MOST_ENDS else ""
+        lines.append(f"what crosses {shown}{more} may be off by ({allowed})")
+    return lines
 
 
 def _binds(plan: "Plan", index: int) -> list[str]:

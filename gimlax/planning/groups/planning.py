@@ -26,6 +26,7 @@ from gimlax.planning.predicting import predict_phase
 from gimlax.planning.predictions import MeshPrediction
 from gimlax.planning.shardings import MeshSharding
 from gimlax.planning.solvers.pools import Held, Solution, solve
+from gimlax.planning.tolerances import edge_tolerances
 
 __all__ = ["GroupSetting"]
 
@@ -134,6 +135,7 @@ class GroupSetting:
                 for name, option in single
                 if (shape := figures.shapes[option].name) in figures.figures.sharded
             ),
+            tolerances=edge_tolerances(layout, made.meshes, chain),
         )
 
     def _meshes(self, each: Sequence[Held]) -> tuple[list[str], Cluster]:
