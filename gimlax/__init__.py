@@ -13,6 +13,7 @@ from gimlax.api import Jitted, Lowered, jit
 from gimlax.devices import Cluster, Link, MeshSpec, discover
 from gimlax.errors import (
     BackendError,
+    ContractWarning,
     GimlaxError,
     InternalError,
     PlanError,
@@ -27,9 +28,11 @@ from gimlax.runtime import (
     Executable,
     Executables,
     Placed,
+    Report,
     Workers,
     compile,
     gather,
+    probe,
     start_workers,
 )
 
@@ -40,6 +43,7 @@ __all__ = [
     "Carried",
     "Chain",
     "Cluster",
+    "ContractWarning",
     "Executable",
     "Executables",
     "GimlaxError",
@@ -52,6 +56,7 @@ __all__ = [
     "Placed",
     "Plan",
     "PlanError",
+    "Report",
     "Role",
     "SpecError",
     "Timeline",
@@ -66,6 +71,7 @@ __all__ = [
     "jit",
     "pareto",
     "plan",
+    "probe",
     "start_workers",
     "trace",
 ]

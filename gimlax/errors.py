@@ -7,6 +7,8 @@
     ├── BackendError   the world's fault: a backend, device or file failed; its cause is kept
     └── InternalError  ours: please report it
 
+    ContractWarning   numbers of a live pass are off, or not finite (a warning: the pass goes on)
+
 Each message says which thing, what it had, and what to do, in that order.
 """
 
@@ -33,3 +35,7 @@ class BackendError(GimlaxError, RuntimeError):
 
 class InternalError(GimlaxError, AssertionError):
     """A fault of gimlax itself; the message asks for a report."""
+
+
+class ContractWarning(UserWarning):
+    """A check of a live pass found numbers beyond their tolerance, or NaN or infinity."""

@@ -1,19 +1,22 @@
 """`compile`: from a plan and a workload to something that runs on live meshes."""
 
-from collections.abc import Callable, Mapping
-from typing import overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
 
 import jax
 
 from gimlax import devices, graph
+from gimlax.checking import shown
 from gimlax.errors import SpecError
 from gimlax.graph import Chain, Traced, Workload
 from gimlax.planning import Plan, check_plan, in_order
 from gimlax.program import emit
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import Progress
-from gimlax.runtime.deployment import deploy_here
+from gimlax.runtime.deployment import Deployment, deploy_here
 from gimlax.runtime.executable import Executable, Executables
+from gimlax.runtime.probing.checking import probe as run_probe
+from gimlax.runtime.probing.checking import require
 from gimlax.runtime.workers import Workers, deploy_on_workers
 
 
@@ -26,6 +29,9 @@ def compile(
     workers: Workers | None = None,
     max_in_flight: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    check: bool = False,
+    probe: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
+    check_every: int | None = None,
 ) -> Executable: ...
 @overload
 def compile(
@@ -36,6 +42,9 @@ def compile(
     workers: Workers | None = None,
     max_in_flight: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    check: bool = False,
+    probe: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
+    check_every: int | None = None,
 ) -> Executables: ...
 def compile(
     plan: Plan,
@@ -45,6 +54,9 @@ def compile(
     workers: Workers | None = None,
     max_in_flight: int | None = None,
     progress: Callable[[Progress], None] | None = None,
+    check: bool = False,
+    probe: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
+    check_every: int | None = None,
 ) -> Executable | Executables:
     """Compiles every distinct stage of a plan for its mesh.
 
@@ -56,11 +68,19 @@ def compile(
         max_in_flight: passes that `submit` lets in before it waits; by default twice the number of
             stages and two more.
         progress: told after each distinct stage, in this thread.
+        check: whether every stage is run once beside the reference (JAX's CPU client in float32)
+            and must be within the tolerances of the plan; see `gimlax.probe`.
+        probe: the arguments of that, as those of a call, by name of the phase unless the workload
+            is a `Traced`; by default made from the shapes that were traced.
+        check_every: that often a live pass, the first one and then every so-many-th, is probed with
+            its own inputs and state, in a thread and without a change to its results. What is off,
+            NaN or infinite is told by a `ContractWarning`; see `Executable.checks`.
 
     Raises:
         PlanError: the plan belongs to another model.
         SpecError: a mesh is missing, is not what was planned, or mixes clients.
-        BackendError: a backend refuses a stage; names stage, segments and mesh.
+        BackendError: a backend refuses a stage; names stage, segments and mesh. Or a check failed;
+            names the stage, the first segment that diverges, the error and the bound.
     """
     if not isinstance(plan, Plan):
         raise SpecError(
@@ -68,42 +88,74 @@ def compile(
             f" returns,"
             " then the workload"
         )
+    if probe is not None and not check:
+        raise SpecError("gimlax.compile was given probe= without check=True; give both, or neither")
+    if check_every is not None and check_every < 1:
+        raise SpecError(
+            f"check_every is {check_every}; give the number of passes from one check on"
+        )
     chain = workload if isinstance(workload, Chain) else graph.chain(workload)
     check_plan(plan, chain)
     chain = in_order(plan, chain)
     if any(spec.worker for spec in plan.specs):
-        return _on_workers(plan, workload, chain, meshes, workers, max_in_flight, progress)
-    if workers is not None:
+        deployment = _on_workers(plan, chain, meshes, workers, max_in_flight, progress)
+    elif workers is not None:
         raise SpecError(
             "workers were given, but no mesh of the plan names one; leave them out, or plan for"
             " the cluster that they were started for"
         )
-    live = devices.bind(plan.specs, meshes)
-    deployment = deploy_here(
-        emit(plan, chain),
-        live,
-        donates={
-            name: devices.capabilities(mesh.devices.flat[0]).donation for name, mesh in live.items()
-        },
-        arrangement=Arrangement.of(live, plan.shardings, chain),
-        max_in_flight=max_in_flight,
-        progress=progress,
-    )
+    else:
+        live = devices.bind(plan.specs, meshes)
+        deployment = deploy_here(
+            emit(plan, chain),
+            live,
+            donates={
+                name: devices.capabilities(mesh.devices.flat[0]).donation
+                for name, mesh in live.items()
+            },
+            arrangement=Arrangement.of(live, plan.shardings, chain),
+            chain=chain,
+            max_in_flight=max_in_flight,
+            progress=progress,
+        )
     if isinstance(workload, Traced):
-        return Executable(plan, deployment, 0)
-    return Executables(plan, deployment)
+        made = Executable(plan, deployment, 0, check_every=check_every)
+        phases, given = {made.name: made}, {made.name: probe}
+    else:
+        made = Executables(plan, deployment, check_every=check_every)
+        phases, given = made, probe or {}
+    if check:
+        _check(phases, given)
+    return made
+
+
+def _check(phases: Mapping[str, Executable], given: Any) -> None:
+    """Probes each phase with what was given for it, or with made inputs.
+
+    Raises:
+        SpecError: inputs were given for a phase that there is not.
+        BackendError: one breaks the contract.
+    """
+    if not isinstance(given, Mapping) or not set(given) <= set(phases):
+        names = ", ".join(map(repr, phases))
+        raise SpecError(
+            f"gimlax.compile: probe= gives inputs of {shown(given)}, and the phases are {names};"
+            " give a mapping from these to their arguments"
+        )
+    for name, executable in phases.items():
+        args = given.get(name)
+        require(run_probe(executable, *(() if args is None else args)))
 
 
 def _on_workers(
     plan: Plan,
-    workload: Traced | Workload | Chain,
     chain: Chain,
     meshes: Mapping[str, jax.sharding.Mesh] | None,
     workers: Workers | None,
     max_in_flight: int | None,
     progress: Callable[[Progress], None] | None,
-) -> Executable | Executables:
-    """The same where meshes are on workers: all of them, for now."""
+) -> Deployment:
+    """The deployment where meshes are on workers: all of them, for now."""
     here = [spec.name for spec in plan.specs if not spec.worker]
     if here or meshes:
         raise SpecError(
@@ -118,7 +170,7 @@ def _on_workers(
             f"{'but no workers were given' if workers is None else f'there are {workers!r}'}; pass"
             " workers=gimlax.start_workers(cluster)"
         )
-    deployment = deploy_on_workers(
+    return deploy_on_workers(
         emit(plan, chain),
         plan.specs,
         workers.peers,
@@ -127,6 +179,3 @@ def _on_workers(
         max_in_flight=max_in_flight,
         progress=progress,
     )
-    if isinstance(workload, Traced):
-        return Executable(plan, deployment, 0)
-    return Executables(plan, deployment)

@@ -11,7 +11,7 @@ import jax
 from gimlax import _jax
 from gimlax.devices import check_one_client
 from gimlax.errors import SpecError
-from gimlax.graph import Role
+from gimlax.graph import Chain, Role
 from gimlax.program import Program
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import Progress, compile_stages
@@ -39,6 +39,7 @@ class Deployment:
         store: Store,
         executor: Executor,
         num_compiled: int,
+        chain: Chain | None = None,
     ) -> None:
         """Puts together what was compiled.
 
@@ -49,13 +50,16 @@ class Deployment:
             store: keeps them there.
             executor: runs submitted passes.
             num_compiled: distinct stages of all phases.
+            chain: whose segments the programs cut; without it a probe cannot look into a stage.
         """
+        self.chain = chain
         self.programs = tuple(programs)
         self.phases = tuple(phases)
         self.inventory = inventory
         self.executor = executor
         self.num_compiled = num_compiled
         self.closed = False
+        self.closing: list[Callable[[], None]] = []
         self._store = store
         self._config = self.programs[0].partition.traced.config
 
@@ -117,6 +121,8 @@ class Deployment:
         self.executor.check_may_close()
         self.closed = True
         self.executor.close()
+        for end in self.closing:
+            end()
 
     def _each(self, trees: Sequence[Any], expected: Sequence[Tree], role: str, verb: str) -> Any:
         if len(trees) != len(expected):
@@ -135,6 +141,7 @@ def deploy_here(
     *,
     donates: Mapping[str, bool],
     arrangement: Arrangement | None = None,
+    chain: Chain | None = None,
     max_in_flight: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -146,6 +153,7 @@ def deploy_here(
         meshes: a live mesh of one client for each mesh name of the placement.
         donates: whether each mesh may donate.
         arrangement: how arrays lie on these meshes; whole by default.
+        chain: whose segments the programs cut, for probes.
         max_in_flight: passes that `submit` takes before it waits; see `passes_let_in`.
         progress: told after each distinct stage.
         clock: stamps spans, in seconds.
@@ -175,6 +183,7 @@ def deploy_here(
             clock=clock,
         ),
         num_compiled=num_compiled,
+        chain=chain,
     )
 
 

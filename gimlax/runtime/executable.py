@@ -9,7 +9,7 @@ ahead of the devices without bound.
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -19,9 +19,14 @@ from gimlax.planning import Plan
 from gimlax.program import Program
 from gimlax.runtime.compilation import CompiledStage
 from gimlax.runtime.deployment import Deployment
-from gimlax.runtime.handles import gather
+from gimlax.runtime.handles import Placed, gather
 from gimlax.runtime.jobs import PassFuture
-from gimlax.runtime.passes import execute, first_line, run_stage, stage_error
+from gimlax.runtime.passes import Pass, execute, first_line, run_stage, stage_error
+from gimlax.runtime.probing.inputs import made_from_shapes
+from gimlax.runtime.probing.live import LiveStages
+from gimlax.runtime.probing.passing import from_pass, state_before, state_of_handles
+from gimlax.runtime.probing.seam import Given, Target
+from gimlax.runtime.probing.watching import LiveCheck, LiveChecks
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.signature import Signature
@@ -95,8 +100,11 @@ class _Shared:
 class Executable(_Shared):
     """One phase of a plan, ready to run. Thread-safe; a context manager that closes itself."""
 
-    def __init__(self, plan: Plan, deployment: Deployment, phase: int) -> None:
+    def __init__(
+        self, plan: Plan, deployment: Deployment, phase: int, *, check_every: int | None = None
+    ) -> None:
         super().__init__(plan, deployment)
+        self._index = phase
         self._program = deployment.programs[phase]
         self._phase = deployment.phases[phase]
         self._schedule = Schedule.build(self._phase)
@@ -108,6 +116,10 @@ class Executable(_Shared):
         )
         self._tokens: deque[tuple[CompiledStage, jax.Array]] = deque()
         self._limit = _CALLS_AHEAD * len(self._phase.stages)
+        self._checks: LiveChecks | None = None
+        if check_every is not None:
+            self._checks = LiveChecks(self._program, check_every, self._target_of_pass)
+            deployment.closing.append(self._checks.close)
 
     @property
     def name(self) -> str:
@@ -118,6 +130,26 @@ class Executable(_Shared):
     def program(self) -> Program:
         """The instruction lists that it follows."""
         return self._program
+
+    @property
+    def checks(self) -> tuple[LiveCheck, ...]:
+        """The last checks of live passes; waits for one that is under way."""
+        return self._checks.checks if self._checks else ()
+
+    def target(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Target:
+        """See `gimlax.probe`."""
+        deployment = self._deployment
+        deployment.check_open(self.name)
+        traced = self.program.partition.traced
+        if not args and not kwargs:
+            return self._target((), made_from_shapes(traced), "inputs made from shapes")
+        # Placed for this once: nobody has to be warned of that.
+        signature = Signature(
+            self._program, self._phase, deployment.inventory, deployment.make_handle
+        )
+        work = signature.bind(args, kwargs, copy=True)
+        given = from_pass(work, traced, deployment.inventory, state_of_handles(work))
+        return self._target(work.placed, given, "inputs that were given")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs one pass; dispatches in this thread.
@@ -145,6 +177,8 @@ class Executable(_Shared):
         for handle in work.handles:
             if handle._wait is not None:
                 handle.wait()
+        if self._checks is not None:
+            self._checks.begin(work)
         work.take_state()
         try:
             for step, stage in self._steps:
@@ -157,7 +191,7 @@ class Executable(_Shared):
             if isinstance(error, BackendError):
                 self._look_back(len(tokens))  # a stage before it may be the one that failed
             raise
-        return self._signature.assemble(work)
+        return self._assemble(work)
 
     def submit(self, *args: Any, **kwargs: Any) -> PassFuture:
         """Starts one pass on the worker threads; arguments and errors as in a call.
@@ -167,11 +201,11 @@ class Executable(_Shared):
         """
         self._deployment.check_open(self.name)
         work = self._signature.bind(args, kwargs, copy=True)
+        if self._checks is not None:
+            self._checks.begin(work)
         work.take_state()
         try:
-            return self._deployment.submit(
-                self.name, work, self._schedule, self._signature.assemble
-            )
+            return self._deployment.submit(self.name, work, self._schedule, self._assemble)
         except BaseException:
             work.give_back()
             raise
@@ -190,6 +224,29 @@ class Executable(_Shared):
         return _total(
             {key: getattr(of, key) for key in dir(of) if key.endswith("_in_bytes")} for of in found
         )
+
+    def _assemble(self, work: Pass) -> Any:
+        """The result of a pass that was dispatched to its end."""
+        if self._checks is not None:
+            self._checks.end(work)
+        return self._signature.assemble(work)
+
+    def _target(self, placed: Sequence[Placed], given: Given, inputs: str) -> Target:
+        """The compiled stages with these arguments."""
+        deployment = self._deployment
+        return Target(
+            runner=LiveStages(self.program, deployment.inventory, self._phase.stages, placed),
+            given=given,
+            inputs=inputs,
+            phase=deployment.chain.phases[self._index] if deployment.chain else None,
+            edges=self._plan.edges if self._plan else (),
+        )
+
+    def _target_of_pass(self, work: Pass) -> Target:
+        inventory = self._deployment.inventory
+        state = state_before(work, inventory)
+        given = from_pass(work, self.program.partition.traced, inventory, state)
+        return self._target(work.placed, given, "the inputs of this pass")
 
     def _select(self, stage: int | None) -> tuple[CompiledStage, ...]:
         stages = self._phase.stages
@@ -217,10 +274,13 @@ class Executable(_Shared):
 class Executables(_Shared, Mapping[str, Executable]):
     """The phases of a workload by name; they share parameters, state, meshes and workers."""
 
-    def __init__(self, plan: Plan, deployment: Deployment) -> None:
+    def __init__(
+        self, plan: Plan, deployment: Deployment, *, check_every: int | None = None
+    ) -> None:
         super().__init__(plan, deployment)
         self._by_name = {
-            phase.name: Executable(plan, deployment, i) for i, phase in enumerate(deployment.phases)
+            phase.name: Executable(plan, deployment, i, check_every=check_every)
+            for i, phase in enumerate(deployment.phases)
         }
 
     def __getitem__(self, name: str) -> Executable:

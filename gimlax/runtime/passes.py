@@ -16,6 +16,7 @@ from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import CompiledStage
 from gimlax.runtime.handles import Carried, Placed
 from gimlax.runtime.stores import Cell
+from gimlax.runtime.tapping import Tap
 
 Key = tuple[str, int]  # (mesh name, value id), or (mesh name, argument leaf)
 
@@ -68,7 +69,8 @@ class Pass:
     """What one pass holds while it is under way; filled by `run_stage` and `send`.
 
     `state` are the cells taken from the `handles` that the caller gave, `next_state` those of the
-    handles that the pass returns, one tuple with a cell per stage for each carried tree.
+    handles that the pass returns, one tuple with a cell per stage for each carried tree. A pass
+    that is to be checked has a `tap`.
     """
 
     __slots__ = (
@@ -79,6 +81,7 @@ class Pass:
         "placed",
         "state",
         "streamed",
+        "tap",
         "values",
     )
 
@@ -97,6 +100,7 @@ class Pass:
         self.state: list[tuple[Cell, ...]] = []
         self.next_state: list[tuple[Cell, ...]] = []
         self.next_handles: tuple[Carried, ...] = ()
+        self.tap: Tap | None = None
 
     def take_state(self) -> None:
         """Takes the carried state out of its handles, all or none, and prepares the next handles.
@@ -148,10 +152,14 @@ def run_stage(work: Pass, stage: CompiledStage) -> jax.Array:
         cell.arrays = None  # donated, or not needed any more
     inputs = [work.streamed[key] for key in stage.streamed]
     inputs += [values[key] for key in stage.received]
+    if work.tap is not None:
+        work.tap.before(index, state, inputs[len(stage.streamed) :])
     try:
         state, produced, token = stage.call(rows, state, stage.constants, tuple(inputs))
     except Exception as error:
         raise stage_error(stage, error) from error
+    if work.tap is not None:
+        work.tap.after(index, state, produced)
     for tree, arrays in zip(stage.carried, state):
         work.next_state[tree][index].arrays = arrays
     for key, array in zip(stage.produced, produced):

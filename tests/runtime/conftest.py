@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from gimlax import _jax
 from gimlax.devices import capabilities
 from gimlax.graph import Chain, Traced, chain, trace
 from gimlax.partition import cut
 from gimlax.program import lay_out
+from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.deployment import deploy_here
 from gimlax.runtime.executable import Executable, Executables
 from tests.vendor import VENDORS
@@ -74,10 +76,44 @@ def deploy_once(meshes):
     yield from deploying(meshes)
 
 
+@pytest.fixture
+def two_meshes(cluster, plugin_name):
+    """Names of a mesh of JAX's own CPU client and of one of the plugin."""
+    by_backend = {spec.backend: spec.name for spec in reversed(cluster.meshes)}
+    return by_backend["cpu"], by_backend[plugin_name]
+
+
+@pytest.fixture
+def break_mesh(monkeypatch):
+    """Makes a primitive give something else in whatever is compiled for one mesh."""
+
+    def breaking(mesh, primitive, wrong, where=lambda eqn: True):
+        real = Arrangement.evaluator
+
+        def evaluator(self, name, program, stage):
+            if name != mesh:
+                return real(self, name, program, stage)
+            return lambda *inputs: evaluate(stage.jaxpr, inputs)
+
+        def evaluate(closed, inputs):
+            env = dict(zip(closed.jaxpr.invars, inputs, strict=True))
+            read = lambda a: a.val if isinstance(a, _jax.Literal) else env[a]  # noqa: E731
+            for eqn in closed.jaxpr.eqns:
+                outputs = _jax.bind(eqn, [read(a) for a in eqn.invars])
+                if eqn.primitive.name == primitive and where(eqn):
+                    outputs = [wrong(output) for output in outputs]
+                env.update(zip(eqn.outvars, outputs, strict=True))
+            return [read(a) for a in closed.jaxpr.outvars]
+
+        monkeypatch.setattr(Arrangement, "evaluator", evaluator)
+
+    return breaking
+
+
 def deploying(meshes):
     opened = []
 
-    def build(workload, placement, cuts=None, donates=True, **settings):
+    def build(workload, placement, cuts=None, donates=True, check_every=None, **settings):
         found = chain(workload) if isinstance(workload, Traced) else workload
         cuts = spread_cuts(found, len(placement)) if cuts is None else cuts
         bounds = (0, *cuts, found.num_segments)
@@ -90,12 +126,13 @@ def deploying(meshes):
             ],
             used,
             donates={name: donates and can_donate(mesh) for name, mesh in used.items()},
+            chain=found,
             **settings,
         )
         opened.append(deployment)
         if isinstance(workload, Chain):
-            return Executables(None, deployment)
-        return Executable(None, deployment, 0)
+            return Executables(None, deployment, check_every=check_every)
+        return Executable(None, deployment, 0, check_every=check_every)
 
     build.forget = opened.clear
     yield build
