@@ -133,9 +133,9 @@ def tolerance(dtype: Any, relation: str, computed_in: str = "") -> Tolerance:
     return Tolerance(
         dtype=name,
         computed_in=decisive,
-        absolute=row["absolute"],
-        relative=relative,
-        ulp=row["ulp"],
+        absolute=float(row["absolute"]),
+        relative=float(relative),
+        ulp=float(row["ulp"]),
     )
 
 

@@ -59,7 +59,8 @@ def compare_arrays(found: Any, expected: Any, tolerance: Tolerance) -> Differenc
         apart = np.where(same & ~np.isfinite(rounded.astype(wide)), 0.0, apart)
     apart = np.where(np.isnan(apart), np.inf, apart)
     steps = _steps(found, rounded)
-    largest = _largest(np.abs(theirs))
+    # What the dtype cannot hold is no measure of what is allowed beside it.
+    largest = _largest(np.where(np.isfinite(rounded.astype(wide)), np.abs(theirs), np.inf))
     outside = (apart > tolerance.bound(largest)) & (steps > tolerance.ulp)
     return _difference(apart, steps, largest, outside)
 
