@@ -12,8 +12,14 @@ import numpy as np
 import pytest
 
 import gimlax as gx
+from gimlax.devices import MeshSpec
 from gimlax.graph import Workload, chain, trace
 from gimlax.runtime import gather, probe
+from gimlax.runtime.arrangement import Arrangement
+from gimlax.runtime.exporting import abstract_mesh, export_stages, load_stage
+from gimlax.runtime.inventory import take_inventory
+from gimlax.runtime.probing.inputs import from_leaves
+from gimlax.runtime.probing.seam import StageResults, Target
 from tests import zoo
 from tests.runtime.conftest import trace_specimen
 
@@ -191,3 +197,84 @@ def test_what_makes_no_sense_is_refused(cluster, two_meshes):
         probe(lambda x: x)
     with pytest.raises(gx.TraceError):
         gx.compile(planned, traced, check=True, probe=(np.float32(1), np.ones(2, np.float32)))
+
+
+def test_what_the_reference_does_not_decide_is_not_judged(deploy, break_mesh):
+    # Two logits that are equal but for the last bits: a backend may take either for the largest.
+    def fn(w, x):
+        logits = jnp.tanh(x @ w)
+        return jnp.argmax(logits, axis=-1), logits
+
+    w = zoo.normal(4, 6)
+    w[:, 5] = w[:, 2] = 9 * abs(w[:, 2])
+    x = np.abs(zoo.normal(3, 4)) / 20
+    x[0] = -x[0]  # whose largest logit is another one
+    step = deploy(trace(fn, w, x), ("plugin",))
+    assert probe(step, w, x).ok
+    # The plugin rounds otherwise: it sees the second of the two as larger.
+    break_mesh("plugin", "tanh", lambda y: y * np.float32([1, 1, 1, 1, 1, 1 + 1e-6]))
+    step = deploy(trace(fn, w, x), ("plugin",))
+    report = probe(step, w, x)
+    indices = next(f for f in report.findings if f.dtype == "int32")
+    assert indices.verdict == "undecided" and indices.num_undecided == 2
+    assert report.ok and "2 undecided" in str(report)
+    # An index that the reference does decide is judged.
+    break_mesh("plugin", "tanh", lambda y: y * np.float32([1, 1, 1, 1, 1, 0]) * -1)
+    report = probe(deploy(trace(fn, w, x), ("plugin",)), w, x)
+    indices = next(f for f in report.findings if f.dtype == "int32")
+    assert indices.verdict == "BREACH"
+
+
+class Travelled:
+    """Stages run from what was exported of them: another way to run, known to the probe only by
+    the protocol."""
+
+    def __init__(self, program, meshes):
+        names = set(program.placement)
+        abstract = {n: abstract_mesh(MeshSpec(name=n, device_kind="cpu")) for n in names}
+        inventory = take_inventory([program], Arrangement(meshes=abstract))
+        (self.stages,) = export_stages(
+            [program], inventory, dict.fromkeys(names, "cpu"), dict.fromkeys(names, False)
+        )
+        self.program = program
+        self.meshes = meshes
+
+    def is_reference(self, mesh):
+        return mesh.startswith("cpu")
+
+    def run(self, stage, inputs):
+        of = self.program.partition.stages[stage]
+        call = load_stage(self.stages[stage], self.meshes[self.program.placement[stage]]).compile()
+        given = (
+            (inputs.resident,) if of.resident else (),
+            (inputs.carried,) if of.carried else (),
+            inputs.constants,
+            (*inputs.streamed, *inputs.received),
+        )
+        state, produced, _ = call(*given)
+        return StageResults(
+            carried=tuple(np.asarray(a) for tree in state for a in tree),
+            produced=tuple(map(np.asarray, produced)),
+        )
+
+    def send(self, transfer, values):
+        return [v.astype(jnp.bfloat16).astype(v.dtype) for v in values]  # narrowed on the wire
+
+    def recut(self, program):
+        return Travelled(program, self.meshes)
+
+
+def test_a_probe_knows_runners_only_by_their_protocol(deploy, meshes):
+    specimen = zoo.plain()
+    traced = trace_specimen(specimen)
+    program = deploy(traced, ("cpu", "plugin")).program
+    given = from_leaves(traced, jax.tree.leaves((specimen.args, {})))
+
+    class Elsewhere:
+        def target(self, args, kwargs):
+            return Target(runner=Travelled(program, meshes), given=given, inputs="its own")
+
+    report = probe(Elsewhere())
+    # The stages are right, and what the wire rounds away is found at the link.
+    assert {f.mesh for f in report.breaches} == {"cpu -> plugin"}
+    assert report.explain().startswith("link 'cpu -> plugin' breaks the numerical contract")

@@ -31,7 +31,10 @@ from gimlax.runtime.probing.seam import Given, StageInputs, StageRunner
 
 __all__ = ["Probe", "probe_program"]
 
-_LAST_BITS = 4  # ULP of float32 by which inputs are moved to see what the reference decides
+# To see what the reference decides, inputs are moved so many times by so many roundings of the
+# narrowest dtype of the stage.
+_NUM_MOVED = 8
+_LAST_BITS = 4
 
 
 class Probe:
@@ -128,11 +131,11 @@ class Probe:
     ) -> list[np.ndarray]:
         """By result and element, whether the reference gives something else itself."""
         rng = np.random.default_rng(stage.index)
-        moved = [_moved(array, rng) for array in inputs.flat]
-        others = (
-            self.reference.run_as_written(stage.jaxpr, inputs.flat),
-            self.reference.run(stage.jaxpr, moved),
-        )
+        bits = _LAST_BITS * float(jnp.finfo(narrowest([stage.jaxpr]) or np.float32).eps) / 2
+        others = [self.reference.run_as_written(stage.jaxpr, inputs.flat)]
+        for _ in range(_NUM_MOVED):
+            moved = [_moved(array, bits, rng) for array in inputs.flat]
+            others.append(self.reference.run(stage.jaxpr, moved))
         return [
             np.logical_or.reduce(
                 [
@@ -236,10 +239,10 @@ def probe_program(probe: Probe, given: Given, inputs: str) -> tuple[Report, dict
     return report, values
 
 
-def _moved(array: Any, rng: np.random.Generator) -> Any:
-    """An array whose floats are off by some last bits of float32, to either side."""
+def _moved(array: Any, bits: float, rng: np.random.Generator) -> Any:
+    """An array whose floats are off by this share of themselves, to either side."""
     if not jnp.issubdtype(array.dtype, np.floating):
         return array
     sign = rng.integers(0, 2, array.shape) * 2 - 1
     (wide,) = widen_arrays([np.asarray(array)])
-    return (wide * (1 + sign * _LAST_BITS * 2.0**-24)).astype(wide.dtype)
+    return (wide * (1 + sign * bits)).astype(wide.dtype)
