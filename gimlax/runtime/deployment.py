@@ -14,12 +14,14 @@ from gimlax.errors import SpecError
 from gimlax.graph import Chain, Role
 from gimlax.program import Program
 from gimlax.runtime.arrangement import Arrangement
-from gimlax.runtime.compilation import Progress, compile_stages
+from gimlax.runtime.compilation import CompiledStage, Progress, compile_stages
 from gimlax.runtime.executors import Executor, LocalExecutor
 from gimlax.runtime.handles import Carried, Placed, init, place
 from gimlax.runtime.inventory import Inventory, Tree, take_inventory
 from gimlax.runtime.jobs import PassFuture
 from gimlax.runtime.passes import CompiledPhase, Pass
+from gimlax.runtime.probing.live import LiveStages
+from gimlax.runtime.probing.seam import StageRunner
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.stores import LocalStore, Store
@@ -39,6 +41,7 @@ class Deployment:
         store: Store,
         executor: Executor,
         num_compiled: int,
+        runner: Callable[[Program, Sequence[CompiledStage], Sequence[Placed]], StageRunner],
         chain: Chain | None = None,
     ) -> None:
         """Puts together what was compiled.
@@ -50,9 +53,11 @@ class Deployment:
             store: keeps them there.
             executor: runs submitted passes.
             num_compiled: distinct stages of all phases.
+            runner: runs single stages of a program for a probe, which may use placed parameters.
             chain: whose segments the programs cut; without it a probe cannot look into a stage.
         """
         self.chain = chain
+        self.runner = runner
         self.programs = tuple(programs)
         self.phases = tuple(phases)
         self.inventory = inventory
@@ -183,6 +188,7 @@ def deploy_here(
             clock=clock,
         ),
         num_compiled=num_compiled,
+        runner=lambda program, stages, placed: LiveStages(program, inventory, stages, placed),
         chain=chain,
     )
 

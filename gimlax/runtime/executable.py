@@ -23,7 +23,6 @@ from gimlax.runtime.handles import Placed, gather
 from gimlax.runtime.jobs import PassFuture
 from gimlax.runtime.passes import Pass, execute, first_line, run_stage, stage_error
 from gimlax.runtime.probing.inputs import made_from_shapes
-from gimlax.runtime.probing.live import LiveStages
 from gimlax.runtime.probing.passing import from_pass, state_before, state_of_handles
 from gimlax.runtime.probing.seam import Given, Target
 from gimlax.runtime.probing.watching import LiveCheck, LiveChecks
@@ -235,7 +234,7 @@ class Executable(_Shared):
         """The compiled stages with these arguments."""
         deployment = self._deployment
         return Target(
-            runner=LiveStages(self.program, deployment.inventory, self._phase.stages, placed),
+            runner=deployment.runner(self.program, self._phase.stages, placed),
             given=given,
             inputs=inputs,
             phase=deployment.chain.phases[self._index] if deployment.chain else None,

@@ -53,7 +53,9 @@ class LiveStages:
 
     def is_reference(self, mesh: str) -> bool:
         """Whether a mesh belongs to the very client that computes the reference."""
-        device = self._inventory.arrangement.meshes[mesh].devices.flat[0]
+        live = self._inventory.arrangement.meshes[mesh]
+        assert isinstance(live, jax.sharding.Mesh)
+        device = live.devices.flat[0]
         return device.client is reference_device().client
 
     def run(self, stage: int, inputs: StageInputs) -> StageResults:

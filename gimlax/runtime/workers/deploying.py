@@ -34,6 +34,7 @@ from gimlax.runtime.workers.orders import (
 )
 from gimlax.runtime.workers.peers import Peer
 from gimlax.runtime.workers.remote import RemoteStore
+from gimlax.runtime.workers.trying import RemoteStages
 from gimlax.runtime.workers.wire import Message
 
 __all__ = ["deploy_on_workers"]
@@ -76,10 +77,11 @@ def deploy_on_workers(
     meshes = {spec.name: abstract_mesh(spec) for spec in specs}
     arrangement = Arrangement.of(meshes, shardings, chain)
     inventory = take_inventory(programs, arrangement)
+    platforms = {name: of["platform"] for name, of in said.items()}
     exported = export_stages(
         programs,
         inventory,
-        {name: of["platform"] for name, of in said.items()},
+        platforms,
         {name: of["donates"] for name, of in said.items()},
     )
     config = [
@@ -101,6 +103,10 @@ def deploy_on_workers(
             number, phases, workers, store, links, max_in_flight=limit, config=config
         ),
         num_compiled=sum(answer["num_compiled"] for answer in answers.values()),
+        runner=lambda program, stages, placed: RemoteStages(
+            program, inventory, workers, platforms, [stage.row for stage in stages]
+        ),
+        chain=chain,
     )
 
 

@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gimlax import _jax, devices
 from gimlax.devices import MeshSpec
 from gimlax.errors import BackendError, GimlaxError, InternalError
+from gimlax.partition import Spec, partition_spec
 from gimlax.records import from_json
 from gimlax.runtime.compilation import Progress
+from gimlax.runtime.exporting import ExportedStage, load_stage
 from gimlax.runtime.workers.building import analyses, build
 from gimlax.runtime.workers.connection import Connection, accept
 from gimlax.runtime.workers.orders import Orders
@@ -65,6 +68,8 @@ class _Worker:
             "record": self._record,
             "end record": self._end_record,
             "census": self._census,
+            "try": self._try,
+            "echo": self._echo,
             "reset": self._reset,
             "close": self._close,
         }
@@ -235,6 +240,34 @@ class _Worker:
     def _census(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         return self._site(fields).census(), ()
 
+    def _try(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        """Runs a stage once, on arrays that come with it."""
+        artifact, *given = arrays
+        mesh = self._meshes[fields["mesh"]]
+        config = tuple((name, value) for name, value in fields["config"])
+        stage = ExportedStage(
+            description=fields["description"],
+            platform=fields["platform"],
+            axes=tuple(zip(mesh.axis_names, mesh.axis_sizes, strict=True)),
+            artifact=bytes(artifact),
+            inputs=_as_specs(fields["inputs"]),
+            results=_as_specs(fields["results"]),
+            donates=False,
+            config=config,
+        )
+        with _jax.using_config(config):
+            lowered = load_stage(stage, mesh)
+            treedef = jax.tree.structure(lowered.args_info)
+            lying = [NamedSharding(mesh, partition_spec(spec)) for spec in stage.inputs]
+            args, _ = jax.tree.unflatten(treedef, jax.device_put(given, lying))
+            updated, produced, _ = lowered.compile()(*args)
+        return {}, jax.tree.leaves((updated, produced))
+
+    def _echo(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        """Puts arrays on a mesh and reads them back."""
+        whole = NamedSharding(self._meshes[fields["mesh"]], PartitionSpec())
+        return {}, jax.device_put(list(arrays), whole)
+
     def _reset(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         self._site(fields).reset(fields["epoch"])
         return {}, ()
@@ -252,3 +285,8 @@ class _Worker:
                 f"deployment {fields['deployment']} is not on this worker; please report it"
             )
         return site
+
+
+def _as_specs(given: Sequence[Any]) -> tuple[Spec, ...]:
+    """Specs as they come in a message."""
+    return tuple(tuple(tuple(axes) for axes in spec) for spec in given)

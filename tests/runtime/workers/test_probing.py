@@ -1,0 +1,53 @@
+"""Stages on workers are checked beside the reference by the same code as those of one process."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gimlax as gx
+from gimlax.graph import trace
+from gimlax.runtime import exporting
+from tests import zoo
+from tests.runtime.conftest import trace_specimen
+from tests.runtime.workers.conftest import compile_on
+
+
+@pytest.mark.parametrize("kind", zoo.ZOO)
+def test_stages_on_workers_are_within_their_tolerances(kind, workers):
+    specimen = zoo.ZOO[kind]()
+    with compile_on(workers, trace_specimen(specimen), ("two", "other")) as step:
+        report = gx.probe(step, *specimen.args)
+        assert not report.breaches
+        assert {edge.relation for edge in step.plan.edges} == {"between clients"}
+
+
+def test_a_stage_that_is_wrong_on_its_worker_is_found(workers, monkeypatch):
+    """The stage that travels there is not the one that was traced."""
+
+    def layers(params, x):
+        for w in params:
+            x = jnp.tanh(x @ w)
+        return x
+
+    params = [np.eye(16, dtype=np.float32)] * 4
+    x = np.linspace(-1, 1, 64, dtype=np.float32).reshape(4, 16)
+    honest = exporting.form_of
+
+    def crooked(program, stage, *rest):
+        form = honest(program, stage, *rest)
+        if program.placement[stage.index] != "two":
+            return form
+
+        def wrong(*args):
+            updated, produced, token = form.function(*args)
+            return updated, tuple(value * 1.01 for value in produced), token
+
+        return dataclasses.replace(form, function=wrong)
+
+    with compile_on(workers, trace(layers, params, x), ("one", "two"), cuts=(2,)) as step:
+        assert gx.probe(step, params, x).ok
+        monkeypatch.setattr(exporting, "form_of", crooked)
+        report = gx.probe(step, params, x)
+        assert {breach.stage for breach in report.breaches} == {1}
