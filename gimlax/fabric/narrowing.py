@@ -91,7 +91,7 @@ def _from_bfloat16(x: jax.Array) -> jax.Array:
 def _to_int8(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     blocks = _in_blocks(x, jnp)  # [..., block, element]
     largest = jnp.abs(blocks).max(-1, initial=0)
-    scales = jnp.where(jnp.isfinite(largest), largest / 127, jnp.nan)
+    scales = largest / 127  # not finite where a number in the block is not: 0 times it is NaN
     steps = blocks / jnp.where(scales > 0, scales, 1)[..., None]
     whole = jnp.clip(jnp.round(jnp.nan_to_num(steps)), -127, 127).astype(jnp.int8)
     return whole.reshape(*whole.shape[:-2], -1)[..., : _last(x.shape)].reshape(x.shape), scales

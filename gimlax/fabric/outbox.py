@@ -26,15 +26,24 @@ class Outbox:
         limit_bytes: payloads that may wait, the one under way included; one that is larger waits
             alone.
         carry: sends a packet; called by one thread at a time.
+        ended: called once, after `stop`, when no `carry` runs any more.
     """
 
-    def __init__(self, link: str, limit_bytes: int, carry: Callable[[Packet], None]) -> None:
+    def __init__(
+        self,
+        link: str,
+        limit_bytes: int,
+        carry: Callable[[Packet], None],
+        ended: Callable[[], None],
+    ) -> None:
         self._link = link
         self._limit_bytes = limit_bytes
         self._carry = carry
+        self._ended = ended
         self._waiting: collections.deque[Packet] = collections.deque()
         self._bytes = 0
         self._busy = False
+        self._stopped = False
         self._failure: LinkError | None = None
         lock = threading.Lock()
         self._changed = threading.Condition(lock)  # for callers: room, or nothing under way
@@ -54,7 +63,7 @@ class Outbox:
             ):
                 self._changed.wait()
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.with_traceback(None)
             alone = not self._busy and not self._waiting
             if not (alone and packet.payload_bytes <= _SMALL_BYTES and packet.ready):
                 self._waiting.append(packet)
@@ -64,7 +73,7 @@ class Outbox:
             self._busy = True
         self._carry_one(packet, 0)
         if (failure := self._failure) is not None:
-            raise failure
+            raise failure.with_traceback(None)
 
     def drain(self, timeout_s: float | None) -> None:
         """Waits until nothing waits and nothing is under way.
@@ -83,34 +92,36 @@ class Outbox:
                     )
                 self._changed.wait(rest_s)
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.with_traceback(None)
 
     def stop(self) -> bool:
         """Carries nothing more and wakes whoever waits; whether nothing was under way."""
         with self._changed:
             if self._failure is None:
                 self._failure = LinkClosed(self._link, "it was closed at this end")
+            self._stopped = True
             self._waiting.clear()
             self._changed.notify_all()
             self._work.notify()
             return not self._busy
 
-    def join(self) -> None:
-        """Waits for the thread to end, after `stop` and with nothing to hold `carry` up."""
+    def join(self, timeout_s: float) -> None:
+        """Waits for the thread to end, after `stop`."""
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while self._failure is None and (self._busy or not self._waiting):
+                while self._busy or not (self._waiting or self._stopped):
                     self._work.wait()
-                if self._failure is not None:
-                    return
+                if self._stopped:
+                    break
                 packet = self._waiting.popleft()
                 self._busy = True
             self._carry_one(packet, packet.payload_bytes)
             del packet  # its arrays are not held while nothing is to be done
+        self._ended()
 
     def _carry_one(self, packet: Packet, counted_bytes: int) -> None:
         failure: LinkError | None = None
@@ -128,6 +139,6 @@ class Outbox:
                 self._failure = failure
             if failure is not None:
                 self._waiting.clear()
-            if self._waiting or self._failure is not None:
+            if self._waiting or self._stopped:
                 self._work.notify()
             self._changed.notify_all()

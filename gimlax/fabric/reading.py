@@ -72,7 +72,7 @@ class FrameReader:
             LinkLost: the stream ended without a farewell.
         """
         if self._broken is not None:
-            raise self._broken
+            raise self._broken.with_traceback(None)
         try:
             return self._next()
         except (FrameError, LinkClosed, LinkLost) as error:

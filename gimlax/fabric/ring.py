@@ -80,7 +80,9 @@ def connect_ring(offer: Offer, timeout_s: float, queue_bytes: int) -> SocketSend
             sock.connect(f"\0{offer.address}")
         except OSError as error:
             raise LinkLost(
-                offer.link, f"nobody on this host listens at {offer.address} ({error})"
+                offer.link,
+                f"nobody listens at {offer.address} on this host and in this network namespace "
+                f"({error})",
             ) from error
         answer(sock, offer.link, offer.secret, end_s)
         memory, room = _received(sock, offer.link, end_s)

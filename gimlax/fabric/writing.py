@@ -19,6 +19,7 @@ from gimlax.fabric.seam import Outgoing
 __all__ = ["Carrier", "FrameWriter", "SocketSender", "StreamCarrier"]
 
 _SMALL_BYTES = 64 * 1024
+_PATIENCE_S = 1.0
 
 
 class FrameWriter:
@@ -53,7 +54,8 @@ class FrameWriter:
             else:
                 self._socket.sendall(head)
         except OSError as error:
-            raise self.lost(f"({error.strerror or error})") from error
+            # Its frames hold the arrays, and whoever keeps the error would keep them.
+            raise self.lost(f"({error.strerror or error})") from error.with_traceback(None)
         self._sequence += 1
 
     def farewell(self) -> None:
@@ -153,7 +155,7 @@ class SocketSender:
         self._limits = limits
         self._carrier = carrier
         self._closed = False
-        self._outbox = Outbox(self.link, queue_bytes, self._carry)
+        self._outbox = Outbox(self.link, queue_bytes, self._carry, self._release)
 
     def send(self, tag: Tag, arrays: Sequence[jax.Array | np.ndarray | Outgoing]) -> None:
         """Takes arrays to be sent; see `Sender.send`."""
@@ -165,22 +167,28 @@ class SocketSender:
         self._outbox.drain(timeout_s)
 
     def close(self) -> None:
-        """Closes the link, drops what was not sent, and wakes whoever waits on either side."""
+        """Closes the link, drops what was not sent, and wakes whoever waits on either side.
+
+        Values that never come cannot hold it up: then its thread gives the rest back later.
+        """
         if self._closed:
             return
         self._closed = True
-        if self._outbox.stop():
-            self._writer.farewell()
-        self._writer.shut()
-        self._outbox.join()
-        self._carrier.close()
-        self._writer.close()
+        if not self._outbox.stop():  # what is under way stays unfinished
+            self._writer.shut()
+        self._outbox.join(_PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *failure: object) -> None:
         self.close()
+
+    def _release(self) -> None:
+        self._writer.farewell()
+        self._writer.shut()
+        self._carrier.close()
+        self._writer.close()
 
     def _carry(self, packet: Packet) -> None:
         if self._writer.is_gone():

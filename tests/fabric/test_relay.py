@@ -9,7 +9,7 @@ import pytest
 from gimlax import fabric
 from gimlax.fabric import FrameError, LinkLost, Offer, Tag
 from gimlax.fabric.frames import HEAD_BYTES, Limits, decode_head
-from tests.fabric.children import WATCHDOG_S, Peer
+from tests.fabric.children import WATCHDOG_S
 
 NUMBER = 5000
 HANDSHAKE = (36, 64, 32)  # bytes from the receiver, from the sender, from the receiver
@@ -105,12 +105,10 @@ def test_a_fault_on_the_way_is_an_error_that_names_the_frame(change, said):
     with (
         fabric.listen("tcp", "a -> b") as receiver,
         Relay(receiver.offer, change, 3) as relay,
-        Peer("send", "tcp", NUMBER) as peer,
+        fabric.connect(relay.offer) as sender,
     ):
-        peer.tell(relay.offer.to_json())
-        assert peer.line() == "connected"
-        for _ in range(3):
-            peer.tell("")
+        for number in range(3):
+            sender.send(Tag(pass_number=number), [np.full(NUMBER, number, np.uint8)])
         whole = 1 if said else 3
         for number in range(whole):
             message = receiver.receive(WATCHDOG_S)
