@@ -19,6 +19,7 @@ import optax
 from silicon_rows import Rows
 
 from gimlax.planning.rates import kernels
+from gimlax.planning.rates.decodes import decode_attention_s
 from gimlax.planning.rates.fitted import accelerators
 
 __all__ = ["LAWS", "Coefficients", "Law", "count", "fit", "predict"]
@@ -52,10 +53,9 @@ class Law:
 
 
 _SLOW_FLOAT8 = ("ada/float8", "blackwell_gddr/float8")  # of heads that are not of 128
-_OWN_DECODES = ("ampere", "blackwell", "hopper/bfloat16", "hopper/float8", "xe2")
 _OWN_EXPERTS = ("ada", "ampere", "blackwell/float4", "blackwell_ultra/float4")
 _OWN_MIDDLE = ("ada/bfloat16", "blackwell_gddr/bfloat16", *_SLOW_FLOAT8)
-_OWN_NARROW = ("blackwell", "blackwell_gddr/bfloat16", "hopper", "xe2", *_SLOW_FLOAT8)
+_OWN_NARROW = ("blackwell", "blackwell_gddr/bfloat16", "hopper", *_SLOW_FLOAT8)
 LAWS = {
     "matmul": Law(
         seconds=kernels.matmul_s,
@@ -79,16 +79,18 @@ LAWS = {
     "context_attention": Law(
         seconds=kernels.context_attention_s,
         begin={
-            "launch_s": (10e-6, DTYPE),
-            "other": (1.0, But(ALL, ("hopper/bfloat16", "hopper/float8", *_SLOW_FLOAT8))),
-            "single": (1.0, But(ALL, ("xe2",))),
+            "launch_s": (10e-6, ARCHITECTURE),
+            "other": (1.0, But(ALL, ("hopper", *_SLOW_FLOAT8))),
+            "spared": (0.25, But(NONE, ("xe2",))),
+            "lone_s": (5e-6, But(NONE, ("xe2",))),
             "efficiency": (0.6, DTYPE),
             "narrow": (1.2, But(ALL, _OWN_NARROW)),
             "middle": (1.0, But(ALL, _OWN_MIDDLE)),
             "wide": (1.0, But(ALL, _SLOW_FLOAT8)),
             "wave_s": (1e-6, But(ALL, ("blackwell", "hopper", *_SLOW_FLOAT8))),
             "extra": (30.0, But(ALL, ("ampere", "blackwell", "hopper"))),
-            "tail": (0.5, But(ALL, ("blackwell", "xe2"))),
+            "round": (0.7, ALL),
+            "tail": (0.5, But(ALL, ("xe2",))),
             "beyond": (30.0, But(ALL, ("blackwell/float8", "hopper/bfloat16", "hopper/float8"))),
             "least": (16.0, But(NONE, ("blackwell_gddr/bfloat16",))),
             "bandwidth": (0.8, But(ALL, ("ada", "blackwell_gddr"))),
@@ -98,21 +100,25 @@ LAWS = {
         },
     ),
     "decode_attention": Law(
-        seconds=kernels.decode_attention_s,
-        tiles=kernels.DECODE_TILES,
+        seconds=decode_attention_s,
         begin={
             "launch_s": (5e-6, ARCHITECTURE),
-            "wave_s": (2e-6, But(ALL, _OWN_DECODES)),
-            "step_s": (0.5e-6, But(ALL, ("blackwell", "xe2"))),
+            "prepare_s": (1e-6, ALL),
+            "lone_s": (5e-6, But(NONE, ("xe2",))),
+            "convert_s": (3e-6, But(NONE, ("xe2",))),
+            "wave_s": (6e-6, But(ALL, ("blackwell", "hopper/float8", "xe2"))),
+            "step_s": (0.4e-6, But(ALL, ("ada/float8", "blackwell", "xe2"))),
             "crowd": (0.5, ALL),
-            "alone_launch_s": (1e-6, But(ALL, ("ada/float8",))),
             "alone_s": (1.5e-6, But(ALL, ("ada/float8",))),
-            "alone_step_s": (0.5e-6, But(ALL, ("blackwell", "xe2"))),
-            "merge_s": (2e-6, But(ALL, ("ada/float8",))),
-            "bandwidth": (0.85, ALL),
-            "sharpness": (2.0, ALL),
+            "pass_s": (2e-6, ALL),
+            "loop_s": (2e-6, ALL),
+            "merge_s": (4e-6, But(ALL, ("blackwell", "xe2"))),
+            "alone_merge_s": (2e-6, ALL),
+            "global_s": (3e-6, But(NONE, ("blackwell",))),
+            "bandwidth": (0.85, But(ALL, ("ada", "xe2"))),
             "cache": (0.3, But(ALL, ("ada", "blackwell_gddr", "xe2"))),
             "cached": (4.0, ALL),
+            "sharpness": (2.0, ALL),
         },
     ),
     "experts": Law(
@@ -134,9 +140,14 @@ LAWS = {
         seconds=kernels.all_reduce_s,
         begin={
             "launch_s": (3e-6, ARCHITECTURE),
-            "peer_s": (0.5e-6, But(ALL, ("ada", "blackwell_gddr"))),
+            "peer_s": (0.5e-6, ALL),
+            "bus_peer_s": (3e-6, ALL),
             "hop_s": (5e-6, ALL),
-            "efficiency": (0.8, But(ALL, ("ada", "blackwell_gddr"))),
+            "efficiency": (0.8, ALL),
+            "bus_efficiency": (0.6, ALL),
+            "reading": (0.5, ALL),
+            "bus_reading": (0.4, ALL),
+            "crossed": (1.0, But(NONE, ("ada", "blackwell_gddr"))),
         },
     ),
 }

@@ -117,6 +117,7 @@ def read(name: str) -> Rows:
     keep = np.isin(dtype, list(ITEMSIZES))
     names = table["accelerator"].to_numpy(str)
     by_name = {key: known[key] for key in np.unique(names)}
+    figures = {key: accelerator.figures() for key, accelerator in by_name.items()}
     peaks = {
         (key, d): accelerator.peak_flops_per_s.get(d, accelerator.peak_flops_per_s["bfloat16"])
         for key, accelerator in by_name.items()
@@ -127,13 +128,8 @@ def read(name: str) -> Rows:
         device={
             "peak_flops_per_s": np.array([peaks.get((a, d), np.nan) for a, d in zip(names, dtype)]),
             **{
-                figure: np.array([getattr(by_name[a], figure) for a in names], np.float64)
-                for figure in (
-                    "memory_bytes_per_s",
-                    "processors",
-                    "cache_bytes",
-                    "link_bytes_per_s",
-                )
+                figure: np.array([figures[a][figure] for a in names], np.float64)
+                for figure in next(iter(figures.values()))
             },
         },
         accelerator=names,

@@ -14,7 +14,8 @@ from silicon_rows import ITEMSIZES, exponent
 from silicon_scores import WORK
 
 from gimlax.planning.rates import kernels
-from gimlax.planning.rates.fitted import Accelerator, choose_coefficients
+from gimlax.planning.rates.decodes import decode_attention_s
+from gimlax.planning.rates.fitted import Accelerator, choose_coefficients, is_fitted
 
 __all__ = ["Bare", "Laws", "NoLawError", "Pass", "pass_s"]
 
@@ -24,13 +25,12 @@ _FOUR_BIT = ("int4", "mxfp4", "w4a")
 _COLLECTIVES = ("CustomAllReduce", "MoeDispatch", "Nccl")
 _TILES = {
     "matmul": np.array(kernels.MATMUL_TILES, float).T,
-    "decode_attention": np.array(kernels.DECODE_TILES, float).T,
     "experts": np.array(kernels.EXPERT_TILES, float).T,
 }
 _LAWS = {
     "matmul": kernels.matmul_s,
     "context_attention": kernels.context_attention_s,
-    "decode_attention": kernels.decode_attention_s,
+    "decode_attention": decode_attention_s,
     "experts": kernels.experts_s,
     "all_reduce": kernels.all_reduce_s,
 }
@@ -83,7 +83,7 @@ class Laws:
 
     def _price(self, name: str, dtype: str, work: dict[str, float]) -> float:
         known = dtype
-        while known in _WIDER and not self._choose(name, known)["launch_s"]:
+        while known in _WIDER and not is_fitted(self._choose(name, known)):
             known = _WIDER[known]
         c = self._choose(name, known)
         if work.pop("ready", 0.0):  # the operand comes in the short format already
@@ -295,13 +295,7 @@ def _dtype(quantised: str) -> str:
 def _device(accelerator: Accelerator, dtype: str) -> dict[str, float]:
     while dtype not in accelerator.peak_flops_per_s:
         dtype = _WIDER[dtype]
-    return {
-        "peak_flops_per_s": accelerator.peak_flops_per_s[dtype],
-        "memory_bytes_per_s": accelerator.memory_bytes_per_s,
-        "link_bytes_per_s": accelerator.link_bytes_per_s,
-        "processors": accelerator.processors,
-        "cache_bytes": accelerator.cache_bytes,
-    }
+    return accelerator.figures() | {"peak_flops_per_s": accelerator.peak_flops_per_s[dtype]}
 
 
 def _frozen(work: dict[str, Any]) -> tuple[tuple[str, float], ...]:

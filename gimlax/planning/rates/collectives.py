@@ -93,7 +93,7 @@ class FittedSums:
         if collective.kind != ALL_REDUCE or collective.num_devices < 2:
             return self.ring.seconds(collective)
         c = find_coefficients("all_reduce", self.accelerator.groups("bfloat16"))
-        device = {"link_bytes_per_s": self.ring.bytes_per_s}
+        device = self.accelerator.figures() | {"link_bytes_per_s": self.ring.bytes_per_s}
         work = {"num_devices": collective.num_devices, "num_bytes": collective.num_bytes}
         return float(kernels.all_reduce_s(np, c, device, work))
 

@@ -19,10 +19,18 @@ import numpy as np
 from gimlax.devices import DeviceKind
 from gimlax.graph.operations import ATTENTION, GROUPED, MATMUL, Operation
 from gimlax.planning.rates import kernels
+from gimlax.planning.rates.decodes import decode_attention_s
 from gimlax.planning.rates.roofline import Roofline
 from gimlax.planning.rates.seam import FITTED
 
-__all__ = ["Accelerator", "Fitted", "accelerators", "choose_coefficients", "coefficients"]
+__all__ = [
+    "Accelerator",
+    "Fitted",
+    "accelerators",
+    "choose_coefficients",
+    "coefficients",
+    "is_fitted",
+]
 
 _DTYPES = {
     "bfloat16": "bfloat16",
@@ -34,7 +42,6 @@ _DTYPES = {
 _ITEMSIZES = {"bfloat16": 2.0, "float8": 1.0, "float4": 0.5625}  # float4 with its scales
 _WIDER = {"float4": "float8", "float8": "bfloat16"}  # what a device without the format works in
 _TILES = np.array(kernels.MATMUL_TILES, float).T  # [3, tile]
-_DECODE_TILES = np.array(kernels.DECODE_TILES, float).T
 _EXPERT_TILES = np.array(kernels.EXPERT_TILES, float).T
 
 
@@ -52,6 +59,10 @@ class Accelerator:
         link_bytes_per_s: to its neighbours, one way.
         processors: that tiles are given to.
         cache_bytes: the cache that they share.
+        clock_hz: the fastest of the processors.
+        fills: whether its library cuts the keys of a decode so that all parts run at once.
+        joins: whether decodes over caches of 8 bits have a kernel of their own.
+        bus: whether its link is that of the host.
     """
 
     name: str
@@ -62,12 +73,29 @@ class Accelerator:
     link_bytes_per_s: float
     processors: int
     cache_bytes: float
+    clock_hz: float
+    fills: bool = False
+    joins: bool = False
+    bus: bool = False
     four_bit_architecture: str | None = None
 
     def groups(self, dtype: str) -> tuple[str, str, str]:
         """Groups of coefficients that concern it, the narrowest first."""
         own = self.four_bit_architecture if dtype == "float4" else None
         return f"{own or self.architecture}/{dtype}", self.architecture, "all"
+
+    def figures(self) -> dict[str, float]:
+        """What laws take of it but for the peak, which is that of a dtype."""
+        return {
+            "memory_bytes_per_s": self.memory_bytes_per_s,
+            "link_bytes_per_s": self.link_bytes_per_s,
+            "processors": self.processors,
+            "cache_bytes": self.cache_bytes,
+            "clock_hz": self.clock_hz,
+            "fills": float(self.fills),
+            "joins": float(self.joins),
+            "bus": float(self.bus),
+        }
 
 
 @functools.cache
@@ -101,6 +129,11 @@ def choose_coefficients(
         name: next((known[group] for group in groups if group in known), 0.0)
         for name, known in law.items()
     }
+
+
+def is_fitted(c: Mapping[str, float]) -> bool:
+    """Whether a law was fitted for the dtype that these were chosen for."""
+    return bool(c["launch_s"] and c.get("efficiency", 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,19 +235,17 @@ class Fitted:
         }
         dtype = "float8" if dtype == "float4" else dtype
         law = "decode_attention" if queries == 1 else "context_attention"
-        if not find_coefficients(law, self.accelerator.groups(dtype))["launch_s"]:
+        if not is_fitted(find_coefficients(law, self.accelerator.groups(dtype))):
             dtype = "bfloat16"  # no kernel of the device was measured in the shorter format
         c = find_coefficients(law, self.accelerator.groups(dtype))
         device = self._device(dtype)
         if queries == 1:
-            return float(np.min(kernels.decode_attention_s(np, c, device, work, _DECODE_TILES)))
+            return float(decode_attention_s(np, c, device, work))
         return float(kernels.context_attention_s(np, c, device, work))
 
     def _device(self, dtype: str) -> dict[str, float]:
         listed = dict(self.kind.peak_flops_per_s)
-        return {
+        return self.accelerator.figures() | {
             "peak_flops_per_s": listed.get(dtype, self.accelerator.peak_flops_per_s[dtype]),
             "memory_bytes_per_s": self.kind.memory_bytes_per_s,
-            "processors": self.accelerator.processors,
-            "cache_bytes": self.accelerator.cache_bytes,
         }

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
-    "DECODE_TILES",
+    "CLOCK_HZ",
     "EXPERT_TILES",
     "MATMUL_TILES",
     "all_reduce_s",
+    "binding",
     "context_attention_s",
-    "decode_attention_s",
     "experts_s",
     "matmul_s",
 ]
@@ -29,11 +29,9 @@ _SIDES += ((32, 64), (64, 32), (16, 128), (128, 16))
 # What a library chooses from: rows and columns of a tile, and in how many parts it cuts k.
 MATMUL_TILES = tuple((m, n, s) for m, n in _SIDES for s in (1, 2, 3, 4, 6, 8, 16, 32))
 EXPERT_TILES = tuple((m, 128, 1) for m in (16, 64, 128))
-# In how many parts a sequence is cut, and whether a processor takes a key or (2) a query head.
-DECODE_TILES = tuple((p, heads, 1) for p in (1, 2, 4, 8, 16, 32, 64, 128) for heads in (1, 2))
 _DEPTH = 64  # of k, which a tile goes through at a time
-_QUERIES, _KEYS = 128, 128  # of a tile of a prompt, and of a pass of a decode
-_MOST_SHARED = 32  # query heads of a key head that one processor can take together
+_QUERIES = 128  # of a tile of a prompt
+CLOCK_HZ = 2e9  # of the processors, at which coefficients that stand for cycles are in seconds
 _LOADS = 8  # quantiles that stand for the loads of experts
 _NEVER_S = 1.0  # more than any product takes
 _WARM_S = 1e-3  # after which clocks have fallen by half of what they will
@@ -67,9 +65,9 @@ def matmul_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], til
     quantise_s = w["batch"] * m * k * 2 * c["quantise"] / device["memory_bytes_per_s"]
     # A product that lasts meets the power limit, and clocks fall.
     core_s = core_s * (1 + c["sag"] * core_s / (core_s + _WARM_S))
-    kernel_s = _binding(xp, core_s, memory_s, c["sharpness"])
+    kernel_s = binding(xp, core_s, memory_s, c["sharpness"])
     kernel_s = kernel_s + xp.where(parts > 1, partial_s, 0.0) + quantise_s
-    return _binding(xp, c["launch_s"], kernel_s, c["hidden"])
+    return binding(xp, c["launch_s"], kernel_s, c["hidden"])
 
 
 def experts_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any) -> Any:
@@ -104,25 +102,29 @@ def experts_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], ti
         acts = num_rows * (product["k"] * product["itemsize"] + 2 * product["n"])
         memory_s = (weights + acts) / (device["memory_bytes_per_s"] * c["bandwidth"])
         core_s = _waves_s(xp, c, device, product, tile, num_tiles)
-        seconds = seconds + _binding(xp, core_s, memory_s, c["sharpness"])
+        seconds = seconds + binding(xp, core_s, memory_s, c["sharpness"])
     return seconds
 
 
 def context_attention_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any]) -> Any:
     """Seconds of causal attention of whole prompts, the writing of the cache with it.
 
-    Tiles of 128 queries keep all processors busy, the last of them alone; work of a tile is what it
-    does for pairs of a query and a key, and as much again as `extra` keys would be.
+    Tiles of 128 queries keep all processors busy but for a last wave, and but for the longest tile,
+    which may go on alone; work of a tile is what it does for pairs of a query and a key, and as
+    much again as `extra` keys would be. What waits for no arithmetic and no memory takes cycles, so
+    launch_s and wave_s are of a clock of 2 GHz.
 
     Args:
         xp: NumPy or JAX's.
-        c: launch_s, other (launches with heads that are not of 128), single (launches with prompts
-            of one token, which may go another way), efficiency (with heads of 128), narrow, middle
-            and wide (FLOPs that heads of 64, 192 and 256 take over those of 128), wave_s (each
-            tile), extra (keys), tail (share of the longest tile's time that nothing else fills),
-            beyond (keys that a window does not hold and a tile meets), least (queries that a tile
-            works on), bandwidth, cache, cached and hidden (as of a product).
-        device: peak_flops_per_s, memory_bytes_per_s, processors, cache_bytes.
+        c: launch_s, other (launches with heads that are not of 128), spared (share of a launch that
+            prompts of one token do without), lone_s (beyond a launch where there is one key head),
+            efficiency (with heads of 128), narrow, middle and wide (FLOPs that heads of 64, 192 and
+            256 take over those of 128), wave_s (each tile), extra (keys), round (share of a tile's
+            time for which processors without a tile in the last wave wait), tail (share of what the
+            longest tile takes beyond the mean that nothing else fills), beyond (keys that a window
+            does not hold and a tile meets), least (queries that a tile works on where heads are of
+            whole 128s), bandwidth, cache, cached and hidden (as of a product).
+        device: peak_flops_per_s, memory_bytes_per_s, processors, cache_bytes, clock_hz.
         w: batch, heads, key_heads, queries, size (of a head), window (keys that a query sees, 0
             where it sees all before it), keys (of a sequence, the latest of them its queries'),
             causal (0 where every query sees every key), itemsize.
@@ -132,79 +134,54 @@ def context_attention_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str
     window = xp.where(w["window"] > 0, xp.minimum(w["window"], queries), queries)
     num_tiles = xp.ceil(queries / _QUERIES)
     # A matrix unit takes 16 queries at a time, and those of a tile that are not there cost nothing.
-    rows = xp.maximum(xp.minimum(xp.ceil(queries / 16) * 16, _QUERIES), c["least"])
+    rows = xp.minimum(xp.ceil(queries / 16) * 16, _QUERIES)
+    rows = xp.maximum(rows, xp.where((size == 128) | (size == 256), c["least"], 0.0))
     full = num_tiles * _QUERIES
     # Keys that a tile of queries meets, at most and on average: more until the window is full.
-    most = xp.minimum(window + _QUERIES + c["beyond"], full)
+    most = xp.minimum(window + _QUERIES, full)
     mean = (0.5 * most * (most + _QUERIES) + (full - most) * most) / full
-    mean = past + xp.where(w["causal"] > 0, mean, most)
-    most = past + most
+    beyond = past + xp.where(window < queries, c["beyond"], 0.0)
+    mean = beyond + xp.where(w["causal"] > 0, mean, most)
+    most = beyond + most
     # Of a query and a key.
     flops = _by_size(xp, size, 256 * c["narrow"], 512.0, 768 * c["middle"], 1024 * c["wide"])
     pair_s = flops * device["processors"] / (device["peak_flops_per_s"] * c["efficiency"])
     other = xp.where(size == 128, 1.0, c["other"])
-    each_s = c["wave_s"] * other**2 + rows * (mean + c["extra"]) * pair_s
-    core_s = batch * heads * num_tiles * each_s / device["processors"]
-    tail_s = c["tail"] * rows * most * pair_s
+    cycle = CLOCK_HZ / device["clock_hz"]
+    each_s = c["wave_s"] * cycle * other**2 + rows * (mean + c["extra"]) * pair_s
+    waves = batch * heads * num_tiles / device["processors"]
+    waves = waves + c["round"] * (xp.ceil(waves) - waves)
+    core_s = waves * each_s + c["tail"] * rows * (most - mean) * pair_s
     # Queries, keys and values are read and written once more on their way to the cache.
     num_bytes = batch * queries * size * (heads + 2 * w["key_heads"]) * (2 + w["itemsize"])
-    kernel_s = core_s + tail_s + _memory_s(xp, c, device, num_bytes, 1.0)
-    launch_s = c["launch_s"] * other * xp.where(queries > 1, 1.0, c["single"])
-    return _binding(xp, launch_s, kernel_s, c["hidden"])
-
-
-def decode_attention_s(
-    xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any], tile: Any
-) -> Any:
-    """Seconds of attention of one new token of each sequence over its cache.
-
-    There are two kernels. One gives a processor a key head with all query heads that share it, in
-    passes over 128 keys; the other gives it a single query head, and is all there is where nothing
-    is shared or more than 32 share.
-
-    Args:
-        xp: NumPy or JAX's.
-        c: launch_s, wave_s, step_s (64 keys of size 128), crowd (growth of a step with the square
-            of the query heads of a key head, in 32); alone_launch_s (beyond launch_s), alone_s and
-            alone_step_s, the same of single query heads; merge_s (of parts), bandwidth, sharpness,
-            cache and cached (as of a product).
-        device: memory_bytes_per_s, processors, cache_bytes.
-        w: batch, heads, key_heads, keys, size, window, itemsize (of the cache), warm.
-        tile: in how many parts a sequence is cut; 2 where a processor takes a query head; 1.
-    """
-    parts, alone = tile[0], tile[1] > 1
-    keys = xp.where(w["window"] > 0, xp.minimum(w["window"], w["keys"]), w["keys"])
-    shared = w["heads"] / w["key_heads"]  # query heads of a key head
-    groups = w["batch"] * xp.where(alone, w["heads"], w["key_heads"])
-    waves = xp.ceil(groups * parts / device["processors"])
-    step = w["size"] / (64 * 128)  # of one key
-    together_s = c["step_s"] * (1 + c["crowd"] * (shared / _MOST_SHARED) ** 2)
-    together_s = c["wave_s"] + xp.ceil(keys / parts / _KEYS) * _KEYS * step * together_s
-    alone_s = c["alone_s"] + keys / parts * step * c["alone_step_s"]
-    core_s = waves * xp.where(alone, alone_s, together_s)
-    num_bytes = w["batch"] * w["key_heads"] * keys * w["size"] * 2 * w["itemsize"]
-    num_bytes = num_bytes + 4 * w["batch"] * w["heads"] * w["size"]
-    memory_s = _memory_s(xp, c, device, num_bytes, w["warm"])
-    merge_s = xp.where(parts > 1, c["merge_s"], 0.0)
-    cannot = xp.logical_not(alone) & ((shared <= 1) | (shared > _MOST_SHARED))
-    launch_s = c["launch_s"] + xp.where(alone, c["alone_launch_s"], xp.where(cannot, _NEVER_S, 0.0))
-    return launch_s + merge_s + _binding(xp, core_s, memory_s, c["sharpness"])
+    kernel_s = core_s + _memory_s(xp, c, device, num_bytes, 1.0)
+    launch_s = c["launch_s"] * cycle * other * xp.where(queries > 1, 1.0, 1 - c["spared"])
+    launch_s = launch_s + xp.where(w["key_heads"] > 1, 0.0, c["lone_s"])
+    return binding(xp, launch_s, kernel_s, c["hidden"])
 
 
 def all_reduce_s(xp: Any, c: Coefficients, device: Device, w: Mapping[str, Any]) -> Any:
     """Seconds of summing `num_bytes` over `num_devices`: all at once, or scattered and gathered.
 
+    On the bus of a host every access to another device takes longer, and more than two of them
+    share what joins its halves.
+
     Args:
         xp: NumPy or JAX's.
-        c: launch_s, peer_s (each other device), hop_s (a second exchange), efficiency.
-        device: link_bytes_per_s, one way.
+        c: launch_s, peer_s (each other device), hop_s (a second exchange), efficiency and reading
+            (of the link, when scattered and when all at once); bus_peer_s, bus_efficiency and
+            bus_reading, the same on a bus; crossed (what more than two devices take beyond that).
+        device: link_bytes_per_s, one way; bus (1 where it is that of the host).
         w: num_devices, num_bytes.
     """
-    others = w["num_devices"] - 1
-    rate = device["link_bytes_per_s"] * c["efficiency"]
-    at_once_s = others * w["num_bytes"] / rate
+    bus, others = device["bus"] > 0, w["num_devices"] - 1
+    link = device["link_bytes_per_s"]
+    rate = link * xp.where(bus, c["bus_efficiency"], c["efficiency"])
+    rate = rate / xp.where(bus & (w["num_devices"] > 2), 1 + c["crossed"], 1.0)
+    at_once_s = others * w["num_bytes"] / (link * xp.where(bus, c["bus_reading"], c["reading"]))
     scattered_s = c["hop_s"] + 2 * others / w["num_devices"] * w["num_bytes"] / rate
-    return c["launch_s"] + others * c["peer_s"] + xp.minimum(at_once_s, scattered_s)
+    peers_s = others * xp.where(bus, c["bus_peer_s"], c["peer_s"])
+    return c["launch_s"] + peers_s + xp.minimum(at_once_s, scattered_s)
 
 
 def _waves_s(
@@ -270,7 +247,7 @@ def _memory_s(xp: Any, c: Coefficients, device: Device, num_bytes: Any, warm: An
     return (num_bytes / c["cached"] + slow_s) / device["memory_bytes_per_s"]
 
 
-def _binding(xp: Any, one_s: Any, other_s: Any, sharpness: Any) -> Any:
+def binding(xp: Any, one_s: Any, other_s: Any, sharpness: Any) -> Any:
     """The longer of two that overlap, rounded where they are alike: a norm."""
     longer, shorter = xp.maximum(one_s, other_s), xp.minimum(one_s, other_s)
     order = 1 + sharpness
