@@ -167,4 +167,30 @@ def exchanged() -> Specimen:
     )
 
 
-ZOO = {f.__name__: f for f in (plain, linen, nnx_model, scanned, scanned_back, exchanged)}
+def recurrent() -> Specimen:
+    """A selective scan like Mamba's: h = a * h + b * x, so a step done twice shows for ever."""
+
+    def recurrent_model(params, state, x):
+        updated = []
+        for layer, h in zip(params["layers"], state, strict=True):
+            u = x @ layer["in"]
+            h = jax.nn.sigmoid(layer["decay"] + u.mean(0)) * h + u.sum(0)
+            x = x + jnp.tanh(u * h) @ layer["out"]
+            updated.append(h)
+        return x @ params["head"], updated
+
+    layers = [
+        {
+            "in": normal(WIDTH, 24, seed=7 * i),
+            "decay": normal(24, seed=7 * i + 1),
+            "out": normal(24, WIDTH, seed=7 * i + 2),
+        }
+        for i in range(4)
+    ]
+    params = {"layers": layers, "head": normal(WIDTH, 5)}
+    state = [np.zeros(24, np.float32) for _ in layers]
+    return Specimen(fn=recurrent_model, args=(params, state, normal(3, WIDTH)), carried={1: 1})
+
+
+KINDS = (plain, linen, nnx_model, scanned, scanned_back, exchanged, recurrent)
+ZOO = {f.__name__: f for f in KINDS}

@@ -96,30 +96,35 @@ def compile_stages(
 
 
 def compile_orders(
-    orders: Sequence[Order], progress: Callable[[Progress], None] | None = None
+    orders: Sequence[Order],
+    progress: Callable[[Progress], None] | None = None,
+    known: dict[tuple[Any, ...], Any] | None = None,
 ) -> tuple[list[Any], int]:
     """Compiles what was ordered, equal orders once and several at a time.
 
     Args:
         orders: stages to compile.
         progress: told after each distinct one, in the calling thread.
+        known: what was compiled before, by key; takes in what is new.
 
     Returns:
-        What was compiled for each order, and how many distinct ones there were.
+        What was compiled for each order, and how many had to be.
 
     Raises:
         BackendError: a backend refuses a stage; names it.
     """
-    distinct = {order.key: order for order in orders}
-    compiled: dict[tuple[Any, ...], Any] = {}
+    compiled: dict[tuple[Any, ...], Any] = {} if known is None else known
+    distinct = {order.key: order for order in orders if order.key not in compiled}
+    num_done = 0
     with ThreadPoolExecutor(os.cpu_count(), "gimlax compile") as pool:
         futures = {pool.submit(_compile, order): order for order in distinct.values()}
         try:
             for future in as_completed(futures):
                 order = futures[future]
                 compiled[order.key] = future.result()
+                num_done += 1
                 if progress is not None:
-                    done = Progress(done=len(compiled), total=len(distinct), what=order.description)
+                    done = Progress(done=num_done, total=len(distinct), what=order.description)
                     progress(done)
         except BaseException:
             pool.shutdown(cancel_futures=True)

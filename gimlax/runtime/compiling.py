@@ -13,7 +13,7 @@ from gimlax.planning import Plan, check_plan, in_order
 from gimlax.program import emit
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import Progress
-from gimlax.runtime.deployment import Deployment, deploy_here
+from gimlax.runtime.deployment import deploy_here
 from gimlax.runtime.executable import Executable, Executables
 from gimlax.runtime.probing.checking import probe as run_probe
 from gimlax.runtime.probing.checking import require
@@ -28,6 +28,7 @@ def compile(
     meshes: Mapping[str, jax.sharding.Mesh] | None = None,
     workers: Workers | None = None,
     max_in_flight: int | None = None,
+    on_loss: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     check: bool = False,
     probe: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
@@ -41,6 +42,7 @@ def compile(
     meshes: Mapping[str, jax.sharding.Mesh] | None = None,
     workers: Workers | None = None,
     max_in_flight: int | None = None,
+    on_loss: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     check: bool = False,
     probe: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
@@ -53,6 +55,7 @@ def compile(
     meshes: Mapping[str, jax.sharding.Mesh] | None = None,
     workers: Workers | None = None,
     max_in_flight: int | None = None,
+    on_loss: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     check: bool = False,
     probe: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None,
@@ -67,7 +70,10 @@ def compile(
         workers: started for a cluster with these meshes, where they name workers.
         max_in_flight: passes that `submit` lets in before it waits; by default twice the number of
             stages and two more.
-        progress: told after each distinct stage, in this thread.
+        on_loss: what becomes of carried state that dies with its worker: 'replay' (the default)
+            keeps the inputs of passes here and rebuilds it from them; with 'fail' the passes that
+            need it fail and say so.
+        progress: told after each distinct stage; of those of workers by the thread that hears them.
         check: whether every stage is run once beside the reference (JAX's CPU client in float32)
             and must be within the tolerances of the plan; see `gimlax.probe`.
         probe: the arguments of that, as those of a call, by name of the phase unless the workload
@@ -96,15 +102,29 @@ def compile(
         )
     chain = workload if isinstance(workload, Chain) else graph.chain(workload)
     check_plan(plan, chain)
-    chain = in_order(plan, chain)
+    if on_loss not in (None, "replay", "fail"):
+        raise SpecError(f"on_loss is {shown(on_loss)}; give 'replay' or 'fail'")
     if any(spec.worker for spec in plan.specs):
-        deployment = _on_workers(plan, chain, meshes, workers, max_in_flight, progress)
+        deployment = deploy_on_workers(
+            plan,
+            chain,
+            _check_workers(plan, meshes, workers),
+            on_loss=on_loss or "replay",
+            max_in_flight=max_in_flight,
+            progress=progress,
+        )
+    elif on_loss is not None:
+        raise SpecError(
+            f"on_loss={on_loss!r} says what becomes of state when a worker is lost, and no mesh of"
+            " the plan is on one; leave it out"
+        )
     elif workers is not None:
         raise SpecError(
             "workers were given, but no mesh of the plan names one; leave them out, or plan for"
             " the cluster that they were started for"
         )
     else:
+        chain = in_order(plan, chain)
         live = devices.bind(plan.specs, meshes)
         deployment = deploy_here(
             emit(plan, chain),
@@ -147,15 +167,12 @@ def _check(phases: Mapping[str, Executable], given: Any) -> None:
         require(run_probe(executable, *(() if args is None else args)))
 
 
-def _on_workers(
+def _check_workers(
     plan: Plan,
-    chain: Chain,
     meshes: Mapping[str, jax.sharding.Mesh] | None,
     workers: Workers | None,
-    max_in_flight: int | None,
-    progress: Callable[[Progress], None] | None,
-) -> Deployment:
-    """The deployment where meshes are on workers: all of them, for now."""
+) -> Workers:
+    """The workers of a plan for which all meshes have to be on workers, for now."""
     here = [spec.name for spec in plan.specs if not spec.worker]
     if here or meshes:
         raise SpecError(
@@ -170,12 +187,4 @@ def _on_workers(
             f"{'but no workers were given' if workers is None else f'there are {workers!r}'}; pass"
             " workers=gimlax.start_workers(cluster)"
         )
-    return deploy_on_workers(
-        emit(plan, chain),
-        plan.specs,
-        workers.peers,
-        shardings=plan.shardings,
-        chain=chain,
-        max_in_flight=max_in_flight,
-        progress=progress,
-    )
+    return workers

@@ -4,6 +4,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from gimlax import _jax
 from gimlax.devices import check_one_client
 from gimlax.errors import SpecError
 from gimlax.graph import Chain, Role
+from gimlax.planning import Plan
 from gimlax.program import Program
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import CompiledStage, Progress, compile_stages
@@ -26,7 +28,30 @@ from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.stores import LocalStore, Store
 
-__all__ = ["Deployment", "deploy_here", "passes_let_in"]
+__all__ = ["Deployment", "Standing", "deploy_here", "passes_let_in"]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Standing:
+    """What runs just now.
+
+    Attributes:
+        programs: one per phase, of the plan in force.
+        phases: of each program its compiled stages.
+        inventory: how arguments lie on its meshes.
+        num_compiled: distinct stages of all phases.
+        plan: the plan in force, None where it is the one that was compiled first.
+        chain: whose segments the programs cut; without it a probe cannot look into a stage.
+        runner: runs single stages of a program for a probe, which may use placed parameters.
+    """
+
+    programs: tuple[Program, ...]
+    phases: tuple[CompiledPhase, ...]
+    inventory: Inventory
+    num_compiled: int
+    runner: Callable[[Program, Sequence[CompiledStage], Sequence[Placed]], StageRunner]
+    plan: Plan | None = None
+    chain: Chain | None = None
 
 
 class Deployment:
@@ -40,29 +65,23 @@ class Deployment:
         inventory: Inventory,
         store: Store,
         executor: Executor,
-        num_compiled: int,
-        runner: Callable[[Program, Sequence[CompiledStage], Sequence[Placed]], StageRunner],
-        chain: Chain | None = None,
+        standing: Callable[[], Standing],
     ) -> None:
         """Puts together what was compiled.
 
         Args:
-            programs: one per phase, with the same placement.
-            phases: of each program, what runs it.
+            programs: one per phase, with the same placement, as callers see them.
+            phases: of each program, what callers give and get.
             inventory: how arguments lie on the meshes.
             store: keeps them there.
             executor: runs submitted passes.
-            num_compiled: distinct stages of all phases.
-            runner: runs single stages of a program for a probe, which may use placed parameters.
-            chain: whose segments the programs cut; without it a probe cannot look into a stage.
+            standing: what runs them at the moment it is asked.
         """
-        self.chain = chain
-        self.runner = runner
         self.programs = tuple(programs)
         self.phases = tuple(phases)
         self.inventory = inventory
         self.executor = executor
-        self.num_compiled = num_compiled
+        self.standing = standing
         self.closed = False
         self.closing: list[Callable[[], None]] = []
         self._store = store
@@ -173,12 +192,21 @@ def deploy_here(
     arrangement = arrangement or Arrangement(meshes=meshes)
     inventory = take_inventory(programs, arrangement)
     stages, num_compiled = compile_stages(programs, inventory, donates, progress)
+    phases = tuple(
+        CompiledPhase.build(program, of_phase, arrangement)
+        for program, of_phase in zip(programs, stages, strict=True)
+    )
+    standing = Standing(
+        programs=tuple(programs),
+        phases=phases,
+        inventory=inventory,
+        num_compiled=num_compiled,
+        chain=chain,
+        runner=lambda program, stages, placed: LiveStages(program, inventory, stages, placed),
+    )
     return Deployment(
         programs=programs,
-        phases=[
-            CompiledPhase.build(program, of_phase, arrangement)
-            for program, of_phase in zip(programs, stages, strict=True)
-        ],
+        phases=phases,
         inventory=inventory,
         store=LocalStore(),
         executor=LocalExecutor(
@@ -187,9 +215,7 @@ def deploy_here(
             max_in_flight=limit,
             clock=clock,
         ),
-        num_compiled=num_compiled,
-        runner=lambda program, stages, placed: LiveStages(program, inventory, stages, placed),
-        chain=chain,
+        standing=lambda: standing,
     )
 
 

@@ -42,13 +42,13 @@ class _Shared:
 
     @property
     def plan(self) -> Plan:
-        """The plan that was compiled."""
-        return self._plan
+        """The plan that runs: the one that was compiled, or what came in its place after a loss."""
+        return self._deployment.standing().plan or self._plan
 
     @property
     def num_compiled(self) -> int:
         """Distinct stages compiled for all phases together."""
-        return self._deployment.num_compiled
+        return self._deployment.standing().num_compiled
 
     @property
     def owner(self) -> Hashable:
@@ -104,11 +104,13 @@ class Executable(_Shared):
     ) -> None:
         super().__init__(plan, deployment)
         self._index = phase
-        self._program = deployment.programs[phase]
         self._phase = deployment.phases[phase]
         self._schedule = Schedule.build(self._phase)
         self._signature = Signature(
-            self._program, self._phase, deployment.inventory, deployment.handle_maker(self.name)
+            deployment.programs[phase],
+            self._phase,
+            deployment.inventory,
+            deployment.handle_maker(self.name),
         )
         self._steps = tuple(
             (step, self._phase.stage_of(step.instruction)) for step in self._phase.steps
@@ -117,7 +119,7 @@ class Executable(_Shared):
         self._limit = _CALLS_AHEAD * len(self._phase.stages)
         self._checks: LiveChecks | None = None
         if check_every is not None:
-            self._checks = LiveChecks(self._program, check_every, self._target_of_pass)
+            self._checks = LiveChecks(self.program, check_every, self._target_of_pass)
             deployment.closing.append(self._checks.close)
 
     @property
@@ -128,7 +130,7 @@ class Executable(_Shared):
     @property
     def program(self) -> Program:
         """The instruction lists that it follows."""
-        return self._program
+        return self._deployment.standing().programs[self._index]
 
     @property
     def checks(self) -> tuple[LiveCheck, ...]:
@@ -144,7 +146,10 @@ class Executable(_Shared):
             return self._target((), made_from_shapes(traced), "inputs made from shapes")
         # Placed for this once: nobody has to be warned of that.
         signature = Signature(
-            self._program, self._phase, deployment.inventory, deployment.make_handle
+            deployment.programs[self._index],
+            self._phase,
+            deployment.inventory,
+            deployment.make_handle,
         )
         work = signature.bind(args, kwargs, copy=True)
         given = from_pass(work, traced, deployment.inventory, state_of_handles(work))
@@ -210,8 +215,8 @@ class Executable(_Shared):
             raise
 
     def __repr__(self) -> str:
-        where = ", ".join(self._program.placement)
-        return f"Executable({self.name!r}, {len(self._phase.stages)} stages on {where})"
+        placement = self.program.placement
+        return f"Executable({self.name!r}, {len(placement)} stages on {', '.join(placement)})"
 
     def cost_analysis(self, stage: int | None = None) -> dict[str, float]:
         """What XLA counts for one stage, or summed over all; empty where a backend does not say."""
@@ -232,13 +237,14 @@ class Executable(_Shared):
 
     def _target(self, placed: Sequence[Placed], given: Given, inputs: str) -> Target:
         """The compiled stages with these arguments."""
-        deployment = self._deployment
+        standing = self._deployment.standing()
+        program, phase = standing.programs[self._index], standing.phases[self._index]
         return Target(
-            runner=deployment.runner(self.program, self._phase.stages, placed),
+            runner=standing.runner(program, phase.stages, placed),
             given=given,
             inputs=inputs,
-            phase=deployment.chain.phases[self._index] if deployment.chain else None,
-            edges=self._plan.edges if self._plan else (),
+            phase=standing.chain.phases[self._index] if standing.chain else None,
+            edges=self.plan.edges if self.plan else (),
         )
 
     def _target_of_pass(self, work: Pass) -> Target:
@@ -248,7 +254,7 @@ class Executable(_Shared):
         return self._target(work.placed, given, "the inputs of this pass")
 
     def _select(self, stage: int | None) -> tuple[CompiledStage, ...]:
-        stages = self._phase.stages
+        stages = self._deployment.standing().phases[self._index].stages
         if stage is None:
             return stages
         if not 0 <= stage < len(stages):

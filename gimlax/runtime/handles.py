@@ -52,12 +52,13 @@ class Placed:
     @property
     def nbytes(self) -> int:
         """Bytes on all meshes together; a part that two meshes use counts twice."""
-        return sum(_jax.nbytes(array) for array in self._shelf.values())
+        return sum(_nbytes(array) for array in self._shelf.values())
 
     @property
     def meshes(self) -> tuple[str, ...]:
         """Names of the meshes that hold something of it."""
-        return tuple(dict.fromkeys(mesh for mesh, _ in self._shelf))
+        found = (getattr(a, "meshes", (mesh,)) for (mesh, _), a in self._shelf.items())
+        return tuple(dict.fromkeys(mesh for of in found for mesh in of))
 
     @property
     def owner(self) -> Inventory:
@@ -263,8 +264,9 @@ def place(inventory: Inventory, store: Store, tree: Tree, value: Any) -> Placed:
     shelf: dict[tuple[str, Part], jax.Array] = {}
     for mesh in dict.fromkeys(mesh for mesh, _ in slots):
         mine = [slot for slot in slots if slot[0] == mesh]
-        with _putting(inventory, tree, mesh, [part for _, part in mine], leaves) as lot:
-            shelf.update(zip(mine, store.shelve(mesh, *lot), strict=True))
+        parts = [part for _, part in mine]
+        with _putting(inventory, tree, mesh, parts, leaves) as lot:
+            shelf.update(zip(mine, store.shelve(tree, mesh, parts, *lot), strict=True))
     rest: dict[int, Any] = {}
     for leaf, (given, aval) in enumerate(zip(leaves, tree.avals, strict=True), tree.first):
         if not _complete({part for _, part in shelf if part.leaf == leaf}, aval):
@@ -284,7 +286,7 @@ def init(inventory: Inventory, store: Store, tree: Tree, value: Any) -> Carried:
     cells: list[Cell] = []
     for mesh, parts in zip(inventory.placement, states, strict=True):
         with _putting(inventory, tree, mesh, parts, leaves) as lot:
-            cells.append(store.fill(mesh, *lot))
+            cells.append(store.fill(tree, mesh, parts, *lot))
     return Carried(inventory, tree, tuple(cells), 0)
 
 
@@ -309,6 +311,7 @@ def _gather_leaf(leaf: Any) -> Any:
 
 def to_host(array: Any) -> Any:
     """A numpy copy of an array; a typed PRNG key is copied to the default device."""
+    array = getattr(array, "fetch", lambda: array)()  # it may lie in another process
     if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         data = jnp.asarray(np.array(jax.random.key_data(array)))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
@@ -330,6 +333,11 @@ def _putting(
             f"{tree.name}: {nbytes} bytes could not be put on mesh {mesh!r}: {error}; free"
             " memory there, or plan with less on it"
         ) from error
+
+
+def _nbytes(array: Any) -> int:
+    """Bytes of an array on all meshes that it lies on."""
+    return array.nbytes if hasattr(array, "meshes") else _jax.nbytes(array)
 
 
 def _rows(leaf: Any, part: Part) -> Any:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import jax
 
 from gimlax.errors import InternalError
+from gimlax.graph import Part
+from gimlax.runtime.inventory import Tree
 
 __all__ = ["Arrays", "Cell", "LocalStore", "Store"]
 
@@ -39,8 +41,10 @@ class Cell:
         return Cell()
 
     def copy(self) -> "Cell":
-        """A cell with copies of the arrays."""
-        return Cell(tuple(array.copy() for array in self.filled()))
+        """A cell with copies of the arrays, if its stage has any of this state."""
+        return (
+            Cell() if self.arrays is None else Cell(tuple(array.copy() for array in self.filled()))
+        )
 
     def write(self, place: int, value: Any, index: Any = ()) -> None:
         """Replaces an array, or what `index` selects of it; `value` is copied."""
@@ -58,9 +62,21 @@ class Store(Protocol):
     """Keeps arrays on meshes."""
 
     def shelve(
-        self, mesh: str, rows: Sequence[Any], lying: Sequence[jax.sharding.NamedSharding]
+        self,
+        tree: Tree,
+        mesh: str,
+        parts: Sequence[Part],
+        rows: Sequence[Any],
+        lying: Sequence[jax.sharding.NamedSharding],
     ) -> Sequence[jax.Array]:
         """Puts parameters on a mesh; may use host arrays in place.
+
+        Args:
+            tree: the argument.
+            mesh: where they go.
+            parts: what of the argument's leaves.
+            rows: the arrays of these parts.
+            lying: how each lies there.
 
         Raises:
             RuntimeError: the mesh has no room.
@@ -68,9 +84,14 @@ class Store(Protocol):
         ...
 
     def fill(
-        self, mesh: str, rows: Sequence[Any], lying: Sequence[jax.sharding.NamedSharding]
+        self,
+        tree: Tree,
+        mesh: str,
+        parts: Sequence[Part],
+        rows: Sequence[Any],
+        lying: Sequence[jax.sharding.NamedSharding],
     ) -> Cell:
-        """Copies state of one stage to its mesh, to be donated.
+        """Copies state of one stage to its mesh, to be donated; arguments as in `shelve`.
 
         Raises:
             RuntimeError: the mesh has no room.
@@ -82,13 +103,23 @@ class LocalStore:
     """The meshes of this process."""
 
     def shelve(
-        self, mesh: str, rows: Sequence[Any], lying: Sequence[jax.sharding.NamedSharding]
+        self,
+        tree: Tree,
+        mesh: str,
+        parts: Sequence[Part],
+        rows: Sequence[Any],
+        lying: Sequence[jax.sharding.NamedSharding],
     ) -> Sequence[jax.Array]:
         """See `Store`."""
         return jax.device_put(list(rows), list(lying))
 
     def fill(
-        self, mesh: str, rows: Sequence[Any], lying: Sequence[jax.sharding.NamedSharding]
+        self,
+        tree: Tree,
+        mesh: str,
+        parts: Sequence[Part],
+        rows: Sequence[Any],
+        lying: Sequence[jax.sharding.NamedSharding],
     ) -> Cell:
         """See `Store`."""
         # A pass donates these arrays, so they must not share memory with the caller's.

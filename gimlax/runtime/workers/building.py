@@ -24,6 +24,7 @@ def build(
     meshes: Mapping[str, jax.sharding.Mesh],
     config: Config,
     progress: Callable[[Progress], None],
+    known: dict[Any, Any],
 ) -> tuple[tuple[CompiledPhase, ...], int]:
     """Compiles all stages of a worker.
 
@@ -33,16 +34,17 @@ def build(
         meshes: live meshes of this process by name.
         config: JAX's configuration that everything was traced under.
         progress: told after each distinct stage.
+        known: stages that were compiled before, by key; takes in what is new.
 
     Returns:
-        The phases, and how many distinct stages there were.
+        The phases, and how many distinct stages had to be compiled.
 
     Raises:
         BackendError: a stage cannot be compiled.
     """
     stages = [(phase, stage) for phase in orders.phases for stage in phase.stages]
     wanted = [_order(stage, arrays, meshes[stage.mesh], config) for _, stage in stages]
-    compiled, num_compiled = compile_orders(wanted, progress)
+    compiled, num_compiled = compile_orders(wanted, progress, known)
     constants: dict[tuple[str, int], jax.Array] = {}
     with _jax.using_config(config):
         for _, stage in stages:

@@ -1,7 +1,8 @@
 """From programs to workers that run them: export, orders, links between workers."""
 
-import itertools
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import wait
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,20 +10,24 @@ import jax
 import numpy as np
 
 from gimlax import _jax
-from gimlax.devices import MeshSpec
-from gimlax.errors import InternalError
+from gimlax.errors import BackendError, InternalError
 from gimlax.graph import Chain
 from gimlax.partition import Spec, normal
-from gimlax.planning import MeshSharding
-from gimlax.program import Program, Transfer, track_of_link
+from gimlax.planning import Plan
+from gimlax.program import Program, Transfer, emit, track_of_link
 from gimlax.records import to_json
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import CompiledStage, Progress
-from gimlax.runtime.deployment import Deployment, passes_let_in
+from gimlax.runtime.deployment import Deployment, Standing, passes_let_in
 from gimlax.runtime.exporting import ExportedStage, abstract_mesh, export_stages
 from gimlax.runtime.inventory import Inventory, take_inventory
 from gimlax.runtime.passes import CompiledPhase
+from gimlax.runtime.workers.calling import calling_side
 from gimlax.runtime.workers.executor import RemoteExecutor
+from gimlax.runtime.workers.fleet import Workers
+from gimlax.runtime.workers.footing import NUMBERS, Footing
+from gimlax.runtime.workers.garbage import Garbage
+from gimlax.runtime.workers.ground import Ground
 from gimlax.runtime.workers.joining import Links
 from gimlax.runtime.workers.orders import (
     CrossingOrder,
@@ -33,49 +38,116 @@ from gimlax.runtime.workers.orders import (
     phase_order,
 )
 from gimlax.runtime.workers.peers import Peer
+from gimlax.runtime.workers.places import Places
+from gimlax.runtime.workers.recovery import Recovery
 from gimlax.runtime.workers.remote import RemoteStore
 from gimlax.runtime.workers.trying import RemoteStages
 from gimlax.runtime.workers.wire import Message
 
 __all__ = ["deploy_on_workers"]
 
-_NUMBERS = itertools.count()
 _LOCAL_CONFIG = ("jax_default_device",)  # names a device of this process
 
 
 def deploy_on_workers(
-    programs: Sequence[Program],
-    specs: Sequence[MeshSpec],
-    peers: Mapping[str, Peer],
-    *,
-    shardings: Sequence[MeshSharding],
+    plan: Plan,
     chain: Chain,
+    workers: Workers,
+    *,
+    on_loss: str,
     max_in_flight: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Deployment:
-    """Compiles programs on the workers that have their meshes.
+    """Compiles a plan on the workers that have its meshes.
 
     Args:
-        programs: one per phase, with the same placement.
-        specs: of the meshes.
-        peers: workers by name.
-        shardings: how arrays lie on the meshes.
-        chain: what was planned.
+        plan: of one route.
+        chain: what was planned, in the order of the program.
+        workers: those of the meshes, and others to turn to when one is lost.
+        on_loss: 'replay' keeps what is needed to rebuild carried state, 'fail' does not.
         max_in_flight: passes that `submit` takes before it waits.
-        progress: told after each distinct stage, in this thread.
+        progress: told after each distinct stage, in the thread that hears the worker.
 
     Raises:
         BackendError: a worker has not the devices, or cannot compile a stage.
     """
-    limit = passes_let_in(max_in_flight, programs)
-    number = next(_NUMBERS)
-    workers = {spec.name: peers[spec.worker] for spec in specs}
+    called = calling_side(chain)
+    config = [
+        (name, value)
+        for name, value in called.programs[0].partition.traced.config
+        if name not in _LOCAL_CONFIG
+    ]
+    garbage, owner = Garbage(), next(NUMBERS)
+
+    def establish(chosen: Plan, ordered: Chain) -> Footing:
+        return _establish(
+            chosen, ordered, workers.peers, owner, garbage, config, max_in_flight, progress
+        )
+
+    places = Places(plan, chain, workers, establish)
+    footing, news = places.first()
+    limit = passes_let_in(max_in_flight, footing.programs)
+    keeps_log = on_loss == "replay"
+    ground = Ground(footing, garbage, places.progress, keeps_log=keeps_log)
+    store = RemoteStore(ground)
+    executor = RemoteExecutor(
+        ground,
+        called.phases,
+        store,
+        Recovery(ground, places, most_in_flight=limit),
+        max_in_flight=limit,
+        config=config,
+    )
+    for said in news:
+        executor.tell(said)
+    return Deployment(
+        programs=called.programs,
+        phases=called.phases,
+        inventory=called.inventory,
+        store=store,
+        executor=executor,
+        standing=lambda: _standing(ground.footing),
+    )
+
+
+def _standing(footing: Footing) -> Standing:
+    return Standing(
+        programs=footing.programs,
+        phases=footing.phases,
+        inventory=footing.inventory,
+        num_compiled=footing.num_compiled,
+        plan=footing.plan,
+        chain=footing.chain,
+        runner=lambda program, stages, placed: RemoteStages(
+            program,
+            footing.inventory,
+            footing.workers,
+            footing.platforms,
+            [stage.row for stage in stages],
+        ),
+    )
+
+
+def _establish(
+    plan: Plan,
+    chain: Chain,
+    peers: Mapping[str, Peer],
+    owner: int,
+    garbage: Garbage,
+    config: Sequence[tuple[str, Any]],
+    max_in_flight: int | None,
+    progress: Callable[[Progress], None] | None,
+) -> Footing:
+    """Compiles a plan; leaves nothing on the workers if that fails."""
+    programs = emit(plan, chain)
+    number = next(NUMBERS)
+    workers = {spec.name: peers[spec.worker] for spec in plan.specs}
     said: dict[str, Any] = {}
     for peer in dict.fromkeys(workers.values()):
-        mine = [to_json(spec, 1) for spec in specs if workers[spec.name] is peer]
+        mine = [to_json(spec, 1) for spec in plan.specs if workers[spec.name] is peer]
         said |= peer.ask("bind", {"meshes": mine})[0]["meshes"]
-    meshes = {spec.name: abstract_mesh(spec) for spec in specs}
-    arrangement = Arrangement.of(meshes, shardings, chain)
+    meshes = {spec.name: abstract_mesh(spec) for spec in plan.specs}
+    arrangement = Arrangement.of(meshes, plan.shardings, chain)
     inventory = take_inventory(programs, arrangement)
     platforms = {name: of["platform"] for name, of in said.items()}
     exported = export_stages(
@@ -84,34 +156,40 @@ def deploy_on_workers(
         platforms,
         {name: of["donates"] for name, of in said.items()},
     )
-    config = [
-        (name, value)
-        for name, value in programs[0].partition.traced.config
-        if name not in _LOCAL_CONFIG
-    ]
-    answers = _prepare(number, programs, exported, inventory, workers, limit, config, progress)
-    links = Links(number, programs, workers)
-    links.join_all()
-    store = RemoteStore(number, workers, config)
-    phases = _phases(programs, inventory, answers)
-    return Deployment(
-        programs=programs,
-        phases=phases,
-        inventory=inventory,
-        store=store,
-        executor=RemoteExecutor(
-            number, phases, workers, store, links, max_in_flight=limit, config=config
-        ),
-        num_compiled=sum(answer["num_compiled"] for answer in answers.values()),
-        runner=lambda program, stages, placed: RemoteStages(
-            program, inventory, workers, platforms, [stage.row for stage in stages]
-        ),
+    limit = passes_let_in(max_in_flight, programs)
+    try:
+        answers = _prepare(
+            number, owner, programs, exported, inventory, workers, limit, config, progress
+        )
+        links = Links(number, programs, workers)
+        links.join_all()
+    except BaseException:
+        for peer in dict.fromkeys(workers.values()):
+            peer.ignore(number)
+            if peer.lost is None:
+                with contextlib.suppress(BackendError):
+                    peer.ask("close", {"deployment": number, "owner": owner, "last": False})
+        raise
+    return Footing(
+        number=number,
+        owner=owner,
+        plan=plan,
         chain=chain,
+        programs=programs,
+        phases=_phases(programs, inventory, answers),
+        inventory=inventory,
+        workers=workers,
+        platforms=platforms,
+        garbage=garbage,
+        links=links,
+        config=config,
+        num_compiled=sum(answer["num_compiled"] for answer in answers.values()),
     )
 
 
 def _prepare(
     number: int,
+    owner: int,
     programs: Sequence[Program],
     exported: Sequence[Sequence[ExportedStage]],
     inventory: Inventory,
@@ -156,8 +234,11 @@ def _prepare(
         peer.listen(number, lambda message, name=peer.name: hear(name, message))
         orders = to_json(Orders(phases=tuple(phases), axes=axes, max_in_flight=limit), 1)
         futures[peer.name] = peer.begin(
-            "prepare", {"deployment": number, "orders": orders, "config": config}, arrays
+            "prepare",
+            {"deployment": number, "owner": owner, "orders": orders, "config": config},
+            arrays,
         )
+    wait(futures.values())  # all of them, so that none goes on when another has failed
     return {name: future.result()[0] for name, future in futures.items()}
 
 

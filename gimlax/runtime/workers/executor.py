@@ -1,96 +1,109 @@
 """Passes over workers: one message to each, and what they tell of the end.
 
-As in one process the first failure ends all passes in flight, each with an error of its own. From
-then on passes belong to a later epoch, and whatever an earlier one still sends is dropped.
+A pass is done when all workers have told so. When a worker is lost, or cannot do a stage, nobody is
+told of more passes until a recovery has given the compilation a footing again; then those in flight
+are started anew, in their order, on states that were made good. After a failure they run one at a
+time, so that the pass at fault is known: it ends with its error, and those that needed its state.
 """
 
 import contextlib
-import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from typing import Any
 
 import jax
 
 from gimlax import _jax
-from gimlax.errors import BackendError, GimlaxError, SpecError
+from gimlax.errors import GimlaxError, SpecError
+from gimlax.runtime.inventory import Tree
 from gimlax.runtime.jobs import Job, PassFuture
-from gimlax.runtime.passes import CompiledPhase, Key, Pass, first_line
+from gimlax.runtime.passes import CompiledPhase, Key, Pass
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
-from gimlax.runtime.workers.joining import Links
-from gimlax.runtime.workers.peers import Peer, error_of
-from gimlax.runtime.workers.remote import RemoteStore, number_of
-from gimlax.runtime.workers.wire import Message, from_wire
+from gimlax.runtime.workers.flights import Flight, Flights, is_long
+from gimlax.runtime.workers.footing import Attempt, Footing
+from gimlax.runtime.workers.ground import Ground
+from gimlax.runtime.workers.lineage import Applied, PassRecord, Value
+from gimlax.runtime.workers.mending import Mender
+from gimlax.runtime.workers.remote import RemoteStore, State, Stock, stock_of
 
 __all__ = ["RemoteExecutor"]
 
 
-class _Flight:
-    """A pass that is under way: which workers have not told of its end."""
-
-    __slots__ = ("job", "missing")
-
-    def __init__(self, job: Job, missing: set[str]) -> None:
-        self.job = job
-        self.missing = missing
-
-
 class RemoteExecutor:
-    """Runs the passes of a deployment on its workers."""
+    """Runs the passes of a compilation on its workers."""
 
     def __init__(
         self,
-        deployment: int,
+        ground: Ground,
         phases: Sequence[CompiledPhase],
-        peers: Mapping[str, Peer],
         store: RemoteStore,
-        links: Links,
+        restore: Callable[["RemoteExecutor", Sequence[Flight]], None],
         *,
         max_in_flight: int,
         config: Sequence[tuple[str, Any]],
     ) -> None:
-        """`peers` has the worker of each mesh; see `RemoteStore` for the rest."""
-        self._deployment = deployment
+        """Begins to listen.
+
+        Args:
+            ground: where the compilation stands.
+            phases: as callers see them.
+            store: keeps what is placed.
+            restore: makes the ground and the states of these flights good again.
+            max_in_flight: passes that `submit` lets in before it waits.
+            config: JAX's configuration of the trace.
+        """
+        self._ground = ground
         self._phases = tuple(phases)
-        self._peers = {peer.name: peer for peer in peers.values()}
         self._store = store
-        self._links = links
-        self._finished: dict[str, list[int]] = {peer.name: [] for peer in peers.values()}
+        self._empty: dict[int, Stock] = {}
         self._max_in_flight = max_in_flight
         self._config = tuple(config)
         self._x64 = bool(dict(config).get("jax_enable_x64"))
         # A jitted identity takes numpy arrays several times faster than `device_put` does.
         self._on_device = jax.jit(lambda arrays: arrays)
-        self._numbers = itertools.count()
-        self._epoch = 0
-        self._flights: dict[int, _Flight] = {}
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self.flights = Flights(ground)
+        self._mender = Mender(
+            ground, self.flights, lambda flights: restore(self, flights), self._start
+        )
         self._recording: Recording | None = None
         self._closed = False
-        self._stages = {  # by worker and phase the (row, stage) that it runs
-            (name, i): [(s.row, s) for s in phase.stages if peers[s.mesh].name == name]
-            for name in self._peers
-            for i, phase in enumerate(self._phases)
-        }
-        self._outputs = {
-            (name, i): tuple(
-                dict.fromkeys(k for k in phase.outputs if k and peers[k[0]].name == name)
-            )
-            for name in self._peers
-            for i, phase in enumerate(self._phases)
-        }
-        for peer in self._peers.values():
-            peer.listen(deployment, lambda message, name=peer.name: self._hear(name, message))
-            peer.when_lost(self._lost)
+        self._news: deque[str] = deque()
+        self._outputs: list[tuple[tuple[Key, Key], ...]] = []
+        self.watch(ground.footing)
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether spans are wanted."""
+        return self._recording is not None
 
     @property
     def direct(self) -> bool:
         """Never: stages are dispatched in other processes."""
         return False
+
+    def watch(self, footing: Footing) -> None:
+        """Works on this footing from now on, and hears when one of its workers is lost."""
+        with self._ground.lock:
+            self._ground.footing = footing
+            self._outputs = [
+                tuple(
+                    (there, here)
+                    for there, here in zip(phase.outputs, called.outputs, strict=True)
+                    if there is not None and here is not None
+                )
+                for phase, called in zip(footing.phases, self._phases, strict=True)
+            ]
+        for peer in footing.peers.values():
+            peer.when_lost(lambda _, footing=footing: self._lost(footing))
+
+    def tell(self, news: str) -> None:
+        """Warns the caller, in the caller's thread, at the next chance."""
+        self._news.append(news)
 
     def submit(
         self,
@@ -101,27 +114,50 @@ class RemoteExecutor:
         check_open: Callable[[], None],
     ) -> PassFuture:
         """See `Executor`."""
-        future = PassFuture(self, work.next_handles)
+        self.warn(4)
+        ground = self._ground
+        future = _Future(self, work.next_handles)
         job = Job(work, schedule, future, assemble)
         phase = next(i for i, phase in enumerate(self._phases) if phase is work.phase)
-        placed = {name: self._placed(name, phase, work) for name in self._peers}
-        inside = threading.current_thread().name.startswith("gimlax hear")
-        with self._lock:
-            while not inside and len(self._flights) >= self._max_in_flight and not self._closed:
-                self._changed.wait()
+        stocks = [stock_of(placed) or self._unread(placed._tree) for placed in work.placed]
+        before: list[State] = [cells[0] for cells in work.state]  # type: ignore[misc]
+        for state in before:
+            state.check()
+            if is_long(state):
+                self._shorten(state)
+        flight = Flight(job, phase, stocks, before)
+        with ground.changed:
+            while (
+                len(self.flights) >= self._max_in_flight
+                and not self._closed
+                and ground.broken is None
+                and not _inside()
+            ):
+                ground.changed.wait()
             check_open()
-            for peer in self._peers.values():
-                if peer.lost is not None:
-                    raise BackendError(str(peer.lost))
-            number = next(self._numbers)
+            ground.check()
+            for state in before:
+                state.check()
             future.job = job
             future.set_running_or_notify_cancel()
             for handle in work.next_handles:
                 handle._wait = future.result
-            self._flights[number] = _Flight(job, set(self._peers))
-            # Inside the lock, so that all workers are told of passes in one order.
-            for name, peer in self._peers.items():
-                self._tell(peer, number, phase, work, placed[name])
+            if ground.keeps_log and before:
+                origins = [state.origin for state in before]
+                record = PassRecord(phase, stocks, flight.streamed, origins)  # type: ignore[arg-type]
+                for tree, state in enumerate(flight.after):
+                    state.origin = Applied(record, tree)
+            for state in before:
+                state.consumed = True
+            self.flights.add(flight)
+            try:
+                self._start()
+            except BaseException:  # such as Ctrl-C: nobody will have its future
+                self.flights.remove(flight)
+                for state in before:
+                    state.consumed = False
+                self._mender.begin()
+                raise
         return future
 
     def cancel(self, job: Job) -> bool:
@@ -134,146 +170,153 @@ class RemoteExecutor:
     @contextlib.contextmanager
     def record(self) -> Iterator[Recording]:
         """See `Executor`."""
-        with self._lock:
+        ground = self._ground
+        with ground.lock:
             if self._recording is not None:
                 raise SpecError("a recording is under way already; end it before the next begins")
             recording = self._recording = Recording(time.perf_counter())
-        fields = {"deployment": self._deployment}
         try:
-            for peer in self._peers.values():
-                peer.ask("record", fields)
+            ground.steadily(Footing.record)
             yield recording
-            wait([flight.job.future for flight in tuple(self._flights.values())])
+            wait([flight.job.future for flight in tuple(self.flights)])
         finally:
             self._recording = None
-            for peer in self._peers.values():
-                if peer.lost is None:
-                    said, _ = peer.ask("end record", fields)
-                    for mesh, task, start_s, end_s in said["spans"]:
-                        recording.add(mesh, task, start_s, end_s)
+            self.collect(ground.footing, recording)
+
+    def collect(self, footing: Footing, recording: Recording | None = None) -> None:
+        """Takes over the spans of a footing, if any are wanted."""
+        if (recording := recording or self._recording) is not None:
+            for mesh, task, start_s, end_s in footing.end_record():
+                recording.add(mesh, task, start_s, end_s)
 
     def check_may_close(self) -> None:
         """See `Executor`."""
-        if threading.current_thread().name.startswith("gimlax hear"):
+        if _inside():
             raise SpecError("close() was called in a callback of a pass; call it in another thread")
 
     def close(self) -> None:
         """See `Executor`."""
-        with self._lock:
+        ground = self._ground
+        with ground.changed:
             if self._closed:
                 return
             self._closed = True
-            self._changed.notify_all()
-            while self._flights:
-                self._changed.wait()
-        self._links.close()
-        for peer in self._peers.values():
-            if peer.lost is None:
-                with contextlib.suppress(BackendError):
-                    peer.ask("close", {"deployment": self._deployment})
-            peer.ignore(self._deployment)
+            ground.changed.notify_all()
+            while self.flights or ground.recovering:
+                ground.changed.wait()
+        ground.footing.close(last=True)
+        self.warn(4)
 
-    def _placed(self, name: str, phase: int, work: Pass) -> list[int]:
-        numbers = []
-        for placed in work.placed:
-            rows = {
-                row: placed._rows[row]
-                for i in range(len(self._phases))
-                for row, _ in self._stages[name, i]
-            }
-            numbers.append(self._store.number_of(placed, name, rows))
-        return numbers
+    def _unread(self, tree: Tree) -> Stock:
+        """Of an argument that no stage reads."""
+        if tree.index not in self._empty:
+            self._empty[tree.index] = self._store.empty(tree)
+        return self._empty[tree.index]
 
-    def _tell(self, peer: Peer, number: int, phase: int, work: Pass, placed: list[int]) -> None:
-        mine = [stage.index for _, stage in self._stages[peer.name, phase]]
-        cells = [
-            [tree, stage, number_of(before[stage]), number_of(after[stage])]
-            for tree, (before, after) in enumerate(zip(work.state, work.next_state, strict=True))
-            for stage in mine
-        ]
-        meshes = {stage.mesh for _, stage in self._stages[peer.name, phase]}
-        streamed = [(key, leaf) for key, leaf in work.streamed.items() if key[0] in meshes]
-        finished, self._finished[peer.name] = self._finished[peer.name], []
-        peer.tell(
-            "pass",
-            {
-                "deployment": self._deployment,
-                "drop": self._store.garbage.take(peer.name),
-                "finished": finished,
-                "pass": number,
-                "epoch": self._epoch,
-                "phase": phase,
-                "placed": placed,
-                "cells": cells,
-                "streamed": [key for key, _ in streamed],
-            },
-            [leaf for _, leaf in streamed],
+    def _start(self) -> None:
+        """Starts what can be started; the caller holds the lock."""
+        if self._ground.recovering:
+            return
+        for flight in self.flights.startable():
+            self._start_one(flight)
+
+    def _start_one(self, flight: Flight) -> None:
+        footing = self._ground.footing
+        flight.started = True
+        before, after = [], []
+        for state, following in zip(flight.before, flight.after, strict=True):
+            assert state.held is not None
+            before.append(state.held[1])
+            after.append(footing.fresh())
+            following.held = (footing, after[-1])
+            state.held = None  # its cells are taken by the pass
+        pairs = self._outputs[flight.phase]
+        footing.start(
+            Attempt(
+                flight.phase,
+                [stock.placing for stock in flight.stocks],  # type: ignore[misc]
+                before,
+                after,
+                flight.streamed,
+                wanted=True,
+                done=lambda values: self._done(flight, pairs, values),
+                failed=lambda error: self._fail(flight, error),
+            )
         )
 
-    def _hear(self, name: str, message: Message) -> None:
-        fields = message.fields
-        if message.kind == "failed":
-            if fields["epoch"] == self._epoch:
-                self._fail(error_of(fields))
-            return
-        if message.kind in ("broken", "missing"):
-            self._links.hear(message.kind, fields)
-        if message.kind != "done":
-            return
-        arrays = from_wire(message)
-        with self._lock:
-            flight = self._flights.get(fields["pass"])
-            if flight is None or fields["epoch"] != self._epoch:
+    def _done(
+        self, flight: Flight, pairs: Sequence[tuple[Key, Key]], values: dict[Key, Any]
+    ) -> None:
+        ground, work = self._ground, flight.job.work
+        ground.progress()
+        arrays = self._here([values[there] for there, _ in pairs])
+        work.values.update(zip([here for _, here in pairs], arrays, strict=True))
+        with ground.lock:
+            if flight not in self.flights:
                 return
-            phase = self._phases.index(flight.job.work.phase)
-            flight.missing.discard(name)
-            self._keep(flight.job.work, self._outputs[name, phase], arrays)
-            if flight.missing:
-                return
-            self._end(fields["pass"])
-        job = flight.job
-        for handle in job.work.next_handles:
+            waited = self.flights.remove(flight)
+            for state in flight.after:
+                state.settled = True
+                ground.states.add(state)
+            if waited:
+                self._start()
+        for handle in work.next_handles:
             handle._wait = None
         try:
-            result = job.assemble(job.work)
+            result = flight.job.assemble(work)
         except BaseException as error:
-            job.future.set_exception(error)
+            flight.job.future.set_exception(error)
             return
-        job.future.set_result(result)
+        flight.job.future.set_result(result)
 
-    def _keep(self, work: Pass, keys: Sequence[Key], arrays: Sequence[Any]) -> None:
+    def _here(self, arrays: list[Any]) -> Sequence[Any]:
         if self._x64:
             with _jax.using_config(self._config):
-                arrays = self._on_device(list(arrays))
-        elif arrays:
-            arrays = self._on_device(list(arrays))
-        work.values.update(zip(keys, arrays, strict=True))
+                return self._on_device(arrays)
+        return self._on_device(arrays) if arrays else arrays
 
-    def _lost(self, peer: Peer) -> None:
-        assert peer.lost is not None
-        self._fail(peer.lost)
+    def _fail(self, flight: Flight, error: GimlaxError) -> None:
+        """A worker could not do it."""
+        with self._ground.lock:
+            self.flights.failed.append((flight, error))
+            self._mender.begin()
 
-    def _fail(self, error: GimlaxError) -> None:
-        """Ends every pass in flight with an error of its own; later ones are of a new epoch."""
-        with self._lock:
-            self._epoch += 1
-            jobs = [flight.job for flight in self._flights.values()]
-            for number in tuple(self._flights):
-                self._end(number)
-            for peer in self._peers.values():
-                if peer.lost is None:
-                    peer.begin("reset", {"deployment": self._deployment, "epoch": self._epoch})
-        for job in jobs:
-            job.work.lose_state(f"was lost when a pass failed ({first_line(error)})")
-            own = type(error)(str(error))
-            own.__cause__ = error
-            job.future.set_exception(own)
+    def _lost(self, footing: Footing) -> None:
+        with self._ground.lock:
+            if self._ground.footing is footing and (self.flights or not self._closed):
+                self._mender.begin()
 
-    def _end(self, number: int) -> None:
-        """Takes a pass out; the caller holds the lock and settles the future."""
-        flight = self._flights.pop(number)
-        for finished in self._finished.values():
-            finished.append(number)
-        flight.job.ended = True
-        flight.job.future.job = None
-        self._changed.notify_all()
+    def _shorten(self, state: State) -> None:
+        """Reads a state back, so that its log can be let go of."""
+        if _inside():
+            return
+        with self._ground.changed:
+            while not state.settled and state.gone is None:
+                self._ground.changed.wait()
+        leaves = range(len(state.tree.avals))
+
+        def keep(_: Footing, read: list[Any]) -> None:
+            state.origin = Value(state.tree.index, read)
+
+        self._ground.steadily(lambda on: [state.read(on, leaf) for leaf in leaves], keep)
+
+    def warn(self, stacklevel: int) -> None:
+        """Gives the caller the news."""
+        while self._news:
+            warnings.warn(self._news.popleft(), stacklevel=stacklevel + 1)
+
+
+class _Future(PassFuture):
+    """Tells its caller what happened meanwhile."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        """See `PassFuture`."""
+        result = super().result(timeout)
+        assert isinstance(self._owner, RemoteExecutor)
+        self._owner.warn(2)
+        return result
+
+
+def _inside() -> bool:
+    """Whether this is a thread that other passes need: it must not wait for them."""
+    return threading.current_thread().name.startswith(("gimlax hear", "gimlax recover"))

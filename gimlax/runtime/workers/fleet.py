@@ -1,12 +1,13 @@
 """The workers of a cluster, started: `gx.start_workers` gives them, `gx.compile` uses them."""
 
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 from gimlax.checking import is_number, shown
 from gimlax.devices import Cluster
-from gimlax.errors import SpecError
+from gimlax.errors import BackendError, SpecError
 from gimlax.runtime.workers.launching import ChildProcesses, Launcher
 from gimlax.runtime.workers.peers import Peer
 
@@ -16,10 +17,21 @@ __all__ = ["Workers", "start_workers"]
 class Workers:
     """Running workers; a context manager that ends them."""
 
-    def __init__(self, cluster: Cluster, launcher: Launcher, peers: Mapping[str, Peer]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        launcher: Launcher,
+        peers: Mapping[str, Peer],
+        *,
+        timeout_s: float,
+    ) -> None:
+        """`timeout_s` is how long a worker may take until it answers."""
         self._cluster = cluster
         self._launcher = launcher
         self._peers = dict(peers)
+        self._timeout_s = timeout_s
+        self._locks = {worker.name: threading.Lock() for worker in cluster.workers}
+        self._closed = False
 
     @property
     def cluster(self) -> Cluster:
@@ -36,8 +48,27 @@ class Workers:
         """Names of those that have been given up."""
         return tuple(name for name, peer in self._peers.items() if peer.lost is not None)
 
+    def start_again(self, name: str) -> None:
+        """Starts a lost worker anew, from its description; one that lives stays as it is.
+
+        Raises:
+            GimlaxError: it does not start.
+        """
+        (spec,) = (worker for worker in self._cluster.workers if worker.name == name)
+        with self._locks[name]:
+            if self._peers[name].lost is None:
+                return
+            if not self._closed:
+                self._peers[name] = Peer(
+                    name, self._launcher.start(spec, timeout_s=self._timeout_s)
+                )
+            if self._closed:
+                self._peers[name].close()
+                raise BackendError(f"worker {name!r} was closed")
+
     def close(self) -> None:
         """Ends all processes; a second time it does nothing."""
+        self._closed = True
         for peer in self._peers.values():
             peer.close()
         self._launcher.close()
@@ -82,7 +113,10 @@ def start_workers(cluster: Cluster, *, timeout_s: float = 60.0) -> Workers:
                 cluster.workers,
             )
             return Workers(
-                cluster, launcher, dict(zip((w.name for w in cluster.workers), peers, strict=True))
+                cluster,
+                launcher,
+                dict(zip((w.name for w in cluster.workers), peers, strict=True)),
+                timeout_s=timeout_s,
             )
     except BaseException:
         launcher.close()

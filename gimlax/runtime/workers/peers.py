@@ -1,9 +1,7 @@
 """The controller's side of one worker: requests and answers, what it tells, whether it is alive."""
 
-import contextlib
 import itertools
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -12,14 +10,13 @@ from gimlax import errors
 from gimlax.errors import BackendError, GimlaxError
 from gimlax.runtime.workers.connection import Connection, connect
 from gimlax.runtime.workers.launching import Launched
+from gimlax.runtime.workers.noticing import Pulse
 from gimlax.runtime.workers.server import PROTOCOL
 from gimlax.runtime.workers.wire import Message, from_wire, to_wire
 
 __all__ = ["Peer"]
 
 _CONNECT_S = 20.0
-_BEAT_S = 0.25
-_SILENCE_S = 2.5
 
 Listener = Callable[[Message], None]
 
@@ -37,14 +34,15 @@ class Peer:
         self._listeners: dict[int, Listener] = {}
         self._when_lost: list[Callable[[Peer], None]] = []
         self._closing = False
+        self._giving_up = False
         self._control = self._call("control")
-        self._beat = self._call("heartbeat")
-        self._threads = [
-            threading.Thread(target=target, name=f"gimlax {what} {name}", daemon=True)
-            for target, what in ((self._receive, "hear"), (self._watch, "beat"))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._pulse = Pulse(
+            name, self._call("heartbeat"), lambda s: self.give_up(f"has not answered for {s:.1f} s")
+        )
+        self._thread = threading.Thread(
+            target=self._receive, name=f"gimlax hear {name}", daemon=True
+        )
+        self._thread.start()
         self.ask("hello", {"protocol": PROTOCOL})
 
     def ask(
@@ -67,6 +65,9 @@ class Peer:
         with self._lock:
             if self.lost is not None:
                 future.set_exception(self._own(self.lost))
+                return future
+            if self._closing:
+                future.set_exception(BackendError(f"worker {self.name!r} was closed"))
                 return future
             self._asked[number] = future
         self.tell(kind, {"request": number, **fields}, arrays)
@@ -99,20 +100,21 @@ class Peer:
     def give_up(self, why: str) -> None:
         """Ends the worker's process and all that waits for it; a second time does nothing."""
         with self._lock:
-            if self.lost is not None or self._closing:
+            if self._giving_up or self._closing:
                 return
-            self.lost = BackendError(
-                f"worker {self.name!r} is lost: it {why}; {self.launched.said()}"
-            )
+            self._giving_up = True
+        self.launched.kill()  # first, so that what it wrote ends
+        said = self.launched.said()
+        with self._lock:
+            self.lost = BackendError(f"worker {self.name!r} is lost: it {why}; {said}")
             asked, self._asked = self._asked, {}
             calls, self._when_lost = self._when_lost, []
-        self.launched.kill()
         self._control.close()
-        self._beat.close()
-        for future in asked.values():
-            future.set_exception(self._own(self.lost))
+        self._pulse.end()
         for call in calls:
             call(self)
+        for future in asked.values():
+            future.set_exception(self._own(self.lost))
 
     def close(self) -> None:
         """Hangs up, so that the worker ends by itself; then makes sure of it."""
@@ -120,10 +122,10 @@ class Peer:
             self._closing = True
             asked, self._asked = self._asked, {}
         self._control.close()
-        self._beat.close()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
+        self._pulse.end()
+        self._pulse.join()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
         for future in asked.values():
             future.set_exception(BackendError(f"worker {self.name!r} was closed"))
         self.launched.kill()
@@ -148,10 +150,14 @@ class Peer:
                 message, why = None, f"sent what is no message ({error})"
             if message is None:
                 break
-            if message.kind in ("answer", "refusal"):
-                self._settle(message)
-            elif listener := self._listeners.get(message.fields.get("deployment", -1)):
-                listener(message)
+            try:
+                if message.kind in ("answer", "refusal"):
+                    self._settle(message)
+                elif listener := self._listeners.get(message.fields.get("deployment", -1)):
+                    listener(message)
+            except Exception as error:
+                why = f"said what cannot be understood ({type(error).__name__}: {error})"
+                break
         self.give_up(why)
 
     def _settle(self, message: Message) -> None:
@@ -163,28 +169,6 @@ class Peer:
             future.set_result((message.fields, from_wire(message)))
         else:
             future.set_exception(error_of(message.fields))
-
-    def _watch(self) -> None:
-        """Sends a beat and waits for its echo, which a stopped process does not give."""
-        heard = threading.Event()
-
-        def hear() -> None:
-            with contextlib.suppress(BackendError):
-                while self._beat.receive() is not None:
-                    heard.set()
-
-        threading.Thread(target=hear, name=f"gimlax echo {self.name}", daemon=True).start()
-        while self.lost is None and not self._closing:
-            heard.clear()
-            sent = time.monotonic()
-            try:
-                self._beat.send(Message(kind="beat"))
-            except OSError:
-                return  # the other thread says why
-            if not heard.wait(_SILENCE_S):
-                self.give_up(f"has not answered for {time.monotonic() - sent:.1f} s")
-                return
-            time.sleep(_BEAT_S)
 
     @staticmethod
     def _own(error: BackendError) -> BackendError:

@@ -1,86 +1,241 @@
-"""Arrays that lie on workers: stand-ins for them, and the store that handles keep them in.
+"""What handles hold of arrays on workers: stand-ins that stay good when the arrays move.
 
-A stand-in is known by a number on its worker. Reading one fetches it; letting go of one tells the
-worker with the next message, so a collected handle costs nothing.
+A `Stock` is a placed argument: it keeps the caller's arrays by reference, so that they can be put
+on another worker. A `State` is a carried argument: where it lies now, and what it came from.
+Reading one fetches it; letting go of one tells its workers with the next pass.
 """
 
-import itertools
-import weakref
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
 import numpy as np
 
+from gimlax import _jax
+from gimlax.errors import BackendError, InternalError
+from gimlax.graph import Part
 from gimlax.partition import normal
+from gimlax.runtime.inventory import Tree
 from gimlax.runtime.stores import Cell
-from gimlax.runtime.workers.peers import Peer
+from gimlax.runtime.workers.footing import NUMBERS, Footing, Numbers, Placing
+from gimlax.runtime.workers.ground import Ground, Moved
+from gimlax.runtime.workers.lineage import Origin, Value, Written
 
-__all__ = ["Garbage", "RemoteArray", "RemoteCell", "RemoteStore", "number_of"]
-
-
-class Garbage:
-    """Numbers that nobody holds any more, by worker; added to wherever the collector runs."""
-
-    def __init__(self, workers: Iterable[str]) -> None:
-        self._lots: dict[str, deque[tuple[str, int]]] = {name: deque() for name in workers}
-
-    def add(self, worker: str, what: str, number: int) -> None:
-        """Notes an 'arrays', 'cells' or 'placed' number."""
-        self._lots[worker].append((what, number))
-
-    def take(self, worker: str) -> dict[str, list[int]] | None:
-        """What has come together for a worker, None if nothing has."""
-        lot = self._lots[worker]
-        if not lot:
-            return None
-        found: dict[str, list[int]] = {"arrays": [], "cells": [], "placed": []}
-        for _ in range(len(lot)):
-            what, number = lot.popleft()
-            found[what].append(number)
-        return found
+__all__ = ["RemoteStore", "State", "Stock", "stock_of"]
 
 
-class RemoteArray:
-    """An array on a worker, on its own or in a cell; becomes a numpy array when it is read."""
+class Stock:
+    """A placed argument: the caller's arrays by part, and where they lie on workers."""
 
-    __slots__ = ("__weakref__", "_cell", "_number", "_store", "aval", "mesh")
+    __slots__ = ("__weakref__", "_ground", "_lying", "placing", "sources", "tree")
 
-    def __init__(
-        self,
-        store: "RemoteStore",
-        mesh: str,
-        number: int,
-        aval: jax.ShapeDtypeStruct,
-        cell: "RemoteCell | None" = None,
-    ) -> None:
-        self._store = store
-        self._cell = cell
-        self._number = number
-        self.mesh = mesh
-        self.aval = aval
+    def __init__(self, ground: Ground, tree: Tree, sources: dict[Part, Any]) -> None:
+        self.tree = tree
+        self.sources = sources
+        self.placing: Placing | None = None  # on the footing of now
+        self._ground = ground
+        self._lying: dict[Any, int] = {}  # by worker, mesh, part and split: number of the array
+
+    def put(self, footing: Footing) -> Placing:
+        """Puts on each mesh what stages there read; what lies there already stays.
+
+        Raises:
+            BackendError: a mesh has no room, or a worker is lost.
+        """
+        arrangement, tree = footing.inventory.arrangement, self.tree
+        placed: dict[tuple[str, Part], int] = {}
+        lying: dict[Any, int] = {}
+        futures = []
+        for mesh in dict.fromkeys(mesh for mesh, _ in footing.inventory.shelves[tree.index]):
+            peer, split = footing.workers[mesh], arrangement.meshes[mesh].shape_tuple
+            numbers, specs, rows = [], [], []
+            for slot in footing.inventory.shelves[tree.index]:
+                if slot[0] != mesh:
+                    continue
+                part, row = slot[1], self.rows(slot[1])
+                sharding = arrangement.argument(mesh, tree.paths[part.leaf - tree.first])
+                spec = normal(sharding.spec, np.ndim(row))
+                key = (peer, mesh, split, part, spec)
+                if key not in self._lying:
+                    numbers.append(next(NUMBERS))
+                    specs.append(spec)
+                    rows.append(row)
+                lying[key] = placed[slot] = self._lying.get(key, numbers[-1] if numbers else -1)
+            if numbers:
+                futures.append((mesh, footing.shelve(mesh, numbers, specs, rows)))
+        errors = [(m, error) for m, f in futures if (error := f.exception()) is not None]
+        keep = self._lying if errors else lying
+        for (peer, *_), number in {**self._lying, **lying}.items():
+            if number not in keep.values() and peer.lost is None:
+                self._ground.garbage.add(peer.name, "arrays", number)
+        if errors:
+            mesh, error = errors[0]
+            raise BackendError(f"{tree.name} on mesh {mesh!r}: {error}") from error
+        self._lying = lying
+        return Placing(tree.index, placed)
+
+    def rows(self, part: Part) -> Any:
+        """What the caller gave of a part."""
+        for given, source in self.sources.items():
+            if given.leaf == part.leaf and (given.whole or given.start <= part.start < given.stop):
+                first = max(given.start, 0)
+                return source if part == given else source[part.start - first : part.stop - first]
+        raise InternalError(f"{self.tree.name} was given no {part}; please report it")
+
+    def __del__(self) -> None:
+        garbage = self._ground.garbage
+        for (peer, *_), number in self._lying.items():
+            garbage.add(peer.name, "arrays", number)
+        if self.placing is not None:
+            for name, number in self.placing.workers.items():
+                garbage.add(name, "placed", number)
+
+
+class _Weight:
+    """A part of a stock as it was given; stands where a `jax.Array` does in a `Placed`."""
+
+    __slots__ = ("_ground", "_part", "stock")
+
+    def __init__(self, ground: Ground, stock: Stock, part: Part) -> None:
+        self._ground = ground
+        self._part = part
+        self.stock = stock
 
     @property
-    def number(self) -> int:
-        """On its worker; in a cell its place there."""
-        return self._number
+    def meshes(self) -> tuple[str, ...]:
+        """Names of the meshes that have some of it."""
+        return tuple(mesh for mesh, _ in self._slots())
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the whole array."""
-        return self.aval.shape
+    def nbytes(self) -> int:
+        """Bytes on all of them together."""
+        return sum(_jax.nbytes(jax.typeof(self.stock.rows(part))) for _, part in self._slots())
+
+    def fetch(self) -> Any:
+        """What the caller gave."""
+        return self.stock.sources[self._part]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.fetch()[index]
+
+    def _slots(self) -> Sequence[tuple[str, Part]]:
+        slots = self._ground.footing.inventory.shelves[self.stock.tree.index]
+        return [slot for slot in slots if slot[1].leaf == self._part.leaf]
+
+
+class State(Cell):
+    """A carried argument of one generation.
+
+    Attributes:
+        tree: which argument.
+        held: the footing and the numbers of its cells there, None while it lies nowhere.
+        origin: what it came from, None if no log is kept.
+        settled: whether the pass that makes it has ended.
+        consumed: whether a pass was started on it.
+        gone: why it cannot be had any more.
+    """
+
+    __slots__ = ("__weakref__", "_ground", "consumed", "gone", "held", "origin", "settled", "tree")
+
+    def __init__(self, ground: Ground, tree: Tree, origin: Origin | None) -> None:
+        self._ground = ground
+        self.tree = tree
+        self.origin = origin
+        self.held: tuple[Footing, Numbers] | None = None
+        self.settled = False
+        self.consumed = False
+        self.gone: str | None = None
+        self.waiters = []
 
     @property
-    def dtype(self) -> Any:
-        """As of the array."""
-        return self.aval.dtype
+    def arrays(self) -> Any:
+        """Stand-ins for its leaves."""
+        return tuple(_Leaf(self, leaf) for leaf in range(len(self.tree.avals)))
+
+    def __del__(self) -> None:
+        if self.held is not None:
+            self.held[0].let_go(self.held[1])
+
+    def fresh(self) -> "State":
+        """What a pass will make of it."""
+        return State(self._ground, self.tree, None)
+
+    def copy(self) -> "State":
+        """Another of the same value and origin."""
+        made = State(self._ground, self.tree, self.origin)
+        self._ground.steadily(lambda footing: footing.copy(self.numbers(footing)), made.keep)
+        return made
+
+    def write(self, place: int, value: Any, index: Any = ()) -> None:
+        """Replaces a leaf, or what `index` selects of it."""
+        value = np.array(value) if not isinstance(value, jax.Array) else value
+        written = Written(self.origin, place, value, index) if self.origin is not None else None
+
+        def act(footing: Footing) -> None:
+            footing.write(
+                self.tree.index,
+                self.numbers(footing),
+                place,
+                value if index == () else replaced(self.read(footing, place), value, index),
+            )
+
+        def keep(*_: Any) -> None:
+            self.origin = written
+
+        self._ground.steadily(act, keep)
+
+    def fetch(self, leaf: int) -> Any:
+        """A leaf, as an array of this process."""
+        return self._ground.steadily(lambda footing: self.read(footing, leaf))
+
+    def read(self, footing: Footing, leaf: int) -> Any:
+        """The same on a footing; see `numbers`."""
+        return joined(footing.read(self.tree.index, self.numbers(footing), leaf))
+
+    def numbers(self, footing: Footing) -> Numbers:
+        """Of its cells on a footing.
+
+        Raises:
+            BackendError: it is gone.
+            Moved: it lies elsewhere by now.
+        """
+        self.check()
+        held = self.held
+        if held is None or held[0] is not footing:
+            raise Moved
+        return held[1]
+
+    def leave(self) -> None:
+        """Notes that it lies nowhere any more."""
+        held, self.held = self.held, None
+        if held is not None:
+            held[0].let_go(held[1])
+
+    def keep(self, footing: Footing, numbers: Numbers) -> None:
+        """Notes where it lies, as it is."""
+        self.leave()
+        self.held = (footing, numbers)
+        self.settled = True
+        self._ground.states.add(self)
+
+    def check(self) -> None:
+        """Raises `BackendError` if it is gone."""
+        if self.gone is not None:
+            raise BackendError(f"{self.tree.name}: {self.gone}")
+
+
+class _Leaf:
+    """A leaf of a state; stands where a `jax.Array` does in a `Carried`."""
+
+    __slots__ = ("_leaf", "_state")
+
+    def __init__(self, state: State, leaf: int) -> None:
+        self._state = state
+        self._leaf = leaf
 
     def fetch(self) -> Any:
         """The array itself; a PRNG key as a `jax.Array` of the default device."""
-        cell = None if self._cell is None else self._cell.number
-        _, (array,) = self._store.ask(self.mesh, "read", {"cell": cell, "number": self._number})
-        return array
+        return self._state.fetch(self._leaf)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.fetch(), dtype)
@@ -89,132 +244,78 @@ class RemoteArray:
         return self.fetch()[index]
 
 
-class RemoteCell(Cell):
-    """The carried arrays of one stage on a worker. They are never None: the worker knows better."""
-
-    __slots__ = ("_avals", "_store", "mesh", "number")
-
-    def __init__(
-        self, store: "RemoteStore", mesh: str, avals: Sequence[jax.ShapeDtypeStruct]
-    ) -> None:
-        # A pass makes one of these for each stage, so there is nothing in it that can wait.
-        self.mesh = mesh
-        self.number = store.next_number()
-        self._store = store
-        self._avals = avals
-
-    @property
-    def arrays(self) -> Any:
-        """Stand-ins for them."""
-        return tuple(
-            RemoteArray(self._store, self.mesh, place, aval, self)
-            for place, aval in enumerate(self._avals)
-        )
-
-    def __del__(self) -> None:
-        self._store.garbage.add(self._store.worker_of(self.mesh), "cells", self.number)
-
-    def fresh(self) -> "RemoteCell":
-        """A cell that a pass will fill."""
-        return RemoteCell(self._store, self.mesh, self._avals)
-
-    def copy(self) -> "RemoteCell":
-        """A cell of copies."""
-        made = self.fresh()
-        self._store.ask(self.mesh, "copy", {"cell": self.number, "new": made.number})
-        return made
-
-    def write(self, place: int, value: Any, index: Any = ()) -> None:
-        """Replaces an array, or what `index` selects of it, by way of this process."""
-        if index != ():
-            whole = np.array(self.filled()[place])
-            whole[index] = np.asarray(value)
-            value = whole
-        fields = {"cell": self.number, "number": place, "config": self._store.config}
-        self._store.ask(self.mesh, "write", fields, (value,))
-
-
-def number_of(cell: Cell) -> int:
-    """The number of a cell of a worker."""
-    assert isinstance(cell, RemoteCell)
-    return cell.number
-
-
 class RemoteStore:
     """Keeps arrays on workers."""
 
-    def __init__(
-        self,
-        deployment: int,
-        peers: Mapping[str, Peer],
-        config: Sequence[tuple[str, Any]],
-    ) -> None:
-        """`peers` has the worker of each mesh, `config` JAX's configuration of the trace."""
-        self._workers = {mesh: peer.name for mesh, peer in peers.items()}
-        self.garbage = Garbage(self._workers.values())
-        self.config = config
-        self.deployment = deployment
-        self._peers = peers
-        self._numbers = itertools.count()
-        self._placed: weakref.WeakKeyDictionary[Any, dict[str, int]] = weakref.WeakKeyDictionary()
-
-    def next_number(self) -> int:
-        """A number that no array, cell or argument of this deployment has."""
-        return next(self._numbers)
-
-    def worker_of(self, mesh: str) -> str:
-        """Name of the worker that has a mesh."""
-        return self._workers[mesh]
-
-    def ask(
-        self, mesh: str, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()
-    ) -> tuple[Mapping[str, Any], list[Any]]:
-        """Asks the worker of a mesh; see `Peer.ask`."""
-        return self._peers[mesh].ask(kind, {"deployment": self.deployment, **fields}, arrays)
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
 
     def shelve(
-        self, mesh: str, rows: Sequence[Any], lying: Sequence[jax.sharding.NamedSharding]
+        self,
+        tree: Tree,
+        mesh: str,
+        parts: Sequence[Part],
+        rows: Sequence[Any],
+        lying: Sequence[jax.sharding.NamedSharding],
     ) -> Sequence[jax.Array]:
-        """See `Store`."""
-        made = [RemoteArray(self, mesh, self.next_number(), aval) for aval in _avals(rows)]
-        worker = self.worker_of(mesh)
-        for array in made:
-            weakref.finalize(array, self.garbage.add, worker, "arrays", array.number)
-        fields = {"mesh": mesh, "numbers": [a.number for a in made], "specs": _specs(rows, lying)}
-        self.ask(mesh, "shelve", fields, rows)
-        return cast(Any, made)
+        """See `Store`; `mesh` is the imagined one."""
+        stock = Stock(self._ground, tree, dict(zip(parts, rows, strict=True)))
+        self._put(stock)
+        return cast(Any, [_Weight(self._ground, stock, part) for part in parts])
 
     def fill(
-        self, mesh: str, rows: Sequence[Any], lying: Sequence[jax.sharding.NamedSharding]
+        self,
+        tree: Tree,
+        mesh: str,
+        parts: Sequence[Part],
+        rows: Sequence[Any],
+        lying: Sequence[jax.sharding.NamedSharding],
     ) -> Cell:
-        """See `Store`."""
-        cell = RemoteCell(self, mesh, _avals(rows))
-        fields = {"mesh": mesh, "number": cell.number, "specs": _specs(rows, lying)}
-        self.ask(mesh, "fill", fields, rows)
-        return cell
+        """See `Store`; `mesh` is the imagined one."""
+        kept = Value(tree.index, list(map(_kept, rows))) if self._ground.keeps_log else None
+        state = State(self._ground, tree, kept)
+        self._ground.steadily(lambda footing: footing.fill(tree.index, rows), state.keep)
+        return state
 
-    def number_of(self, placed: Any, worker: str, rows: Mapping[int, Sequence[Any]]) -> int:
-        """The number of a placed argument on a worker, which is told of it the first time.
+    def empty(self, tree: Tree) -> Stock:
+        """The stock of an argument that no stage reads."""
+        stock = Stock(self._ground, tree, {})
+        self._put(stock)
+        return stock
 
-        Args:
-            placed: the handle.
-            worker: its name.
-            rows: by row of a stage on this worker what it reads.
-        """
-        numbers = self._placed.setdefault(placed, {})
-        if worker not in numbers:
-            number = self.next_number()
-            peer = next(peer for peer in self._peers.values() if peer.name == worker)
-            told = [[row, [array.number for array in of]] for row, of in rows.items()]
-            peer.ask("place", {"deployment": self.deployment, "number": number, "rows": told})
-            numbers[worker] = number
-            weakref.finalize(placed, self.garbage.add, worker, "placed", number)
-        return numbers[worker]
+    def _put(self, stock: Stock) -> None:
+        def keep(footing: Footing, placing: Placing) -> None:
+            stock.placing = placing
+            self._ground.stocks.add(stock)
+
+        self._ground.steadily(stock.put, keep)
 
 
-def _avals(rows: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in map(jax.typeof, rows)]
+def stock_of(placed: Any) -> Stock | None:
+    """What a `Placed` holds; None if no stage reads it."""
+    for weight in placed._shelf.values():
+        return weight.stock
+    return None
 
 
-def _specs(rows: Sequence[Any], lying: Sequence[jax.sharding.NamedSharding]) -> list[Any]:
-    return [normal(sharding.spec, np.ndim(row)) for row, sharding in zip(rows, lying, strict=True)]
+def joined(parts: Sequence[tuple[Part, Any]]) -> Any:
+    """A leaf from its parts, in order."""
+    arrays = [array for _, array in parts]
+    if len(arrays) == 1:
+        return arrays[0]
+    joins = jax.numpy.concatenate if isinstance(arrays[0], jax.Array) else np.concatenate
+    return joins(arrays)
+
+
+def replaced(whole: Any, value: Any, index: Any) -> Any:
+    """A leaf with what `index` selects replaced."""
+    if isinstance(whole, jax.Array):
+        return whole.at[index].set(value)
+    whole = np.array(whole)
+    whole[index] = np.asarray(value)
+    return whole
+
+
+def _kept(row: Any) -> Any:
+    """An array that the caller cannot change."""
+    return row if isinstance(row, jax.Array) else np.array(row)

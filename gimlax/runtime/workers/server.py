@@ -9,7 +9,9 @@ import contextlib
 import os
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ from gimlax.runtime.exporting import ExportedStage, load_stage
 from gimlax.runtime.workers.building import analyses, build
 from gimlax.runtime.workers.connection import Connection, accept
 from gimlax.runtime.workers.orders import Orders
+from gimlax.runtime.workers.possessions import Possessions
 from gimlax.runtime.workers.site import Site
 from gimlax.runtime.workers.wire import Message, from_wire, to_wire
 
@@ -52,6 +55,7 @@ class _Worker:
         self._secret = secret
         self._meshes: dict[str, jax.sharding.Mesh] = {}
         self._sites: dict[int, Site] = {}
+        self._possessions: defaultdict[int, Possessions] = defaultdict(Possessions)
         self._control: Connection | None = None
         self._requests: Mapping[str, Callable[..., Any]] = {
             "hello": self._hello,
@@ -61,7 +65,6 @@ class _Worker:
             "connect": self._connect,
             "shelve": self._shelve,
             "fill": self._fill,
-            "place": self._place,
             "read": self._read,
             "write": self._write,
             "copy": self._copy,
@@ -137,11 +140,26 @@ class _Worker:
         number = message.fields["request"]
         try:
             fields, arrays = self._requests[message.kind](message.fields, from_wire(message))
-            self._tell("answer", {"request": number, **fields}, arrays)
+            answer = {"request": number, **fields}
+            if arrays:  # may be many bytes, and the controller may be busy telling something
+                threading.Thread(
+                    target=self._send, args=(answer, arrays), name="gimlax answer", daemon=True
+                ).start()
+            else:
+                self._tell("answer", answer)
         except Exception as error:
-            kind = type(error).__name__ if isinstance(error, GimlaxError) else "BackendError"
-            said = str(error) if isinstance(error, GimlaxError | RuntimeError) else repr(error)
-            self._tell("refusal", {"request": number, "error": kind, "what": said})
+            self._refuse(number, error)
+
+    def _send(self, answer: Mapping[str, Any], arrays: Sequence[Any]) -> None:
+        try:
+            self._tell("answer", answer, arrays)
+        except Exception as error:  # of an array that could not be computed
+            self._refuse(answer["request"], error)
+
+    def _refuse(self, number: int, error: Exception) -> None:
+        kind = type(error).__name__ if isinstance(error, GimlaxError) else "BackendError"
+        said = str(error) if isinstance(error, GimlaxError | RuntimeError) else repr(error)
+        self._tell("refusal", {"request": number, "error": kind, "what": said})
 
     def _tell(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> None:
         connection = self._control
@@ -189,8 +207,9 @@ class _Worker:
 
         meshes = {name: mesh for name, mesh in self._meshes.items() if name in names}
         config = tuple((name, value) for name, value in fields["config"])
-        phases, num_compiled = build(orders, arrays, meshes, config, progress)
-        self._sites[number] = Site(orders, phases, meshes, config, tell)
+        mine = self._possessions[fields["owner"]]
+        phases, num_compiled = build(orders, arrays, meshes, config, progress, mine.compiled)
+        self._sites[number] = Site(orders, phases, mine.arrays, meshes, config, tell)
         return {"num_compiled": num_compiled, "analyses": analyses(phases)}, ()
 
     def _offer(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
@@ -206,17 +225,13 @@ class _Worker:
         return {}, ()
 
     def _fill(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
-        self._site(fields).fill(fields["mesh"], fields["number"], fields["specs"], arrays)
-        return {}, ()
-
-    def _place(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
-        self._site(fields).place(fields["number"], dict(fields["rows"]))
+        rows = iter(arrays)
+        for mesh, number, specs in fields["lots"]:
+            self._site(fields).fill(mesh, number, specs, list(islice(rows, len(specs))))
         return {}, ()
 
     def _read(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         site = self._site(fields)
-        if fields["cell"] is None:
-            return {}, (site.arrays[fields["number"]],)
         return {}, (site.cells[fields["cell"]].filled()[fields["number"]],)
 
     def _write(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
@@ -276,6 +291,8 @@ class _Worker:
         site = self._sites.pop(fields["deployment"], None)
         if site is not None:
             site.close()
+        if fields["last"]:
+            self._possessions.pop(fields["owner"], None)
         return {}, ()
 
     def _site(self, fields: Mapping[str, Any]) -> Site:

@@ -73,6 +73,7 @@ class Site:
         self,
         orders: Orders,
         phases: Sequence[CompiledPhase],
+        arrays: dict[int, jax.Array],
         meshes: Mapping[str, jax.sharding.Mesh],
         config: Config,
         tell: Callable[..., None],
@@ -82,6 +83,7 @@ class Site:
         Args:
             orders: what to run.
             phases: compiled for them.
+            arrays: parameters of the compilation by number, of other deployments of it too.
             meshes: live meshes of this process by name.
             config: JAX's configuration that everything was traced under.
             tell: sends a message (kind, fields, arrays) to the controller.
@@ -93,7 +95,7 @@ class Site:
         self._outlets: dict[str, Outlet] = {}
         self._inlets: dict[str, Inlet] = {}
         self._lock = threading.Lock()
-        self.arrays: dict[int, jax.Array] = {}
+        self.arrays = arrays
         self.cells: dict[int, Cell] = {}
         self._placed: dict[int, _Rows] = {}
         self._recording: Recording | None = None
@@ -164,10 +166,12 @@ class Site:
             copies = [array.copy() for array in arrays]  # what was received must not be donated
             self.cells[number] = Cell(tuple(copies))
 
-    def place(self, number: int, rows: Mapping[int, Sequence[int]]) -> None:
-        """Which parameters each stage (by its row) reads from the argument of this number."""
+    def _rows(self, number: int, rows: Sequence[Any] | None) -> _Rows:
+        """The argument of this number; `rows`, told the first time, is what each stage reads."""
         known = self.arrays
-        self._placed[number] = _Rows({row: tuple(known[n] for n in of) for row, of in rows.items()})
+        if rows is not None:
+            self._placed[number] = _Rows({row: tuple(known[n] for n in of) for row, of in rows})
+        return self._placed[number]
 
     def _drop(self, arrays: Sequence[int], cells: Sequence[int], placed: Sequence[int]) -> None:
         """Lets go of what no handle stands for any more."""
@@ -197,8 +201,9 @@ class Site:
         """Starts a pass; how it ends is told.
 
         Args:
-            fields: number and epoch of the pass, phase, placed arguments by tree, cells as [tree,
-                stage, number in, number out], streamed leaves as [mesh, leaf], and what to drop.
+            fields: number and epoch of the pass, phase, placed arguments by tree as [number, rows
+                if it is new], cells as [tree, stage, number in, number out], streamed leaves as
+                [mesh, leaf], whether outputs are wanted, and what to drop.
             arrays: of the streamed leaves.
         """
         if fields["drop"] is not None:
@@ -207,11 +212,12 @@ class Site:
             outlet.forget(fields["finished"])
         number, index = fields["pass"], fields["phase"]
         phase = self._phases[index]
-        work = _WorkerPass(phase, self._rows(fields["placed"]), (), self._feed(fields, arrays))
+        placed: Any = [self._rows(*of) for of in fields["placed"]]
+        work = _WorkerPass(phase, placed, (), self._feed(fields, arrays))
         for taken, fresh in self._take_cells(fields["cells"], len(phase.stages)):
             work.state.append(taken)
             work.next_state.append(fresh)
-        outputs = self._orders.phases[index].outputs
+        outputs = self._orders.phases[index].outputs if fields["wanted"] else ()
         with self._lock:
             if fields["epoch"] != self._epoch:
                 return
@@ -304,9 +310,6 @@ class Site:
         kind = type(error).__name__ if known else "BackendError"
         what = str(error) if known else f"{type(error).__name__}: {error}"
         self._tell("failed", {"pass": number, "epoch": epoch, "error": kind, "what": what})
-
-    def _rows(self, numbers: Sequence[int]) -> Any:
-        return [self._placed[number] for number in numbers]
 
     def _feed(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> dict[Key, Any]:
         fed = {

@@ -48,11 +48,14 @@ def workers(plugin_name):
         yield started
 
 
-def compile_on(workers, workload, placement, cuts=None):
+def compile_on(workers, workload, placement, cuts=None, **settings):
     """The workload on the named meshes, cut as told or evenly."""
     found = chain(workload) if isinstance(workload, Traced) else workload
     cuts = spread_cuts(found, len(placement)) if cuts is None else cuts
     plan = gx.plan(found, workers.cluster, cuts=cuts, meshes=placement)
     return compile(
-        plan, workload if isinstance(workload, Traced | Chain) else found, workers=workers
+        plan,
+        workload if isinstance(workload, Traced | Chain) else found,
+        workers=workers,
+        **settings,
     )

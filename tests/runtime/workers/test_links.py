@@ -110,7 +110,7 @@ def test_a_link_that_is_made_anew_carries_what_was_on_the_old_one(workers):
     with compile_on(workers, traced, ("one", "two"), cuts=(2,)) as step:
         placed = step.place(params)
         expected = np.asarray(step(placed, x))
-        links = step._deployment.executor._links
+        links = step._deployment.executor._ground.footing._links
         (link,) = links._links.values()
         for _ in range(3):
             made = link.made

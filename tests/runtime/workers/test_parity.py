@@ -101,11 +101,11 @@ def test_handles_that_are_let_go_free_the_memory_of_their_worker(workers):
     specimen = zoo.ZOO["plain"]()
     with compile_on(workers, trace_specimen(specimen), ("one", "two")) as step:
         placed = step.place(specimen.args[0])
-        store = step._deployment._store
+        number = step._deployment.executor._ground.footing.number
         for _ in range(3):
             step(placed, *specimen.args[1:])
         held = {
-            peer.name: peer.ask("census", {"deployment": store.deployment})[0]
+            peer.name: peer.ask("census", {"deployment": number})[0]
             for peer in workers.peers.values()
             if peer.name != "other"
         }

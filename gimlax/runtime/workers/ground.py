@@ -1,0 +1,97 @@
+"""What the executor, the store and the recovery of one compilation share: where it stands now."""
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from gimlax.errors import BackendError, GimlaxError
+from gimlax.runtime.workers.footing import Footing
+from gimlax.runtime.workers.garbage import Garbage
+
+__all__ = ["Ground", "LostAgain", "Moved", "own"]
+
+Result = TypeVar("Result")
+
+
+class LostAgain(Exception):
+    """A worker was lost in the middle of a recovery."""
+
+
+class Moved(Exception):
+    """What was asked for lies on another footing by now."""
+
+
+class Ground:
+    """The footing of a compilation, which a recovery replaces, and what has to move with it.
+
+    `lock` may be taken again by who has it; `changed` is told of everything that somebody may wait
+    for. While `recovering` no pass is started. `broken` says why nothing can run any more.
+    """
+
+    def __init__(
+        self,
+        footing: Footing,
+        garbage: Garbage,
+        progress: Callable[[], None],
+        *,
+        keeps_log: bool,
+    ) -> None:
+        """`progress` is to be called when a pass has come through."""
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.footing = footing
+        self.garbage = garbage
+        self.progress = progress
+        self.keeps_log = keeps_log
+        self.recovering = False
+        self.broken: GimlaxError | None = None
+        self.stocks: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.states: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def check(self) -> None:
+        """Raises what broke it, as an error of its own."""
+        if self.broken is not None:
+            raise own(self.broken)
+
+    def steadily(
+        self,
+        act: Callable[[Footing], Result],
+        keep: Callable[[Footing, Result], None] = lambda *_: None,
+    ) -> Result:
+        """Does something on the footing, and again if that was replaced meanwhile.
+
+        Args:
+            act: asks workers.
+            keep: is called with what `act` returned, while nothing can change.
+
+        Raises:
+            BackendError: a worker refuses, or nothing can run any more.
+        """
+        while True:
+            with self.changed:
+                while self.recovering and self.broken is None:
+                    self.changed.wait()
+                self.check()
+                footing = self.footing
+            try:
+                result = act(footing)
+            except (BackendError, Moved) as error:
+                if isinstance(error, BackendError) and not footing.lost:
+                    raise
+            else:
+                with self.lock:
+                    if self.footing is footing and not self.recovering:
+                        keep(footing, result)
+                        return result
+            with self.changed:  # a lost worker is always followed by a recovery
+                while self.footing is footing and not self.recovering and footing.lost:
+                    self.check()
+                    self.changed.wait()
+
+
+def own(error: GimlaxError) -> GimlaxError:
+    """An error of its own for each that is told: raising one twice would mix their tracebacks."""
+    made = type(error)(str(error))
+    made.__cause__ = error
+    return made

@@ -1,0 +1,133 @@
+"""Where a workload can stand: the plan it was given, and other plans when workers are lost.
+
+What is left comes first, since what was lost is likely to be lost again: the workload is planned
+anew, with the same objective, for the meshes of the workers that live. Only if that cannot be, lost
+workers are started again from their descriptions, each at most three times unless passes have come
+through in between.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from gimlax.devices import Cluster
+from gimlax.errors import BackendError, GimlaxError
+from gimlax.graph import Chain
+from gimlax.planning import Plan, in_order, plan
+from gimlax.runtime.workers.fleet import Workers
+from gimlax.runtime.workers.footing import Footing
+
+__all__ = ["Places"]
+
+_MOST_STARTS = 3
+_PLANNING_S = 10.0
+
+Establish = Callable[[Plan, Chain], Footing]
+
+
+class Places:
+    """Finds places for one workload."""
+
+    def __init__(self, plan: Plan, chain: Chain, workers: Workers, establish: Establish) -> None:
+        """`chain` is in the order of the program; `establish` compiles a plan on its workers."""
+        self._plan = plan
+        self._chain = chain
+        self._workers = workers
+        self._establish = establish
+        self._starts: Counter[str] = Counter()
+
+    def first(self) -> tuple[Footing, list[str]]:
+        """Where the plan says, or elsewhere if a worker is lost meanwhile; what was lost then."""
+        wanted = dict.fromkeys(spec.worker for spec in self._plan.specs)
+        news: list[str] = []
+        try:
+            return self._stand(self._plan), news
+        except BackendError:
+            lost = [name for name in wanted if self._workers.peers[name].lost is not None]
+            if not lost:
+                raise
+        footing = self._other()
+        news += [
+            f"{self._workers.peers[name].lost}; the workload was planned anew" for name in lost
+        ]
+        return footing, news
+
+    def after(self, old: Footing) -> Footing:
+        """Another footing for one that has lost workers.
+
+        Raises:
+            BackendError: there is none; says why.
+        """
+        return self._other()
+
+    def progress(self) -> None:
+        """Passes have come through: workers may be started again as often as before."""
+        if self._starts:
+            self._starts.clear()
+
+    def _other(self) -> Footing:
+        why: list[str] = []
+        while True:
+            alive = [name for name, peer in self._workers.peers.items() if peer.lost is None]
+            found = self._try(alive, why)
+            if found is not None:
+                return found
+            if any(self._workers.peers[name].lost is not None for name in alive):
+                continue  # lost while it was tried
+            if not self._start_again(why):
+                raise BackendError(
+                    "the workload has nowhere to run: " + "; ".join(dict.fromkeys(why))
+                )
+
+    def _try(self, alive: Sequence[str], why: list[str]) -> Footing | None:
+        cluster = _left(self._workers.cluster, alive)
+        if not cluster.meshes:
+            why += [str(peer.lost) for peer in self._workers.peers.values()]
+            return None
+        wanted = {spec.worker for spec in self._plan.specs}
+        try:
+            chosen = self._plan
+            if not wanted <= {*alive}:
+                chosen = plan(
+                    self._chain,
+                    cluster,
+                    objective=self._plan.objective,
+                    time_limit_s=_PLANNING_S,
+                )
+            return self._stand(chosen)
+        except GimlaxError as error:
+            why.append(f"on workers {', '.join(map(repr, alive))}: {error}")
+            return None
+
+    def _stand(self, chosen: Plan) -> Footing:
+        return self._establish(chosen, in_order(chosen, self._chain))
+
+    def _start_again(self, why: list[str]) -> bool:
+        """Tries to start lost workers; whether that was still allowed."""
+        names = [
+            name
+            for name, peer in self._workers.peers.items()
+            if peer.lost is not None and self._starts[name] < _MOST_STARTS
+        ]
+        if not names:
+            return False
+        self._starts.update(names)
+        with ThreadPoolExecutor(len(names), "gimlax start") as pool:
+            for future in [pool.submit(self._workers.start_again, name) for name in names]:
+                if (error := future.exception()) is not None:
+                    why.append(str(error))
+        return True
+
+
+def _left(cluster: Cluster, alive: Sequence[str]) -> Cluster:
+    """The meshes of some workers, and the links between them."""
+    meshes = tuple(mesh for mesh in cluster.meshes if mesh.worker in alive)
+    names = {record.name for record in (*meshes, *cluster.groups)}
+    keep: dict[str, Any] = {
+        "meshes": meshes,
+        "links": tuple(li for li in cluster.links if {li.source, li.target} <= names),
+        "workers": tuple(worker for worker in cluster.workers if worker.name in alive),
+    }
+    return replace(cluster, **keep)
