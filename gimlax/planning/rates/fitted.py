@@ -1,10 +1,10 @@
 """Rates from coefficients that were fitted to measurements of the same kind of device.
 
 A card says what a device could do; what its kernels reach depends on their sizes, and laws of a few
-coefficients for each architecture say how (`kernels.py`). The coefficients are in `silicon.toml`;
-`benchmarks/silicon.py` fits and scores them. What no law was fitted for (elementwise work,
-look-ups, products in float32) takes a launch and the roofline's time at the share of the bandwidth
-that products reach. Units: seconds, bytes, FLOP/s.
+coefficients for each architecture say how (`kernels.py`, `decodes.py`). The coefficients are in
+`silicon.toml`; `benchmarks/silicon.py` fits and scores them. What no law was fitted for
+(elementwise work, look-ups, products in float32) takes a launch and the roofline's time at the
+share of the bandwidth that products reach. Units: seconds, bytes, FLOP/s.
 """
 
 import functools
