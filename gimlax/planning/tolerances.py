@@ -155,11 +155,11 @@ def edge_tolerances(
 
     Args:
         layout: of a plan.
-        specs: of its meshes. Two that name the same live backend are one client; of meshes that
-            are only described nothing is known, so they are two.
+        specs: of its meshes. Two that name the same live backend of one process are one client; of
+            meshes that are only described nothing is known, so they are two.
         chain: what was planned.
     """
-    backends = {spec.name: spec.backend for spec in specs}
+    clients = {spec.name: (spec.worker, spec.backend) for spec in specs}
     words: dict[tuple[int, int], str] = {}
     found = []
     for index, hop in enumerate(layout.hops):
@@ -167,7 +167,7 @@ def edge_tolerances(
             continue
         held = layout.holdings[hop.source]
         source, target = held.mesh, layout.holdings[hop.target].mesh
-        same = source == target or (backends[source] and backends[source] == backends[target])
+        same = source == target or (clients[source][1] and clients[source] == clients[target])
         relation = SAME_CLIENT if same else BETWEEN_CLIENTS
         run = (held.first_segment, held.stop)
         if run not in words:

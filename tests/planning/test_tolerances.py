@@ -10,11 +10,12 @@ import pytest
 
 from gimlax.devices import Cluster
 from gimlax.errors import PlanError
-from gimlax.graph import trace
-from gimlax.planning import Plan, plan
+from gimlax.graph import chain, trace
+from gimlax.planning import Layout, Plan, plan
 from gimlax.planning.tolerances import (
     BETWEEN_CLIENTS,
     SAME_CLIENT,
+    edge_tolerances,
     narrowest,
     reasons,
     tolerance,
@@ -124,6 +125,16 @@ def test_meshes_of_one_live_backend_are_one_client():
     assert same.edges[0].tolerances[0].relative == 2e-6
     two = planned('backend = "cuda"', 'backend = "rocm"')
     assert {e.relation for e in two.edges} == {BETWEEN_CLIENTS}
+
+
+def test_the_same_backend_in_two_processes_is_two_clients():
+    specs = [replace(spec, backend="cuda") for spec in planned().specs]
+    apart = [replace(spec, worker=f"worker of {spec.name}") for spec in specs]
+    together = [replace(spec, worker="w") for spec in specs]
+    model = chain(trace(lambda w, x: jnp.tanh(x @ w) @ w, jnp.ones((4, 4)), jnp.ones((2, 4))))
+    layout = Layout.pipeline((1,), ("a", "b"), model.num_segments)
+    for of, relation in ((apart, BETWEEN_CLIENTS), (together, SAME_CLIENT)):
+        assert [e.relation for e in edge_tolerances(layout, of, model)] == [relation]
 
 
 def test_a_plan_of_before_has_none_and_one_with_others_is_refused():
