@@ -79,13 +79,14 @@ def code_of(dtype: Any, what: str) -> int:
     Raises:
         SpecError: it cannot travel; names the type and what to do.
     """
+    code = _CODES.get(dtype) if isinstance(dtype, np.dtype) else None
+    if code is not None:
+        return code
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         raise SpecError(
             f"{what} holds typed PRNG keys ({dtype}), which do not travel; send "
             "jax.random.key_data of it and wrap it with jax.random.wrap_key_data at the other end"
         )
-    if isinstance(dtype, np.dtype) and dtype in _CODES:
-        return _CODES[dtype]
     raise SpecError(f"{what} has dtype {dtype}, which does not travel; give a dtype of JAX's")
 
 

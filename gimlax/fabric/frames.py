@@ -18,7 +18,8 @@ again is for the layer above.
 import enum
 import math
 import struct
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,9 @@ class Kind(enum.IntEnum):
     LOAN = 2  # the payload lies in shared memory
     FAREWELL = 3  # the sender closes the link in order
     VOID = 4  # the values of this message could not be computed
+
+
+_KINDS: Mapping[int, Kind] = types.MappingProxyType({int(kind): kind for kind in Kind})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,8 @@ class Frame:
 
 def spans(described: Sequence[Described]) -> tuple[tuple[int, ...], int]:
     """Where in the payload each block begins, and the bytes of the payload."""
+    if len(described) == 1:
+        return (0,), described[0].nbytes
     starts, end = [], 0
     for block in described:
         start = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -200,7 +206,7 @@ def decode_head(data: bytes, link: str, expected: int, limits: Limits) -> Head:
     _, version, kind, arrays, sequence, number, transfer, attempt, described, payload = values[:10]
     if version != _VERSION:
         raise wrong(f"it is of version {version}, and this gimlax reads {_VERSION}")
-    if kind not in tuple(Kind):
+    if kind not in _KINDS:
         raise wrong(f"it is of kind {kind}, which is not known")
     if sequence != expected:
         how = "it came before" if sequence < expected else "what lies between is missing"
@@ -217,7 +223,7 @@ def decode_head(data: bytes, link: str, expected: int, limits: Limits) -> Head:
             f"its description has {described} bytes, where {arrays} arrays need {least} to {most}"
         )
     return Head(
-        kind=Kind(kind),
+        kind=_KINDS[kind],
         sequence=sequence,
         tag=Tag(pass_number=number, transfer=transfer, attempt=attempt),
         arrays=arrays,

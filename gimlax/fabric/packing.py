@@ -74,9 +74,9 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
 
 def _describe(block: Outgoing, link: str) -> Described:
     data, what = block.data, f"link {link!r}: array {block.index}"
-    if not isinstance(data, np.ndarray | jax.Array):
-        raise SpecError(f"{what} is a {type(data).__name__}; give an array of JAX or NumPy")
-    if isinstance(data, jax.Array):
+    if not isinstance(data, np.ndarray):
+        if not isinstance(data, jax.Array):
+            raise SpecError(f"{what} is a {type(data).__name__}; give an array of JAX or NumPy")
         if data.is_deleted():
             raise SpecError(f"{what} was deleted or donated before it was sent; send it first")
         if len(data.sharding.device_set) > 1:
