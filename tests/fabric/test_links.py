@@ -165,7 +165,7 @@ def test_send_returns_before_the_values_are_there(pair, monkeypatch):
 
     monkeypatch.setattr(writing, "host_array", later)
     sender.send(Tag(pass_number=0), [np.ones(MIB, np.uint8)])
-    with pytest.raises(LinkTimeout, match=r"no message came in 0 s"):
+    with pytest.raises(LinkTimeout):
         receiver.receive(0)
     there.set()
     assert (receiver.receive(WATCHDOG_S).parts[0].data == 1).all()
@@ -267,7 +267,7 @@ def test_a_stopped_sender_times_out_and_may_go_on(kind):
         assert peer.line() == "connected"
         peer.stop()
         peer.tell("")
-        with pytest.raises(LinkTimeout, match=r"link 'a -> b': no message came in 0.01 s"):
+        with pytest.raises(LinkTimeout, match=r"link 'a -> b': no .* in 0.01 s"):
             receiver.receive(0.01)
         peer.go_on()
         assert receiver.receive(WATCHDOG_S).tag.pass_number == 0
