@@ -17,10 +17,12 @@ import jax
 import jax.extend.core as jex_core
 from jax._src import config as jax_config
 from jax._src import core, source_info_util, xla_bridge
+from jax._src.array import ArrayImpl
 from jax._src.interpreters import pxla
 from jax._src.named_sharding import UnspecifiedValue
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Primitive, Var
-from jaxlib._jax import Device, collect_garbage
+from jaxlib._jax import ArrayCopySemantics, Device, collect_garbage
+from jaxlib._jax import batched_copy_array_to_devices_with_sharding as _copy
 
 Atom = Var | Literal
 
@@ -28,8 +30,8 @@ Atom = Var | Literal
 __all__ = [
     "Atom", "ClosedJaxpr", "Device", "DropVar", "Jaxpr", "JaxprEqn", "Literal", "Primitive",
     "ScanParts", "Var", "allowed_backends", "aval_of", "backend_name_of", "backend_names",
-    "backends_initialised", "bind", "callee", "close_jaxpr", "empty_scope", "evaluate",
-    "generator_of", "initialise_backends", "inner_jaxprs", "inside_trace", "nbytes",
+    "backends_initialised", "bind", "callee", "close_jaxpr", "copy_arrays", "empty_scope",
+    "evaluate", "generator_of", "initialise_backends", "inner_jaxprs", "inside_trace", "nbytes",
     "num_devices", "put_shards", "read_config", "register_module", "register_plugin",
     "registered_backends", "registered_plugins", "release_dropped", "rename", "reshaped",
     "scan_parts", "scope_below", "scope_of", "using_config", "with_body", "with_shapes",
@@ -280,6 +282,28 @@ def put_shards(
     host = [shards[device] for device in devices]
     aval = _aval_with_sharding(shape, host[0].dtype, sharding)
     return pxla.batched_device_put(aval, sharding, host, devices)
+
+
+def copy_arrays(
+    arrays: Sequence[Any], shardings: Sequence[jax.sharding.Sharding]
+) -> list[jax.Array]:
+    """What `device_put` of a list makes.
+
+    Arrays of one device that go to another of their client take 3 instead of 45 µs (AMD Genoa,
+    November 2026).
+    """
+    if not all(map(_stays_with_client, arrays, shardings)):
+        return jax.device_put(list(arrays), list(shardings))
+    lists = [getattr(sharding, "_internal_device_list") for sharding in shardings]  # noqa: B009
+    reuse = [ArrayCopySemantics.REUSE_INPUT] * len(arrays)
+    return _copy(arrays, lists, shardings, reuse)
+
+
+def _stays_with_client(array: Any, sharding: jax.sharding.Sharding) -> bool:
+    if not isinstance(array, ArrayImpl):
+        return False  # a typed PRNG key
+    (device, *more), (target, *others) = array.sharding.device_set, sharding.device_set
+    return not more and not others and device.client is target.client
 
 
 @functools.lru_cache(maxsize=1024)

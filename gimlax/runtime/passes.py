@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from gimlax import _jax
 from gimlax.errors import BackendError
 from gimlax.program import Free, Instruction, Program, Run, Step, Transfer, sequence, task_of
 from gimlax.runtime.arrangement import Arrangement
@@ -176,7 +177,7 @@ def send(work: Pass, transfer: Transfer) -> None:
     arrays = [work.values[transfer.source, value] for value in transfer.values]
     lying = work.phase.lying
     try:
-        copies = jax.device_put(arrays, [lying[transfer.target, v] for v in transfer.values])
+        copies = _jax.copy_arrays(arrays, [lying[transfer.target, v] for v in transfer.values])
     except Exception as error:
         raise BackendError(
             f"transfer of {len(arrays)} values of {work.phase.name!r} from mesh"
