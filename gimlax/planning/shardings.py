@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gimlax.errors import PlanError
 from gimlax.graph import Chain
 from gimlax.partition import Group, GroupSplits, Spec, Split
-from gimlax.planning.sharding import Sharded
+from gimlax.planning.sharding import Pieces, Sharded, planned
 
 __all__ = ["MeshSharding"]
 
@@ -145,3 +145,37 @@ class MeshSharding:
             ]
         except IndexError:
             return None
+
+    def sharded(self, pieces: Pieces, axes: Mapping[str, int]) -> Sharded | None:
+        """What the specs mean: every segment's operations on one device and what it sends.
+
+        Seconds in it mean nothing, as no device is asked.
+
+        Args:
+            pieces: of the chain that was planned, in the order of the plan.
+            axes: of the mesh.
+
+        Returns:
+            None where the groups are not those that were planned, as with another line of JAX.
+        """
+        chain = pieces.chain
+        splits = [
+            self.splits(phase.name, of)
+            for phase, of in zip(chain.phases, pieces.groups, strict=True)
+        ]
+        known = [of for of in splits if of is not None]
+        if len(known) < len(splits):
+            return None
+        specs = dict(self.specs)
+        named: dict[tuple[int | None, object], Spec | None] = {}
+        for index, phase in enumerate(chain.phases):
+            for argument in phase.traced.arguments:
+                named[None, argument.path] = specs.get(self.argument(argument.path))
+            for output in phase.traced.outputs:
+                named[index, output.path] = specs.get(self.result(phase.name, output.path))
+            for boundary, values in enumerate(pieces.crossing[index]):
+                for place in range(len(values)):
+                    edge = self.edge(phase.name, boundary, place)
+                    named[index, (boundary, place)] = specs.get(edge)
+        whole = {key: spec for key, spec in named.items() if spec is not None}
+        return planned(pieces, axes, whole, known)
