@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import cast
 
 import console
-import jax
 from absl import flags
+from workloads import MODELS, llama_workload
 
 import gimlax as gx
-from gimlax import models
 from gimlax.devices import Calibration
 from gimlax.models.llama import DType
 from gimlax.planning import check_known
-
-MODELS = {"smollm2-135m": models.SMOLLM2_135M, "llama3-70b": models.LLAMA3_70B}
 
 MODEL = flags.DEFINE_enum("model", "smollm2-135m", sorted(MODELS), "what to plan")
 CLUSTER = flags.DEFINE_string("cluster", None, "TOML file with meshes and links", required=True)
@@ -62,7 +59,13 @@ def main(argv: list[str]) -> None:
     calibration = None if given is None else Calibration.load(given)
     cuts = None if CUTS.value is None else [int(cut) for cut in CUTS.value]
     chosen = gx.plan(
-        workload(),
+        llama_workload(
+            MODELS[MODEL.value].with_dtype(cast(DType, DTYPE.value)),
+            batch=BATCH.value,
+            prompt_tokens=PROMPT_TOKENS.value,
+            new_tokens=NEW_TOKENS.value,
+            context=CONTEXT.value,
+        ),
         cluster,
         objective=objective,
         cuts=cuts if STAGES.value is None else STAGES.value,
@@ -75,27 +78,6 @@ def main(argv: list[str]) -> None:
     if JSON.value:
         chosen.save(Path(JSON.value))
         print(f"\nwritten to {JSON.value}")
-
-
-def workload() -> gx.Workload:
-    """Prefill and decode of the model, from shapes."""
-    if PROMPT_TOKENS.value + NEW_TOKENS.value > CONTEXT.value:
-        raise gx.SpecError(
-            f"a prompt of {PROMPT_TOKENS.value} and {NEW_TOKENS.value} new tokens do not fit the "
-            f"context of {CONTEXT.value}; raise --context or shorten them"
-        )
-    config = MODELS[MODEL.value].with_dtype(cast(DType, DTYPE.value))
-    params = models.abstract_params(config)
-    cache = models.abstract_cache(config, BATCH.value, CONTEXT.value)
-    position = jax.ShapeDtypeStruct((), "int32")
-    prompt = jax.ShapeDtypeStruct((BATCH.value, PROMPT_TOKENS.value), "int32")
-    token = jax.ShapeDtypeStruct((BATCH.value, 1), "int32")
-    apply = models.llama_apply(config)
-    prefill = gx.trace(apply, params, cache, prompt, position, position, carried={1: 1})
-    decode = gx.trace(apply, params, cache, token, position, carried={1: 1})
-    return gx.Workload(
-        {"prefill": prefill, "decode": decode}, calls={"prefill": 1, "decode": NEW_TOKENS.value}
-    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from gimlax.models.adapters import from_linen, from_nnx, from_stateful_nnx
 from gimlax.models.chat import ChatTemplate, load_chat_template
 from gimlax.models.gguf import Gguf, TensorInfo, read_gguf
 from gimlax.models.llama import (
+    LLAMA3_8B,
     LLAMA3_70B,
     SMOLLM2_135M,
     Llama,
@@ -23,6 +24,7 @@ from gimlax.models.smollm2 import find_smollm2
 from gimlax.models.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
 __all__ = [
+    "LLAMA3_8B",
     "LLAMA3_70B",
     "SMOLLM2_135M",
     "ChatTemplate",

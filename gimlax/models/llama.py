@@ -92,6 +92,19 @@ SMOLLM2_135M = LlamaConfig(
     norm_eps=1e-5,
     tied=True,
 )
+LLAMA3_8B = LlamaConfig(
+    vocab_size=128256,
+    width=4096,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=8,
+    head_size=128,
+    mlp_width=14336,
+    max_context=8192,
+    rope_theta=500000.0,
+    norm_eps=1e-5,
+    tied=False,
+)
 LLAMA3_70B = LlamaConfig(
     vocab_size=128256,
     width=8192,
