@@ -12,6 +12,7 @@ PYTEST_FLAGS ?=
 # The suite in one process a core; empty for one process.
 WORKERS ?= -n logical
 FABRIC_FLAGS ?= --json=benchmarks/results/fabric.json
+VERIFY_FLAGS ?= --json=benchmarks/results/verification.json
 SILICON_FLAGS ?= --json=benchmarks/results/silicon.json
 
 # Of a device: the extra that installs its backend, where pip can, in an environment of its own.
@@ -19,7 +20,7 @@ PLATFORM ?=
 DEVICE_EXTRA := $(filter cuda rocm tpu,$(PLATFORM))
 DEVICE_VENV := $(VENV)$(DEVICE_EXTRA:%=-%)
 
-.PHONY: help demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-silicon clean
+.PHONY: help demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-silicon verify-hardware clean
 
 help:
 	@echo "make demo         run a language model cut across two backends"
@@ -35,6 +36,7 @@ help:
 	@echo "make bench-fabric measure links between processes, next to Ray and JAX's transfer server"
 	@echo "make bench-scale  plan Llama-3-70B for 64, 256 and 1,024 devices of four kinds"
 	@echo "make bench-silicon  score fitted coefficients on measured kernels of real accelerators"
+	@echo "make verify-hardware  compile SmolLM2 and Llama-3-8B for TPUs and an H100 that are not here"
 	@echo "make clean        remove the environments and caches"
 
 demo:
@@ -91,6 +93,14 @@ bench-scale:
 bench-silicon:
 	@tools/environment.sh .venv-silicon silicon requirements/silicon.txt
 	.venv-silicon/bin/python benchmarks/silicon.py $(SILICON_FLAGS)
+
+verify-hardware:
+	@tools/environment.sh $(VENV) text,verify
+	@tools/environment.sh .venv-tpu verify-tpu
+	@tools/environment.sh .venv-cuda verify-cuda
+	$(VENV)/bin/python scripts/verify.py --model=smollm2-135m,llama3-8b \
+	  --topology='v5e:2x2,v6e:2x2,H100 SXM' --tpu_python=.venv-tpu/bin/python \
+	  --cuda_python=.venv-cuda/bin/python $(VERIFY_FLAGS)
 
 clean:
 	rm -rf .venv .venv-* .venv*.lock .venv*.installing build dist .pytest_cache .ruff_cache .hypothesis

@@ -35,6 +35,7 @@ from gimlax.runtime import (
     probe,
     start_workers,
 )
+from gimlax.verification import Verification, verify
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ __all__ = [
     "Timeline",
     "TraceError",
     "Traced",
+    "Verification",
     "Workers",
     "Workload",
     "chain",
@@ -74,4 +76,5 @@ __all__ = [
     "probe",
     "start_workers",
     "trace",
+    "verify",
 ]

@@ -21,7 +21,12 @@ from jax._src.array import ArrayImpl
 from jax._src.interpreters import pxla
 from jax._src.named_sharding import UnspecifiedValue
 from jax.extend.core import ClosedJaxpr, DropVar, Jaxpr, JaxprEqn, Literal, Primitive, Var
-from jaxlib._jax import ArrayCopySemantics, Device, collect_garbage
+from jaxlib._jax import (
+    ArrayCopySemantics,
+    Device,
+    collect_garbage,
+    hlo_module_cost_analysis,
+)
 from jaxlib._jax import batched_copy_array_to_devices_with_sharding as _copy
 
 Atom = Var | Literal
@@ -30,8 +35,9 @@ Atom = Var | Literal
 __all__ = [
     "Atom", "ClosedJaxpr", "Device", "DropVar", "Jaxpr", "JaxprEqn", "Literal", "Primitive",
     "ScanParts", "Var", "allowed_backends", "aval_of", "backend_name_of", "backend_names",
-    "backends_initialised", "bind", "callee", "close_jaxpr", "copy_arrays", "empty_scope",
-    "evaluate", "generator_of", "initialise_backends", "inner_jaxprs", "inside_trace", "nbytes",
+    "backends_initialised", "bind", "callee", "close_jaxpr", "copy_arrays", "cost_of",
+    "empty_scope", "evaluate", "generator_of", "initialise_backends", "inner_jaxprs",
+    "inside_trace", "nbytes",
     "num_devices", "put_shards", "read_config", "register_module", "register_plugin",
     "registered_backends", "registered_plugins", "release_dropped", "rename", "reshaped",
     "scan_parts", "scope_below", "scope_of", "using_config", "with_body", "with_shapes",
@@ -396,3 +402,22 @@ def initialise_backends(names: Sequence[str]) -> None:
         jax.config.update("jax_platforms", platforms)
         for finder in finders:
             setattr(xla_bridge, finder, kept[finder])
+
+
+def cost_of(compiled: Any) -> Mapping[str, float]:
+    """What XLA counts in a compiled program; where its backend counts nothing, what XLA's own
+    counter finds in the optimized program, unless that calls libraries, which it takes as free."""
+    try:
+        found: Any = compiled.cost_analysis()
+    except (NotImplementedError, RuntimeError):
+        found = None
+    if found:
+        return found[0] if isinstance(found, list) else found
+    try:
+        (module,) = compiled.runtime_executable().hlo_modules()
+        if re.search(r'custom_call_target="__cu(blas|dnn)', module.to_string()):
+            return {}
+        client = jax.local_devices(backend="cpu")[0].client
+        return hlo_module_cost_analysis(client, module)
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError):
+        return {}

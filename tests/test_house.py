@@ -32,6 +32,7 @@ RANKS = {
     "simulator": 5,
     "runtime": 5,
     "serving": 6,
+    "verification": 6,
     "traffic": 7,
     "models": 7,
     "api": 8,

@@ -6,6 +6,7 @@ on a mesh of its own (`load_stage`), which takes and returns what `gimlax.runtim
 Nothing is pickled: the artefact is a flatbuffer.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,19 @@ from gimlax.program import Program
 from gimlax.runtime.forms import form_of
 from gimlax.runtime.inventory import Inventory
 
-__all__ = ["ExportedStage", "abstract_mesh", "export_stage", "export_stages", "load_stage"]
+__all__ = [
+    "ExportedStage",
+    "abstract_mesh",
+    "export_stage",
+    "export_stages",
+    "load_stage",
+    "module_text",
+]
+
+# Names that the source gave things, in MLIR's text: they differ between layers that do the same.
+_LOCATION = re.compile(
+    r'^#loc.*\n| loc\((?:#\w+|unknown|"(?:[^"\\]|\\.)*"(?:\(#\w+\))?)\)', re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +135,12 @@ def export_stage(
         donates=donates,
         config=config,
     )
+
+
+def module_text(stage: ExportedStage) -> str:
+    """The StableHLO of a stage without the names of the source: equal where the same is done."""
+    exported = jax.export.deserialize(bytearray(stage.artifact))
+    return _LOCATION.sub("", exported.mlir_module())
 
 
 def load_stage(stage: ExportedStage, mesh: jax.sharding.Mesh) -> Any:

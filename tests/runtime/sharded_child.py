@@ -7,8 +7,6 @@ collective, as predicted and as found in the compiled HLO.
 import contextlib
 import dataclasses
 import json
-import math
-import re
 import sys
 from collections import Counter
 from unittest import mock
@@ -26,23 +24,9 @@ from gimlax.partition import PERMUTE
 from gimlax.planning.rates import Roofline
 from gimlax.planning.rates.collectives import Ring
 from gimlax.planning.sharding import shard, take_apart
+from gimlax.verification import hlo
 
-KINDS = {
-    "all-reduce": "all_reduce",
-    "all-gather": "all_gather",
-    "all-to-all": "all_to_all",
-    "ragged-all-to-all": "ragged_all_to_all",
-    "reduce-scatter": "reduce_scatter",
-    "collective-permute": "permute",
-    "collective-broadcast": "broadcast",
-    "send": "send",
-    "recv": "recv",
-}
-# What an operation that speaks with other devices has in its line, whatever it is called.
-SPEAKS = re.compile(r"replica_groups=|source_target_pairs=|channel_id=|= [^=]*? (collective|all)-")
-OPERATION = re.compile(r"= (.*?) ([a-z][\w-]*)\(")
 FREE = "free permutations"
-SIZES = {"f32": 4, "s32": 4, "pred": 1, "u32": 4, "s8": 1}
 
 
 def cluster(*axes, link_bytes_per_s=4e11):
@@ -78,26 +62,8 @@ def cluster(*axes, link_bytes_per_s=4e11):
 
 
 def emitted(text):
-    """Bytes of the collectives in compiled HLO by kind, tuple elements counted.
-
-    Raises:
-        ValueError: an operation that speaks with other devices is none of KINDS.
-    """
-    found = Counter()
-    for line in text.splitlines():
-        line = line.partition(", metadata=")[0]
-        match = OPERATION.search(line)
-        if not match or not SPEAKS.search(line):
-            continue
-        opcode = match[2].removesuffix("-start")
-        if opcode.endswith("-done"):  # counted where it started
-            continue
-        if opcode not in KINDS:
-            raise ValueError(f"a collective of unknown kind: {line.strip()[:200]}")
-        for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", match[1]):
-            size = math.prod(int(d) for d in dims.split(",") if d)
-            found[KINDS[opcode]] += SIZES[dtype] * size
-    return found
+    """Bytes of the collectives in compiled HLO by kind."""
+    return Counter({kind: num_bytes for kind, (_, num_bytes) in hlo.emitted(text).items()})
 
 
 def predicted(found, phase):
