@@ -16,7 +16,7 @@ MESH = '[[mesh]]\nname = "{}"\ndevice_kind = "{}"\n'
 LINK = '[[link]]\nsource = "{}"\ntarget = "{}"\nlatency_s = 1e-4\nbandwidth_bytes_per_s = 1e9\n'
 MIXED = Cluster.from_toml(
     MESH.format("here", "cpu")
-    + MESH.format("there", "NVIDIA L4")  # as PJRT reports it
+    + MESH.format("there", "Arc Pro B60")
     + LINK.format("here", "there")
     + LINK.format("there", "here")
 )
@@ -28,13 +28,13 @@ def mixed():
 
 
 def test_the_lowest_tier_is_the_plan_s(mixed):
-    line = "lowest tier: figures only ('L4'); nothing was run on it or compiled for it yet"
+    line = "lowest tier: figures only ('Arc Pro B60'); nothing was run on it or compiled for it yet"
     assert mixed.lowest_tier == "figures only"
     assert line in str(mixed).splitlines()
     assert line in mixed.explain().splitlines()
     ran = find_evidence("cpu")
     assert f"tier of 'cpu': {ran}, {ran.what}" in mixed.explain().splitlines()
-    assert "tier of 'L4': figures only" in mixed.explain().splitlines()
+    assert "tier of 'Arc Pro B60': figures only" in mixed.explain().splitlines()
 
 
 def test_a_plan_for_what_ran_says_so():
@@ -60,5 +60,7 @@ def test_tiers_that_cannot_be_are_refused(mixed):
     with pytest.raises(PlanError, match="does not begin with the lowest tier"):
         dataclasses.replace(mixed, evidence=mixed.evidence[::-1])
     strange = dataclasses.replace(mixed.evidence[0], tier="seen")
-    with pytest.raises(PlanError, match="the tier of 'L4' is 'seen', not one of figures only, "):
+    with pytest.raises(
+        PlanError, match="the tier of 'Arc Pro B60' is 'seen', not one of figures only, "
+    ):
         dataclasses.replace(mixed, evidence=(strange,))
