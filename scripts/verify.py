@@ -54,17 +54,21 @@ TIME_LIMIT_S = flags.DEFINE_float(
 )
 FRESH = flags.DEFINE_bool("fresh", False, "compile again what the same versions compiled before")
 JSON = flags.DEFINE_string("json", None, "write all verdicts here")
+CALIBRATION_OUT = flags.DEFINE_string(
+    "calibration_out", None, "write what stages need here, for plans to rest on (--calibration)"
+)
 
 
 def main(argv: list[str]) -> None:
     del argv
     console.check_output(JSON.value)
+    console.check_output(CALIBRATION_OUT.value)
     clusters = dict(hardware())
     if not any(mesh.backend for of in clusters.values() for mesh in of.meshes):
         jax.config.update("jax_platforms", "cpu")  # no live device is asked for, so start none
     known = {"tpu": TPU_PYTHON.value, "cuda": CUDA_PYTHON.value}
     pythons = {platform: python for platform, python in known.items() if python is not None}
-    records, worst = [], 0
+    records, worst, memories = [], 0, None
     for model in MODEL.value:
         workload = trace(model)
         for target, cluster in clusters.items():
@@ -82,10 +86,14 @@ def main(argv: list[str]) -> None:
                 )
             print(f"{found}\n")
             records.append({"name": model, "hardware": target, **json.loads(found.to_json())})
+            memories = found.calibration(memories)
             worst = max(worst, 0 if found.ok else 1 if found.faults else 3, key=SEVERITY.index)
     if JSON.value:
         Path(JSON.value).write_text(json.dumps(describe(records), indent=1) + "\n", "utf-8")
         print(f"written to {JSON.value}")
+    if CALIBRATION_OUT.value and memories is not None:
+        memories.save(CALIBRATION_OUT.value)
+        print(f"written to {CALIBRATION_OUT.value}")
     sys.exit(worst)
 
 
@@ -98,8 +106,8 @@ def hardware() -> Iterator[tuple[str, gx.Cluster]]:
         raise gx.SpecError("give either --topology or --cluster: what hardware to verify for")
     if CLUSTER.value is not None:
         yield CLUSTER.value, gx.Cluster.load(CLUSTER.value)
-    for topology in TOPOLOGY.value or ():
-        yield topology.strip(), gx.Cluster(meshes=(mesh_of(topology.strip(), "mesh"),), links=())
+    for topology in map(str.strip, TOPOLOGY.value or ()):
+        yield topology, gx.Cluster(meshes=(mesh_of(topology, topology),), links=())
 
 
 def trace(model: str) -> gx.Workload:

@@ -15,7 +15,7 @@ from gimlax.devices.measuring import calibrate
 from gimlax.devices.mesh import Link, MeshSpec
 from gimlax.devices.prices import Price
 from gimlax.devices.report import show_kinds
-from gimlax.devices.samples import MeasuredLink, MeshCalibration, Sample, Slowdown
+from gimlax.devices.samples import MeasuredLink, MeshCalibration, Sample, Slowdown, StageMemory
 from gimlax.devices.tiers import Tier
 from gimlax.devices.workers import WorkerSpec
 
@@ -36,6 +36,7 @@ __all__ = [
     "Price",
     "Sample",
     "Slowdown",
+    "StageMemory",
     "Tier",
     "WorkerSpec",
     "bind",

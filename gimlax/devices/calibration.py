@@ -21,7 +21,7 @@ from gimlax.devices.mesh import MeshSpec
 from gimlax.devices.processor import processor_name
 from gimlax.devices.reading import read_text, write_text
 from gimlax.devices.report import show_measured
-from gimlax.devices.samples import MeasuredLink, MeshCalibration, Slowdown
+from gimlax.devices.samples import MeasuredLink, MeshCalibration, Slowdown, StageMemory
 from gimlax.errors import SpecError
 from gimlax.records import from_json
 
@@ -40,6 +40,7 @@ class Calibration:
         processor: of the host.
         date: ISO, when.
         meshes, links, slowdowns: the figures.
+        memories: what compilers need for stages, of this machine or any other.
 
     Raises:
         SpecError: a mesh or a link is there twice, a link or a slowdown is of a mesh that is not
@@ -52,6 +53,7 @@ class Calibration:
     meshes: tuple[MeshCalibration, ...]
     links: tuple[MeasuredLink, ...] = ()
     slowdowns: tuple[Slowdown, ...] = ()
+    memories: tuple[StageMemory, ...] = ()
 
     def __post_init__(self) -> None:
         wrong = mistakes_of_fields(self) or list(self._mistakes())
@@ -69,6 +71,7 @@ class Calibration:
             yield f"date is {self.date!r}; give year, month and day: '2026-11-24'"
         names = [repr(mesh.mesh) for mesh in self.meshes]
         names += [f"{link.source!r} -> {link.target!r}" for link in self.links]
+        names += [f"memory of stage {memory.of!r}" for memory in self.memories]
         for name, count in Counter(names).items():
             if count > 1:
                 yield f"{name} is there {count} times; keep one"
@@ -102,15 +105,17 @@ class Calibration:
         if self.jax_version != jax.__version__:
             stale.append(f"it was measured with JAX {self.jax_version}, this is {jax.__version__}")
         known = [mesh for mesh in cluster.meshes if self.mesh(mesh.name) is not None]
-        for mesh in known:
+        compiled = {memory.mesh for memory in self.memories}
+        for mesh in cluster.meshes:
             stale += self._differs(mesh)
         # A described mesh may stand elsewhere; one with a backend is live on this host.
         here = processor_name()
         if any(mesh.backend for mesh in known) and self.processor != here:
             stale.append(f"it was measured on {self.processor!r}, this host has {here!r}")
-        if not known:
+        if not known and not compiled & {mesh.name for mesh in cluster.meshes}:
+            names = dict.fromkeys([*(m.mesh for m in self.meshes), *sorted(compiled)])
             stale.append(
-                f"it knows meshes {', '.join(repr(m.mesh) for m in self.meshes) or 'none'}, but the"
+                f"it knows meshes {', '.join(map(repr, names)) or 'none'}, but the"
                 f" cluster has {', '.join(repr(m.name) for m in cluster.meshes)}"
             )
         if stale:
@@ -120,10 +125,14 @@ class Calibration:
 
     def _differs(self, mesh: MeshSpec) -> list[str]:
         measured = self.mesh(mesh.name)
-        assert measured is not None
-        there = f"{measured.num_devices} x {measured.device_kind!r}"
+        there = {f"{m.num_devices} x {m.device_kind!r}" for m in (measured,) if m is not None}
+        there |= {
+            f"{m.num_devices} x {m.device_kind!r}" for m in self.memories if m.mesh == mesh.name
+        }
         here = f"{mesh.num_devices} x {mesh.device_kind!r}"
-        return [f"mesh {mesh.name!r} was {there}, here it is {here}"] if there != here else []
+        return [
+            f"mesh {mesh.name!r} was {one}, here it is {here}" for one in sorted(there - {here})
+        ]
 
     def link(self, source: str, target: str) -> MeasuredLink | None:
         """The measured link, None if it was not measured."""
@@ -151,7 +160,7 @@ class Calibration:
         return max(found, default=2.0)
 
     def __str__(self) -> str:
-        tables = show_measured(self.meshes, self.links, self.slowdowns)
+        tables = show_measured(self.meshes, self.links, self.slowdowns, self.memories)
         return f"calibration of {self.title}\n\n{tables}"
 
     def to_json(self) -> str:

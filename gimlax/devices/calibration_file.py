@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["SCHEMA_VERSION", "write_calibration"]
 
 SCHEMA_VERSION = 1
-_PARTS = ("links", "slowdowns", "meshes")
+_PARTS = ("links", "slowdowns", "memories", "meshes")
 
 
 def write_calibration(fields: dict[str, Any]) -> str:
@@ -21,7 +21,7 @@ def write_calibration(fields: dict[str, Any]) -> str:
         for key, value in fields.items()
         if key not in _PARTS
     ]
-    for key in ("links", "slowdowns"):
+    for key in ("links", "slowdowns", *(("memories",) if fields["memories"] else ())):
         rows = [f"\n  {json.dumps(dataclasses.asdict(record))}" for record in fields[key]]
         lines.append(f' "{key}": [{",".join(rows)}],')
     blocks = []

@@ -7,7 +7,7 @@ from gimlax.devices.evidence import find_evidence
 from gimlax.devices.groups import Group
 from gimlax.devices.kinds import DeviceKind, find_kind
 from gimlax.devices.mesh import Link, MeshSpec
-from gimlax.devices.samples import MeasuredLink, MeshCalibration, Slowdown
+from gimlax.devices.samples import MeasuredLink, MeshCalibration, Slowdown, StageMemory
 from gimlax.units import show_bytes, show_bytes_per_s, show_flops, show_seconds
 
 __all__ = [
@@ -125,9 +125,13 @@ def show_kinds(kinds: Iterable[DeviceKind]) -> str:
 
 
 def show_measured(
-    meshes: Iterable[MeshCalibration], links: Iterable[MeasuredLink], slowdowns: Iterable[Slowdown]
+    meshes: Iterable[MeshCalibration],
+    links: Iterable[MeasuredLink],
+    slowdowns: Iterable[Slowdown],
+    memories: Iterable[StageMemory] = (),
 ) -> str:
-    """What a calibration found: best rates of meshes, links and whether they copy, slowdowns."""
+    """What a calibration found: best rates of meshes, links and whether they copy, slowdowns, and
+    what compilers need for stages."""
     rows = [("mesh", "device", "samples", "call", "float32", "bfloat16", "memory", "all-reduce")]
     for mesh in meshes:
         operations = [s for s in mesh.samples if s.kind not in _BETWEEN]
@@ -150,7 +154,7 @@ def show_measured(
                 show_bytes_per_s(max(s.num_bytes / s.seconds for s in sums)) if sums else "-",
             )
         )
-    tables = [_columns(rows)]
+    tables = [_columns(rows)] if len(rows) > 1 else []
     lines = [("link", "latency", "bandwidth", "moves by")]
     lines += [
         (
@@ -167,6 +171,19 @@ def show_measured(
         f"{pair.meshes[0]} beside {pair.meshes[1]}: {pair.factor:.2f} times as long"
         for pair in slowdowns
     ]
+    lines = [("mesh", "device", "segments", "needs", "compiled by")]
+    lines += [
+        (
+            memory.mesh,
+            f"{memory.num_devices} x {memory.device_kind}",
+            f"{memory.first_segment} to {memory.first_segment + memory.num_segments - 1}",
+            show_bytes(memory.needed_bytes),
+            memory.compiler,
+        )
+        for memory in memories
+    ]
+    if len(lines) > 1:
+        tables.append(_columns(lines))
     return "\n\n".join(tables)
 
 

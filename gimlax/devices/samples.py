@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 
 from gimlax.checking import Range, mistakes_of_fields
-from gimlax.devices.mesh import MOST_DEVICES
+from gimlax.devices.mesh import MOST_BYTES, MOST_DEVICES
 from gimlax.errors import SpecError
 
-__all__ = ["MeasuredLink", "MeshCalibration", "Sample", "Slowdown"]
+__all__ = ["MeasuredLink", "MeshCalibration", "Sample", "Slowdown", "StageMemory"]
 
 _MOST_ELEMENTS = 2**60
 _Size = Annotated[int, Range(1, _MOST_ELEMENTS)]
@@ -156,6 +156,46 @@ class Slowdown:
         if not wrong and self.meshes[0] == self.meshes[1]:
             wrong = [f"meshes is {self.meshes!r}; name two"]
         _refuse(f"slowdown of {self.meshes!r}", *wrong)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageMemory:
+    """What a compiler needs for a stage on each device of a mesh, arguments and program included.
+
+    Attributes:
+        mesh, device_kind, axes: where; devices by axis.
+        model: fingerprint of the workload.
+        first_segment, num_segments: which segments, in the order of the plan.
+        needed_bytes: of the phase that needs most.
+        compiler: versions of what said so.
+
+    Raises:
+        SpecError: a figure that no compiler can give.
+    """
+
+    mesh: str
+    device_kind: str
+    axes: tuple[tuple[str, Annotated[int, Range(1, MOST_DEVICES)]], ...]
+    model: str
+    first_segment: Annotated[int, Range(0, MOST_DEVICES)]
+    num_segments: Annotated[int, Range(1, MOST_DEVICES)]
+    needed_bytes: Annotated[int, Range(0, MOST_BYTES)]
+    compiler: str
+
+    def __post_init__(self) -> None:
+        wrong = mistakes_of_fields(self)
+        wrong = wrong or _no_words(self, "mesh", "device_kind", "model", "compiler")
+        _refuse(f"memory of a stage on mesh {self.mesh!r}", *wrong)
+
+    @property
+    def num_devices(self) -> int:
+        """Of the mesh."""
+        return math.prod(size for _, size in self.axes)
+
+    @property
+    def of(self) -> tuple[object, ...]:
+        """What it is the memory of."""
+        return self.mesh, self.axes, self.model, self.first_segment, self.num_segments
 
 
 def _refuse(what: str, *wrong: str) -> None:

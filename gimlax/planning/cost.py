@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec
 from gimlax.devices import Calibration, Cluster, DeviceKind
 from gimlax.errors import SpecError
 from gimlax.graph import Chain, Role
+from gimlax.planning.compiled_memory import passing_as_compiled
 from gimlax.planning.handovers import check_size, handovers_s
 from gimlax.planning.pieces import (
     Piece,
@@ -197,6 +198,10 @@ def costs(
     shared_segment_s, shared_dispatch_s = _shared(cluster, calibration, *by_kind, dispatch_s)
     shared_s = np.stack([_runs(s) for s in shared_segment_s] or [np.zeros_like(stage_s)])
     shared_s = shared_s[: len(shared_segment_s)] + shared_dispatch_s[:, :, None, None]
+    added = np.where(possible, _runs(added_bytes(found, piece_bytes, n)), 0.0)
+    shared = shared_bytes(found, piece_bytes, n)
+    passing = np.broadcast_to(_passing_bytes(temp_bytes, boundary_bytes), stage_s.shape)
+    held = added + sum(shared)
     return Costs(
         calls=calls,
         flops=flops,
@@ -226,12 +231,9 @@ def costs(
             stage_s=stage_s,
             transfer_s=handovers_s(cluster, calls, boundary_bytes),
             shared_s=np.where(possible, shared_s, 0.0),
-            added_bytes=np.where(possible, _runs(added_bytes(found, piece_bytes, n)), 0.0),
+            added_bytes=added,
             largest_bytes=np.stack(
-                [
-                    np.broadcast_to(_passing_bytes(temp_bytes, boundary_bytes), stage_s.shape),
-                    *shared_bytes(found, piece_bytes, n),
-                ]
+                [passing_as_compiled(passing, held, chain, cluster, calibration), *shared]
             ),
             parked_bytes=np.zeros_like(stage_s),
             capacity_bytes=np.array([cluster.memory_bytes(m.name) for m in cluster.meshes], float),

@@ -105,7 +105,7 @@ def predict_meshes(
     result: list[MeshPrediction] = []
     for mesh in dict.fromkeys(meshes):
         own = [run for run, m in zip(runs, meshes, strict=True) if m == mesh]
-        temp, received = max((figures.passing_bytes(*run) for run in own), key=sum)
+        temp, received = max((_passing(figures, mesh, *run) for run in own), key=sum)
         result.append(
             MeshPrediction(
                 mesh=cluster.meshes[mesh].name,
@@ -122,3 +122,10 @@ def predict_meshes(
             )
         )
     return tuple(result)
+
+
+def _passing(figures: Costs, mesh: int, first: int, stop: int) -> tuple[int, int]:
+    """Temporaries and received values of a stage, by its compiler where that was asked."""
+    temp, received = figures.passing_bytes(first, stop)
+    needed = int(figures.problem.largest_bytes[0, mesh, first, stop])
+    return (temp, received) if needed == temp + received else (max(needed - received, 0), received)

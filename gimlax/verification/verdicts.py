@@ -3,14 +3,20 @@
 Plain data that keeps as JSON. Units: seconds, bytes and FLOPs of one device.
 """
 
+import dataclasses
 import datetime
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
+import jax
+
 from gimlax.checking import mistakes_of_fields
+from gimlax.devices import Calibration, StageMemory
+from gimlax.devices.processor import processor_name
 from gimlax.devices.reading import read_text, write_text
 from gimlax.errors import SpecError
 from gimlax.records import Amount, Count, from_json, to_json
@@ -58,6 +64,7 @@ class StageVerdict:
     Attributes:
         phase: its name. stage: index in the phase. mesh, device_kind: where it is to run.
         first_segment, last_segment: names of its segments at both ends.
+        start, num_segments: which these are, in the order of the plan.
         target: what it was compiled for, 'v5e:2x2'.
         compiler: versions of what compiled it, empty where nothing did.
         outcome: one of OUTCOMES. reason: why it is not 'compiled', empty if it is.
@@ -74,6 +81,8 @@ class StageVerdict:
     device_kind: str
     first_segment: str
     last_segment: str
+    start: Count
+    num_segments: Count
     target: str
     compiler: str = ""
     outcome: str
@@ -97,7 +106,7 @@ class StageVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeshVerdict:
-    """Memory of one device of a mesh over all its stages.
+    """Memory of one device of a mesh over all its stages; `axes` are (name, devices along it).
 
     `needed_bytes` are what stays there and the most that any stage needs besides, by the compiler;
     None where one of its stages was not compiled, or the backend does not tell. `planned_bytes` is
@@ -106,10 +115,15 @@ class MeshVerdict:
 
     mesh: str
     device_kind: str
-    num_devices: Count
+    axes: tuple[tuple[str, Count], ...]
     needed_bytes: Count | None
     planned_bytes: Count
     capacity_bytes: Count
+
+    @property
+    def num_devices(self) -> int:
+        """The product of its axes."""
+        return math.prod(size for _, size in self.axes)
 
     @property
     def fits(self) -> bool | None:
@@ -175,6 +189,51 @@ class Verification:
 
     def __str__(self) -> str:
         return show(self)
+
+    def calibration(self, base: Calibration | None = None) -> Calibration:
+        """What compilers need for stages, for `gimlax.plan(..., calibration=)`.
+
+        The planner then charges these stages, and larger ones around them, what their compiler
+        asked for instead of what the graph lets one expect.
+
+        Args:
+            base: figures to add them to; an older one of the same stage is replaced.
+
+        Raises:
+            SpecError: `base` belongs to another version of JAX or another processor.
+        """
+        base = base or Calibration(
+            jax_version=jax.__version__, processor=processor_name(), date=self.date, meshes=()
+        )
+        if (base.jax_version, base.processor) != (jax.__version__, processor_name()):
+            raise SpecError(
+                f"calibration of {base.title}: this is JAX {jax.__version__} on"
+                f" {processor_name()!r}; calibrate again, or keep these figures in a file of their"
+                " own"
+            )
+        found = {memory.of: memory for memory in base.memories}
+        found |= {memory.of: memory for memory in self._memories()}
+        return dataclasses.replace(base, memories=tuple(found.values()))
+
+    def _memories(self) -> Iterator[StageMemory]:
+        axes = {mesh.mesh: mesh.axes for mesh in self.meshes}
+        by_stage: dict[tuple[str, int, int], list[StageVerdict]] = {}
+        for stage in self.stages:
+            key = stage.mesh, stage.start, stage.num_segments
+            by_stage.setdefault(key, []).append(stage)
+        for (mesh, start, num_segments), phases in by_stage.items():
+            told = [of.compiled for of in phases if of.compiled and of.compiled.told_memory]
+            if len(told) == len(phases):
+                yield StageMemory(
+                    mesh=mesh,
+                    device_kind=phases[0].device_kind,
+                    axes=axes[mesh],
+                    model=self.model,
+                    first_segment=start,
+                    num_segments=num_segments,
+                    needed_bytes=max(of.needed_bytes for of in told),
+                    compiler=phases[0].compiler,
+                )
 
     def to_json(self) -> str:
         """JSON that `from_json` reads back to an equal verification."""

@@ -128,7 +128,7 @@ def verify(
             MeshVerdict(
                 mesh=of.mesh,
                 device_kind=plan.spec(of.mesh).device_kind,
-                num_devices=plan.spec(of.mesh).num_devices,
+                axes=plan.spec(of.mesh).axes,
                 needed_bytes=needed_bytes(of.mesh, held, needed),
                 planned_bytes=of.needed_bytes,
                 capacity_bytes=of.capacity_bytes,
@@ -265,6 +265,8 @@ def _verdicts(
                 device_kind=spec.device_kind,
                 first_segment=names[0],
                 last_segment=names[-1],
+                start=program.partition.stages[order.index].first_segment,
+                num_segments=len(names),
                 target=f"{spec.backend} here" if site.live else site.target.description,
                 compiler=site.compiler if answer else "",
                 outcome=outcome,
