@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -16,13 +17,17 @@ from gimlax.program import emit
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.exporting import abstract_mesh, export_stages
 from gimlax.runtime.inventory import take_inventory
-from gimlax.verification.child import ANSWER, read_stage, write_stage
-from gimlax.verification.children import Children
+from gimlax.verification.child import ANSWER, REQUEST, read_stage, write_stage
+from gimlax.verification.children import _CHILD, Children
 from gimlax.verification.targets import target_of
 from gimlax.verification.toolchains import Toolchain, find_toolchain, how_to_install
 
 SPEC = MeshSpec(name="cpu", device_kind="cpu", axes=(("data", 1), ("model", 1)))
 TARGET = target_of(SPEC)
+
+
+def mesh_target(kind):
+    return target_of(MeshSpec(name="there", device_kind=kind))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,7 @@ def test_this_interpreter_compiles_for_this_host(stage):
 
 
 def test_what_the_child_cannot_lower_is_an_answer(stage, tmp_path):
-    target = target_of(MeshSpec(name="tpu", device_kind="TPU v5e"))
+    target = mesh_target("TPU v5e")
     answer = Children(time_limit_s=300).compile(stage, target, find_toolchain("cpu"))
     assert answer.compiled is None and answer.refusal and not answer.lacks_memory
 
@@ -144,7 +149,7 @@ def test_the_flags_of_this_process_do_not_reach_a_child(stage, fake, tmp_path, m
     monkeypatch.setenv("PJRT_NAMES_AND_LIBRARY_PATHS", "none:/none.so")
     script = f"env > {tmp_path}/env; exit 1"
     with pytest.raises(BackendError):
-        Children(time_limit_s=60).compile(stage, TARGET, fake(script))
+        Children(time_limit_s=60).compile(stage, mesh_target("TPU v5e"), fake(script))
     lines = (tmp_path / "env").read_text().splitlines()
     assert "JAX_PLATFORMS=cpu" in lines
     assert not [line for line in lines if "no_such_flag" in line or "none.so" in line]
@@ -178,3 +183,18 @@ def test_an_interpreter_that_says_what_is_not_so_is_refused(fake):
     with pytest.raises(SpecError, match="is no Python interpreter"):
         find_toolchain("tpu", toolchain.python)
     assert "install jax" in how_to_install("cpu")
+
+
+def test_a_child_ends_with_its_parent(tmp_path):
+    os.mkfifo(tmp_path / REQUEST)  # which it reads for ever
+    package = str(Path(gx.__file__).parent)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, package, str(tmp_path), *sys.path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    with (tmp_path / REQUEST).open("w"):  # waits until the child has come as far
+        child.stdin.close()
+        assert child.wait(120) == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,29 @@ def test_what_was_asked_wrong_is_one_line_and_exit_code_2(flags, said):
     done = run(*flags)
     assert done.returncode == 2 and said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_leaves_no_child_behind(tmp_path):
+    os.mkfifo(tmp_path / "started")
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$2" in *importlib*) echo '
+        '\'{"jax": "1", "jaxlib": "1", "flatbuffers": "1", "libtpu": "1"}\';; '
+        f"*) echo $$ > {tmp_path}/started; exec tail -f /dev/null;; esac\n"
+    )
+    python.chmod(0o755)
+    script = subprocess.Popen(
+        [
+            *(sys.executable, "scripts/verify.py", "--topology=v5e:1x1", "--fresh", *SMALL),
+            f"--tpu_python={python}",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    child = int((tmp_path / "started").read_text().split()[0])
+    script.send_signal(signal.SIGINT)
+    assert script.wait(120) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
