@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.export
-from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
 from gimlax import _jax
 from gimlax.devices import MeshSpec
@@ -64,8 +64,10 @@ class ExportedStage:
 
 
 def abstract_mesh(spec: MeshSpec) -> AbstractMesh:
-    """A mesh of the axes of a spec, without devices."""
-    return AbstractMesh(spec.shape, tuple(axis for axis, _ in spec.axes))
+    """A mesh of the axes of a spec, without devices; its axes are of the sort that live meshes have
+    on both lines of JAX."""
+    names = tuple(axis for axis, _ in spec.axes)
+    return AbstractMesh(spec.shape, names, axis_types=(AxisType.Auto,) * len(names))
 
 
 def export_stages(

@@ -60,3 +60,8 @@ def test_donation_travels(deploy, meshes):
         ((stage,),) = export([step.program], donates=donates)
         text = load_stage(stage, meshes["cpu"]).compile().as_text()
         assert ("input_output_alias" in text) is donates
+
+
+def test_a_mesh_without_devices_is_of_the_sort_of_one_with(meshes):
+    spec = MeshSpec(name="mesh", device_kind="cpu")
+    assert abstract_mesh(spec).axis_types == meshes["cpu"].axis_types
