@@ -3,6 +3,8 @@
 import dataclasses
 from collections import Counter
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import gimlax as gx
@@ -14,7 +16,21 @@ from gimlax.verification.verdicts import COMPILED
 from tests.runtime.sharded_child import cluster, expert_args, experts, llama
 
 
+def stacked(params, x):
+    def layer(x, w):
+        return jnp.tanh(x @ w["up"]) @ w["down"], None
+
+    return jax.lax.scan(layer, x, params)[0]
+
+
+def stacked_args(num_layers=3, width=256, hidden=1024, tokens=16):
+    shapes = {"up": (num_layers, width, hidden), "down": (num_layers, hidden, width)}
+    params = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()}
+    return params, jax.ShapeDtypeStruct((tokens, width), jnp.float32)
+
+
 def cases():
+    yield "stacked 4", (stacked, stacked_args()), (1, 4), {}
     for size in (4, 8):
         for phase, length in (("decode", 1), ("prefill", 8)):
             yield f"llama {phase} {size}", llama(length, 1), (1, size), {1: 1}
