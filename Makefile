@@ -20,7 +20,7 @@ PLATFORM ?=
 DEVICE_EXTRA := $(filter cuda rocm tpu,$(PLATFORM))
 DEVICE_VENV := $(VENV)$(DEVICE_EXTRA:%=-%)
 
-.PHONY: help demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-silicon verify-hardware clean
+.PHONY: help demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-silicon verify-hardware test-ray clean
 
 help:
 	@echo "make demo         run a language model cut across two backends"
@@ -30,6 +30,7 @@ help:
 	@echo "make parity       compare with another implementation (installs torch)"
 	@echo "make test-floor   run the tests on the oldest JAX that is supported"
 	@echo "make test-py312   run the tests on Python 3.12 and the newest JAX"
+	@echo "make test-ray     run the tests that need Ray (installs it)"
 	@echo "make bench-quick  run each benchmark briefly"
 	@echo "make bench-cost   compare predicted with measured times of stages, on one core"
 	@echo "make bench-placement  solve published placement problems (PLACEMENT_FLAGS=--data_dir=DIR or --random=100)"
@@ -68,6 +69,10 @@ test-floor:
 test-py312:
 	@WANTED_PYTHON=3.12 tools/environment.sh .venv-py312 text,test
 	.venv-py312/bin/python -m pytest $(WORKERS) $(PYTEST_FLAGS)
+
+test-ray:
+	@tools/environment.sh .venv-ray text,test,ray
+	.venv-ray/bin/python -m pytest tests/hosts tests/runtime/workers/test_on_ray.py -rs $(PYTEST_FLAGS)
 
 bench-quick:
 	@tools/environment.sh $(VENV) text

@@ -5,6 +5,8 @@ why it happens here. Tests that need it take the fixture `plugin_name` and are s
 So it is with the vendors of `tests/vendor`, which need gcc as well, and the fixture `vendors`.
 """
 
+import importlib.util
+
 import hypothesis
 import jax
 import pytest
@@ -75,3 +77,10 @@ def vendors(loaded_vendors):
 def cluster():
     """Two CPU devices of JAX's own, and one of the plugin where it is installed."""
     return devices.discover()
+
+
+@pytest.fixture(scope="session")
+def ray():
+    """Skips where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("no Ray: pip install '.[ray]', or make test-ray")

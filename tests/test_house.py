@@ -23,6 +23,7 @@ RANKS = {
     "checking": 0,
     "records": 0,
     "_jax": 0,
+    "hosts": 0,
     "graph": 1,
     "devices": 1,
     "fabric": 1,
@@ -48,6 +49,7 @@ FOUNDATION = {
     ("checking", "errors"),
     ("records", "errors"),
     ("records", "checking"),
+    ("hosts", "errors"),
 }
 
 

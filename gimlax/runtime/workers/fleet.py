@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 from gimlax.checking import is_number, shown
-from gimlax.devices import Cluster
+from gimlax.devices import Cluster, WorkerSpec
 from gimlax.errors import BackendError, SpecError
+from gimlax.hosts import join
 from gimlax.runtime.workers.launching import ChildProcesses, Launcher
+from gimlax.runtime.workers.on_ray import RayProcesses
 from gimlax.runtime.workers.peers import Peer
 
 __all__ = ["Workers", "start_workers"]
@@ -59,9 +61,7 @@ class Workers:
             if self._peers[name].lost is None:
                 return
             if not self._closed:
-                self._peers[name] = Peer(
-                    name, self._launcher.start(spec, timeout_s=self._timeout_s)
-                )
+                self._peers[name] = _start(spec, self._launcher, self._timeout_s)
             if self._closed:
                 self._peers[name].close()
                 raise BackendError(f"worker {name!r} was closed")
@@ -84,18 +84,29 @@ class Workers:
         return f"Workers({', '.join(map(repr, self._peers))}{lost})"
 
 
-def start_workers(cluster: Cluster, *, timeout_s: float = 60.0) -> Workers:
-    """Starts the workers of a cluster as processes of this host.
+def start_workers(
+    cluster: Cluster,
+    *,
+    ray: bool | str = False,
+    insecure: bool = False,
+    timeout_s: float = 60.0,
+) -> Workers:
+    """Starts the workers of a cluster: as children of this process, or through Ray.
 
     Args:
         cluster: describes them as `workers`.
-        timeout_s: how long each may take until it answers.
+        ray: True starts a Ray that only this host can reach, and ends it with the workers; an
+            address joins one, 'host:port' where this host is a node of it and 'ray://host:port'
+            where not.
+        insecure: joins a Ray without a token, where whoever reaches its ports can run anything.
+        timeout_s: how long Ray, and then each worker, may take until it answers.
 
     Returns:
         What `gx.compile(..., workers=...)` takes; close it, or use it in a `with` block.
 
     Raises:
-        SpecError: the cluster has no workers, or one that cannot be started so.
+        SpecError: the cluster has no workers, or one that cannot be started so; Ray is not
+            installed, or would be joined without a token.
         BackendError: a worker does not start; says what it wrote.
     """
     if not isinstance(cluster, Cluster) or not cluster.workers:
@@ -105,11 +116,11 @@ def start_workers(cluster: Cluster, *, timeout_s: float = 60.0) -> Workers:
         )
     if not is_number(timeout_s) or timeout_s <= 0:
         raise SpecError(f"timeout_s is {shown(timeout_s)}; give a positive number of seconds")
-    launcher = ChildProcesses()
+    launcher = _launcher(cluster, ray, insecure, timeout_s)
     try:
         with ThreadPoolExecutor(len(cluster.workers), "gimlax start") as pool:
             peers = pool.map(
-                lambda spec: Peer(spec.name, launcher.start(spec, timeout_s=timeout_s)),
+                lambda spec: _start(spec, launcher, timeout_s),
                 cluster.workers,
             )
             return Workers(
@@ -121,3 +132,23 @@ def start_workers(cluster: Cluster, *, timeout_s: float = 60.0) -> Workers:
     except BaseException:
         launcher.close()
         raise
+
+
+def _launcher(cluster: Cluster, ray: bool | str, insecure: bool, timeout_s: float) -> Launcher:
+    if insecure and not isinstance(ray, str):
+        raise SpecError("insecure is for joining a Ray by its address; give ray='host:port', too")
+    if ray is False:
+        return ChildProcesses()
+    hosts = join("" if ray is True else ray, insecure=insecure, timeout_s=timeout_s)
+    try:
+        return RayProcesses(hosts, cluster.workers)
+    except BaseException:
+        hosts.close()
+        raise
+
+
+def _start(spec: WorkerSpec, launcher: Launcher, timeout_s: float) -> Peer:
+    launched = launcher.start(spec, timeout_s=timeout_s)
+    peer = Peer(spec.name, launched)
+    launched.watch(peer.give_up)
+    return peer

@@ -23,9 +23,9 @@ from gimlax.devices import WorkerSpec
 from gimlax.errors import BackendError, SpecError
 from gimlax.runtime.workers.connection import Address
 
-__all__ = ["ChildProcesses", "Launched", "Launcher", "environment_of"]
+__all__ = ["SECRET_BYTES", "ChildProcesses", "Launched", "Launcher", "environment_of"]
 
-_SECRET_BYTES = 32
+SECRET_BYTES = 32
 _LAST_LINES = 5
 
 
@@ -34,7 +34,8 @@ class Launched:
     """A process that was started: where it listens, what it has to know, and how to end it.
 
     `host` is the address by which others reach its host, empty for this one. `said` gives the last
-    lines that it wrote, for messages about its end.
+    lines that it wrote, for messages about its end. `watch` calls with the reason when the launcher
+    itself learns that the process has ended, if it does.
     """
 
     address: Address
@@ -42,6 +43,7 @@ class Launched:
     secret: bytes
     kill: Callable[[], None]
     said: Callable[[], str]
+    watch: Callable[[Callable[[str], None]], None] = lambda call: None
 
 
 class Launcher(Protocol):
@@ -95,7 +97,7 @@ class ChildProcesses:
         self._wanted.put((spec, spawned))
         child = spawned.result()
         said = _Said(child)
-        secret = secrets.token_bytes(_SECRET_BYTES)
+        secret = secrets.token_bytes(SECRET_BYTES)
         assert child.stdin is not None and child.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             child.stdin.write(json.dumps({"secret": secret.hex(), "listen": ""}).encode() + b"\n")
