@@ -72,7 +72,7 @@ test-py312:
 
 test-ray:
 	@tools/environment.sh .venv-ray text,test,ray
-	.venv-ray/bin/python -m pytest tests/hosts tests/runtime/workers/test_on_ray.py -rs $(PYTEST_FLAGS)
+	.venv-ray/bin/python -m pytest tests/hosts tests/devices/test_found_hosts.py tests/runtime/workers/test_on_ray.py -rs $(PYTEST_FLAGS)
 
 bench-quick:
 	@tools/environment.sh $(VENV) text

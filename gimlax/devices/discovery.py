@@ -1,7 +1,8 @@
-"""Finding out what this process can compute on, and starting it.
+"""Finding out what this process, or the hosts of a Ray, can compute on.
 
-Candidates are tried in child processes first; only those that answered are started here. A JAX that
-has already started its backends is reported as it is. Units: bytes, seconds.
+In this process what is found is started, too. Candidates are tried in child processes first; only
+those that answered are started here. A JAX that has already started its backends is reported as it
+is. Units: bytes, seconds.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -20,9 +22,12 @@ from gimlax.devices.backends import Backend, Capabilities
 from gimlax.devices.candidates import Candidate, find_candidates, find_missing
 from gimlax.devices.catalogue import load_kind, read_data
 from gimlax.devices.cluster import Cluster
+from gimlax.devices.found_hosts import FoundHost, ask_hosts
 from gimlax.devices.mesh import SHAREABLE, Link, MeshSpec
 from gimlax.devices.probe import Answer, load, probe
+from gimlax.devices.workers import WorkerSpec
 from gimlax.errors import BackendError, SpecError
+from gimlax.records import to_json
 from gimlax.units import GIB
 
 __all__ = ["discover", "start_backends"]
@@ -31,7 +36,9 @@ _HOST = "localhost"
 _PROBES_AT_ONCE = 2
 
 
-def discover(*, timeout_s: float = 60.0) -> Cluster:
+def discover(
+    *, ray: bool | str = False, insecure: bool = False, timeout_s: float = 60.0
+) -> Cluster:
     """Every device that this process can use, as a cluster of one mesh a device.
 
     A mesh is called as its backend is, with `:index` behind where that has several devices. Devices
@@ -41,14 +48,79 @@ def discover(*, timeout_s: float = 60.0) -> Cluster:
 
     JAX keeps to the backends that it started first: call this before anything uses a device.
 
+    With Ray, nothing is started here: each backend of each host becomes a worker 'host/backend',
+    and meshes are called so. Links between hosts have assumed figures, too.
+
     Args:
+        ray: True asks this host by way of a Ray of its own; an address asks the hosts of that Ray,
+            see `gimlax.start_workers`.
+        insecure: joins a Ray without a token.
         timeout_s: how long each candidate may take to start and to answer in its own process.
 
     Raises:
-        SpecError: timeout_s is no positive number.
-        BackendError: nothing could be started; keeps what JAX said.
+        SpecError: timeout_s is no positive number; Ray is not installed, or would be joined
+            without a token.
+        BackendError: nothing could be started; keeps what JAX said. Ray does not answer.
     """
-    backends = start_backends(timeout_s=timeout_s)
+    _check_timeout(timeout_s)
+    if ray is not False:
+        address = "" if ray is True else ray
+        return _cluster_of(ask_hosts(address, insecure=insecure, timeout_s=timeout_s))
+    known, meshes = _plannable(start_backends(timeout_s=timeout_s))
+    return Cluster(
+        meshes=tuple(meshes), links=tuple(_links(meshes, "host_copy")), backends=tuple(known)
+    )
+
+
+def describe(timeout_s: float) -> dict[str, Any]:
+    """What this process has, as plain data: runs on hosts of Ray, see `discover`."""
+    return {
+        "backends": [to_json(backend, 1) for backend in start_backends(timeout_s=timeout_s)],
+        "flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _cluster_of(hosts: Iterable[FoundHost]) -> Cluster:
+    """A worker for each backend of each host, and a mesh for each of its devices."""
+    workers: list[WorkerSpec] = []
+    known: list[Backend] = []
+    by_host: list[list[MeshSpec]] = []
+    for host in hosts:
+        backends, meshes = _plannable(host.backends)
+        known += [dataclasses.replace(b, name=f"{host.name}/{b.name}") for b in backends]
+        workers += [
+            WorkerSpec(
+                name=f"{host.name}/{name}",
+                host=host.address,
+                platforms=",".join(dict.fromkeys((name, "cpu"))),
+                flags=host.flags,
+            )
+            for name in dict.fromkeys(mesh.backend for mesh in meshes)
+        ]
+        by_host.append(
+            [
+                dataclasses.replace(
+                    mesh,
+                    name=f"{host.name}/{mesh.name}",
+                    host=host.name,
+                    worker=f"{host.name}/{mesh.backend}",
+                )
+                for mesh in meshes
+            ]
+        )
+    links = [link for meshes in by_host for link in _links(meshes, "host_copy")]
+    for one, other in itertools.permutations(by_host, 2):
+        links += _links_between(itertools.product(one, other), "network")
+    return Cluster(
+        workers=tuple(workers),
+        meshes=tuple(itertools.chain(*by_host)),
+        links=tuple(links),
+        backends=tuple(known),
+    )
+
+
+def _plannable(backends: Iterable[Backend]) -> tuple[list[Backend], list[MeshSpec]]:
+    """The backends, and a mesh for each device of those whose kind the catalogue has."""
     known, meshes = [], []
     for backend in backends:
         if backend.available:
@@ -58,7 +130,12 @@ def discover(*, timeout_s: float = 60.0) -> Cluster:
             except SpecError as error:
                 backend = dataclasses.replace(backend, reason=f"cannot be planned for: {error}")
         known.append(backend)
-    return Cluster(meshes=tuple(meshes), links=tuple(_links(meshes)), backends=tuple(known))
+    return known, meshes
+
+
+def _check_timeout(timeout_s: float) -> None:
+    if not is_number(timeout_s) or timeout_s <= 0:
+        raise SpecError(f"timeout_s is {shown(timeout_s)}; give a positive number of seconds")
 
 
 def start_backends(*, timeout_s: float = 60.0) -> tuple[Backend, ...]:
@@ -71,8 +148,7 @@ def start_backends(*, timeout_s: float = 60.0) -> tuple[Backend, ...]:
         SpecError: timeout_s is no positive number.
         BackendError: nothing could be started; keeps what JAX said.
     """
-    if not is_number(timeout_s) or timeout_s <= 0:
-        raise SpecError(f"timeout_s is {shown(timeout_s)}; give a positive number of seconds")
+    _check_timeout(timeout_s)
     if _jax.backends_initialised():
         live = {name: _live(name, None) for name in _jax.backend_names()}
         late = "JAX was started without it; call gimlax.discover() before anything uses a device"
@@ -190,8 +266,13 @@ def _meshes(backend: Backend) -> Iterator[MeshSpec]:
         )
 
 
-def _links(meshes: Sequence[MeshSpec]) -> Iterator[Link]:
-    """A way through host memory between any two meshes of this process."""
-    figures = {key: figure["value"] for key, figure in read_data("links.toml")["host_copy"].items()}
-    for source, target in itertools.permutations(meshes, 2):
+def _links(meshes: Sequence[MeshSpec], way: str) -> Iterator[Link]:
+    """A way between any two of the meshes, both directions."""
+    return _links_between(itertools.permutations(meshes, 2), way)
+
+
+def _links_between(ends: Iterable[tuple[MeshSpec, MeshSpec]], way: str) -> Iterator[Link]:
+    """Links with the figures that are assumed for 'host_copy' or 'network'."""
+    figures = {key: figure["value"] for key, figure in read_data("links.toml")[way].items()}
+    for source, target in ends:
         yield Link(source=source.name, target=target.name, **figures)
