@@ -7,9 +7,10 @@ for a function that runs on several clients.
 
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 from jax.sharding import PartitionSpec
@@ -20,13 +21,14 @@ from gimlax.devices import Cluster, discover
 from gimlax.errors import SpecError, TraceError
 from gimlax.graph import Chain, StaticArguments, Traced, chain, trace
 from gimlax.planning import Objective, Plan, plan
-from gimlax.runtime import Carried, Executable, Placed, compile
+from gimlax.runtime import Carried, Executable, Placed, Workers, compile, start_workers
 
 
 def jit(
     fn: Callable[..., Any],
     *,
     cluster: Cluster | None = None,
+    workers: Workers | None = None,
     objective: Objective | None = None,
     resident: int | Sequence[int] | None = None,
     carried: Mapping[int, int] | None = None,
@@ -40,7 +42,9 @@ def jit(
 
     Args:
         fn: a function of arrays, such as the `apply` of a Flax module.
-        cluster: where it may run; by default what `discover()` finds, at the first call.
+        cluster: where it may run; by default that of the workers, else what `discover()` finds, at
+            the first call. Workers that it describes are then started as children of this process.
+        workers: of the cluster, started otherwise; who started them closes them.
         objective: what to minimise, by default the latency of a call.
         resident: positional arguments that stay the same between calls (parameters); by default
             the first, if there is one.
@@ -55,12 +59,14 @@ def jit(
     Returns:
         A callable like `fn`. Streamed outputs are `jax.Array`s, carried ones `Carried` handles.
         Parameters are sent to their meshes at each call, with one warning; to send them once, use
-        `compiled = jitted.lower(...).compile()` and `compiled.place(params)`.
+        `compiled = jitted.lower(...).compile()` and `compiled.place(params)`. Workers that it
+        started end with `jitted.close()`, or with this process.
     """
     check_arguments("gimlax.jit", jit, locals())
     return Jitted(
         fn,
-        cluster=cluster,
+        cluster=workers.cluster if cluster is None and workers is not None else cluster,
+        workers=workers,
         objective=objective or Objective(),
         resident=(resident,) if isinstance(resident, int) else resident,
         carried=dict(carried or {}),
@@ -79,6 +85,7 @@ class Jitted:
         fn: Callable[..., Any],
         *,
         cluster: Cluster | None,
+        workers: Workers | None,
         objective: Objective,
         resident: Sequence[int] | None,
         carried: dict[int, int],
@@ -91,6 +98,8 @@ class Jitted:
         self.__name__ = getattr(fn, "__name__", type(fn).__name__)
         self._fn = fn
         self._cluster = cluster
+        self._workers = workers
+        self._end: Callable[[], Any] = lambda: None  # of workers that were started here
         self._objective = objective
         self._resident = resident
         self._carried = carried
@@ -100,6 +109,7 @@ class Jitted:
         self._shardings = shardings
         self._compiled: dict[_Key, Executable] = {}
         self._lock = threading.Lock()
+        self._starting = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs `fn`, compiled for these shapes."""
@@ -144,7 +154,29 @@ class Jitted:
             meshes=self._meshes,
             shardings=self._shardings,
         )
-        return Lowered(traced, found, chosen)
+        return Lowered(traced, found, chosen, self._start)
+
+    def close(self) -> None:
+        """Ends the threads of what calls have compiled, and the workers that were started here."""
+        with self._lock:
+            compiled, self._compiled = self._compiled, {}
+            for executable in compiled.values():
+                executable.close()
+            self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> Workers | None:
+        """The workers of the cluster, started when the first function is compiled for them."""
+        with self._starting:
+            if self._workers is None and self._cluster is not None and self._cluster.workers:
+                self._workers = start_workers(self._cluster)
+                self._end = weakref.finalize(self, self._workers.close)
+            return self._workers
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Executable:
         """The executable that the handles among the arguments belong to, or a new one."""
@@ -216,14 +248,18 @@ def _part(tree: Any) -> Any:
 class Lowered:
     """A function that is traced and planned, not yet compiled."""
 
-    def __init__(self, traced: Traced, found: Chain, chosen: Plan) -> None:
+    def __init__(
+        self, traced: Traced, found: Chain, chosen: Plan, start: Callable[[], Workers | None]
+    ) -> None:
+        """`start` gives the workers to compile on, None where this process is all."""
         self.traced = traced
         self.plan = chosen
         self._chain = found
+        self._start = start
 
     def compile(self) -> Executable:
         """Compiles every stage for its mesh."""
-        return compile(self.plan, self.traced)
+        return compile(self.plan, self.traced, workers=self._start())
 
     def cost_analysis(self) -> dict[str, float]:
         """FLOPs and bytes of memory traffic of one call, counted from shapes."""

@@ -3,6 +3,7 @@
 python scripts/generate.py --prompt="Why is the sky blue?" --stages=2 --check
 """
 
+import contextlib
 from pathlib import Path
 from typing import cast
 
@@ -31,6 +32,18 @@ CONTEXT = flags.DEFINE_integer("context", 512, "positions of the cache", lower_b
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of weights and arithmetic")
 TRACE = flags.DEFINE_string("trace", None, "write a timeline that ui.perfetto.dev opens")
 WHY = flags.DEFINE_bool("why", False, "say what took longer than planned, and why")
+CLUSTER = flags.DEFINE_string(
+    "cluster", None, "cluster file; by default what is found; its workers are started"
+)
+RAY = flags.DEFINE_bool(
+    "ray", False, "start workers by way of Ray; without --cluster they are found so, too"
+)
+RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address", None, "host:port of a Ray to join, or ray://host:port; implies --ray"
+)
+INSECURE = flags.DEFINE_bool(
+    "insecure", False, "join a Ray that lets in whoever reaches it, without a token"
+)
 CHECK = flags.DEFINE_bool("check", False, "compare the tokens with those of the uncut model")
 flags.mark_flags_as_mutual_exclusive(["stages", "cuts"])
 
@@ -50,7 +63,7 @@ def main(argv: list[str]) -> None:
         serving.check_fits(request.prompt, context)
 
     with console.progress("backends"):
-        cluster = gx.discover()
+        cluster = find_cluster()
     with console.progress("weights") as update:
         _, params = models.load_llama(
             file, dtype=dtype, progress=lambda done, total: update(done, total, "")
@@ -73,11 +86,21 @@ def main(argv: list[str]) -> None:
         )
     print(plan, flush=True)
 
-    with console.progress("compilation") as update:
-        phases = gx.compile(
-            plan, workload, progress=lambda step: update(step.done, step.total, step.what)
-        )
-    with phases:
+    with contextlib.ExitStack() as running:
+        workers = None
+        if cluster.workers:
+            with console.progress("workers"):
+                workers = running.enter_context(
+                    gx.start_workers(cluster, ray=ray(), insecure=INSECURE.value)
+                )
+        with console.progress("compilation") as update:
+            phases = gx.compile(
+                plan,
+                workload,
+                workers=workers,
+                progress=lambda step: update(step.done, step.total, step.what),
+            )
+        running.enter_context(phases)
         with console.progress("placement"):
             runner = model.cut(phases, phases.place(params))
         with console.progress("warm-up"):
@@ -97,6 +120,16 @@ def main(argv: list[str]) -> None:
             print(f"timeline written to {TRACE.value}")
         if CHECK.value:
             print_check(model, runner, requests, answers)
+
+
+def find_cluster() -> gx.Cluster:
+    if CLUSTER.value:
+        return gx.Cluster.load(CLUSTER.value)
+    return gx.discover(ray=ray(), insecure=INSECURE.value)
+
+
+def ray() -> bool | str:
+    return RAY_ADDRESS.value or RAY.value
 
 
 def read_prompts() -> list[str]:
