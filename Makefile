@@ -50,8 +50,9 @@ test:
 
 test-device:
 	@test -n "$(PLATFORM)" || { echo "say which: make test-device PLATFORM=cuda|rocm|tpu|NAME"; exit 2; }
-	@tools/environment.sh $(DEVICE_VENV) text,test$(DEVICE_EXTRA:%=,%)
+	@tools/environment.sh $(DEVICE_VENV) text,test,ray$(DEVICE_EXTRA:%=,%)
 	$(DEVICE_VENV)/bin/python -m pytest tests/device --platform=$(PLATFORM) -rs -W default $(PYTEST_FLAGS)
+	JAX_PLATFORMS=cpu $(DEVICE_VENV)/bin/python -m pytest tests/device_on_ray --platform=$(PLATFORM) -rs -W default $(PYTEST_FLAGS)
 
 lint:
 	@tools/environment.sh $(VENV) text,test,lint

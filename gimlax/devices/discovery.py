@@ -25,6 +25,7 @@ from gimlax.devices.cluster import Cluster
 from gimlax.devices.found_hosts import FoundHost, ask_hosts
 from gimlax.devices.mesh import SHAREABLE, Link, MeshSpec
 from gimlax.devices.probe import Answer, load, probe
+from gimlax.devices.trouble import explain
 from gimlax.devices.workers import WorkerSpec
 from gimlax.errors import BackendError, SpecError
 from gimlax.records import to_json
@@ -210,7 +211,7 @@ def _start(answers: Iterable[Answer]) -> tuple[dict[str, Backend], dict[str, str
             _jax.initialise_backends(order)
     except RuntimeError as error:
         failure = error
-        absent.update((name, str(error)) for name in order)
+        absent.update((name, explain(str(error))) for name in order)
     live = {name: _live(name, found[name]) for name in _jax.backend_names()}
     if not live:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())

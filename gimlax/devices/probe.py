@@ -20,6 +20,7 @@ from gimlax import _jax
 from gimlax.devices.asking import QUESTIONS, Finding, ask
 from gimlax.devices.backends import Capabilities
 from gimlax.devices.candidates import Candidate
+from gimlax.devices.trouble import explain
 
 __all__ = ["Answer", "answer", "load", "probe", "understand"]
 
@@ -117,7 +118,7 @@ def understand(
     return Answer(
         candidate=candidate,
         names=tuple(names),
-        reason=reason,
+        reason=explain(reason),
         capabilities=tuple(Capabilities.of(findings.get(name, ())) for name in names),
     )
 

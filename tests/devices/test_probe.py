@@ -75,3 +75,18 @@ def test_a_child_is_ended_when_its_time_is_up():
     answer = probe(CANDIDATE, None, timeout_s=0.01)
     assert answer.names == ()
     assert answer.reason == "no answer within 0.01 s while starting Python and JAX"
+
+
+@pytest.mark.parametrize(
+    ("complaint", "says"),
+    [
+        ("ABORTED: The TPU is already in use by process with pid 4711. Not", "process 4711 has it"),
+        ("ABORTED: The TPU is already in use by another process probably", "sudo lsof"),
+        ('INTERNAL: Run "$ sudo rm /tmp/libtpu_lockfile".', "remove /tmp/libtpu_lockfile"),
+    ],
+)
+def test_a_device_that_another_process_holds_is_explained(complaint, says):
+    answer = understand(CANDIDATE, said({"reason": complaint}, {"done": True}), "", 0, None)
+    assert answer.reason.startswith(f"{complaint}: a TPU belongs to one process at a time")
+    assert says in answer.reason
+    assert understand(CANDIDATE, said({"reason": "no"}, {"done": True}), "", 0, None).reason == "no"

@@ -23,7 +23,14 @@ from gimlax.devices import WorkerSpec
 from gimlax.errors import BackendError, SpecError
 from gimlax.runtime.workers.connection import Address
 
-__all__ = ["SECRET_BYTES", "ChildProcesses", "Launched", "Launcher", "environment_of"]
+__all__ = [
+    "SECRET_BYTES",
+    "ChildProcesses",
+    "Launched",
+    "Launcher",
+    "environment_of",
+    "refuse_groups",
+]
 
 SECRET_BYTES = 32
 _LAST_LINES = 5
@@ -70,6 +77,15 @@ def environment_of(spec: WorkerSpec) -> dict[str, str]:
     return changed
 
 
+def refuse_groups(spec: WorkerSpec) -> None:
+    """Raises a `SpecError` for a worker of several processes, which can be described only."""
+    if spec.processes > 1:
+        raise SpecError(
+            f"worker {spec.name!r} has {spec.processes} processes; one mesh over several processes"
+            " can be planned for, but not run yet; give each host a worker of its own"
+        )
+
+
 class ChildProcesses:
     """Workers of this host as children of this process, which the system ends with it."""
 
@@ -88,11 +104,7 @@ class ChildProcesses:
                 f"worker {spec.name!r} is on host {spec.host!r}: only Ray starts workers on other"
                 " hosts; call gimlax.start_workers(cluster, ray=True)"
             )
-        if spec.processes > 1:
-            raise SpecError(
-                f"worker {spec.name!r} has {spec.processes} processes, one a host: only Ray starts"
-                " those; call gimlax.start_workers(cluster, ray=True)"
-            )
+        refuse_groups(spec)
         spawned: Future[subprocess.Popen[bytes]] = Future()
         self._wanted.put((spec, spawned))
         child = spawned.result()

@@ -14,7 +14,12 @@ from gimlax.devices import WorkerSpec
 from gimlax.errors import SpecError
 from gimlax.hosts import Hosts, Running
 from gimlax.runtime.workers.connection import listen
-from gimlax.runtime.workers.launching import SECRET_BYTES, Launched, environment_of
+from gimlax.runtime.workers.launching import (
+    SECRET_BYTES,
+    Launched,
+    environment_of,
+    refuse_groups,
+)
 from gimlax.runtime.workers.server import serve
 
 __all__ = ["RayProcesses", "begin"]
@@ -27,6 +32,8 @@ class RayProcesses:
 
     def __init__(self, hosts: Hosts, specs: Sequence[WorkerSpec]) -> None:
         """`specs` are of all workers that will be started, since they may call each other."""
+        for spec in specs:
+            refuse_groups(spec)
         self._hosts = hosts
         self._running: list[Running] = []
         self._nodes = {
