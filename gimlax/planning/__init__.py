@@ -1,6 +1,7 @@
 """Which stage runs on which mesh: chosen exactly, bounded, and explained."""
 
 from gimlax.planning.belonging import check_plan, in_order
+from gimlax.planning.carriers import Carrier
 from gimlax.planning.layout import Holding, Hop, Layout, Route
 from gimlax.planning.objective import Objective
 from gimlax.planning.planner import pareto, plan
@@ -16,6 +17,7 @@ from gimlax.planning.tariffs import check_known
 from gimlax.planning.tolerances import EdgeTolerance, Tolerance
 
 __all__ = [
+    "Carrier",
     "EdgeTolerance",
     "Holding",
     "Hop",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gimlax.devices import TIERS
+from gimlax.planning.carriers import CARRIERS
 from gimlax.planning.explanation.comparison import Comparison, Rival
 from gimlax.planning.layout import Hop
 from gimlax.planning.predictions import BINDS, MEMORIES, PhasePrediction
@@ -50,6 +51,7 @@ def contradictions(plan: "Plan") -> Iterator[str]:
         yield from _of_phase(plan, phase, inner)
     if plan.tolerances:
         yield from _of_tolerances(plan, inner)
+    yield from _of_carriers(plan)
     if plan.comparison is not None:
         yield from _of_comparison(plan, plan.comparison)
 
@@ -97,6 +99,26 @@ def _of_phase(plan: "Plan", phase: PhasePrediction, inner: dict[int, Hop]) -> It
     )
     if not phase.calls > 0:
         yield f"{where} is called {phase.calls} times"
+
+
+def _of_carriers(plan: "Plan") -> Iterator[str]:
+    names = set(plan.mesh_names)
+    pairs = {(of.source, of.target) for of in plan.carriers}
+    for hop in plan.layout.hops:
+        if min(hop.source, hop.target) < 0:
+            continue
+        source, target = (plan.layout.holdings[end].mesh for end in (hop.source, hop.target))
+        on_workers = plan.spec(source).worker or plan.spec(target).worker
+        if on_workers and source != target and (source, target) not in pairs:
+            yield f"it does not say what carries values from {source!r} to {target!r}"
+    for of in plan.carriers:
+        if of.kind not in CARRIERS:
+            yield (
+                f"what goes from {of.source!r} to {of.target!r} is carried by {of.kind!r}, not one"
+                f" of {', '.join(CARRIERS)}"
+            )
+        if missing := sorted({of.source, of.target} - names):
+            yield f"something goes over mesh {missing[0]!r}, which its layout does not use"
 
 
 def _of_tolerances(plan: "Plan", inner: dict[int, Hop]) -> Iterator[str]:

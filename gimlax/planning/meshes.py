@@ -12,6 +12,7 @@ from gimlax.devices import Calibration, Cluster
 from gimlax.errors import PlanError
 from gimlax.graph import Chain
 from gimlax.planning.bound import lower_bound
+from gimlax.planning.carriers import carriers
 from gimlax.planning.constraints import constrained_axes
 from gimlax.planning.cost import Costs, costs
 from gimlax.planning.deadline import IsLate, OutOfTime, check_time
@@ -180,6 +181,7 @@ class MeshSetting:
                 if name in figures.sharded
             ),
             tolerances=edge_tolerances(layout, cluster.meshes, chain),
+            carriers=carriers(layout, cluster.meshes, cluster.workers),
         )
 
     def _comparison(

@@ -15,6 +15,7 @@ from gimlax.checking import check_arguments
 from gimlax.devices import TIERS, Cluster, Evidence, MeshSpec, find_evidence
 from gimlax.devices.reading import read_text, write_text
 from gimlax.errors import PlanError
+from gimlax.planning.carriers import Carrier
 from gimlax.planning.contradictions import contradictions
 from gimlax.planning.explanation import Comparison
 from gimlax.planning.explanation.differing import difference
@@ -76,6 +77,8 @@ class Plan:
         order: which segment of the program each one is; empty for the program's order.
         tolerances: how far the values of each hop may be off, one record for each hop between two
             stages; empty in plans of before there were any.
+        carriers: what carries the values between each pair of meshes; empty in plans of before
+            there were any.
         calibration: what measured figures were taken with and when; empty where none were used.
         sources: of the figures of the kinds that it uses.
         comparison: what it was compared with, None where time ran out before that was known.
@@ -104,6 +107,7 @@ class Plan:
     order: tuple[int, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     tolerances: tuple[EdgeTolerance, ...] = ()
+    carriers: tuple[Carrier, ...] = ()
 
     def __post_init__(self) -> None:
         wrong = list(contradictions(self))

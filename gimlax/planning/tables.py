@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gimlax.planning.carriers import CARRIERS
 from gimlax.planning.explanation.telling import beside, reasons, show, tier, tiers
 from gimlax.planning.replicas import alike, called, replica_rows
 from gimlax.units import show_bytes, show_flops, show_seconds
@@ -93,12 +94,26 @@ def explained(plan: "Plan") -> str:
             f"{'; '.join([*parts, *sent])}; the mesh needs {show_bytes(mesh.needed_bytes)} of "
             f"{show_bytes(mesh.capacity_bytes)}{_full(plan, index)}"
         )
+    lines += _carriers(plan)
     lines += _tolerances(plan)
     lines += ["", _verdict(plan)]
     if plan.comparison:
         lines += [*beside(plan, plan.comparison), *reasons(plan, plan.comparison)]
     lines += [tier(plan), *tiers(plan)]
     return "\n".join(lines)
+
+
+def _carriers(plan: "Plan") -> list[str]:
+    """What goes how, a line for all that go alike."""
+    alike: dict[str, list[str]] = {}
+    for of in plan.carriers:
+        alike.setdefault(of.kind, []).append(f"{of.source!r} -> {of.target!r}")
+    return [f"{_some(ends)}: values go {CARRIERS[kind]}" for kind, ends in alike.items()]
+
+
+def _some(ends: Sequence[str]) -> str:
+    more = f" and {len(ends) - _MOST_ENDS} more" if len(ends) > _MOST_ENDS else ""
+    return ", ".join(ends[:_MOST_ENDS]) + more
 
 
 def _tolerances(plan: "Plan") -> list[str]:
@@ -109,9 +124,7 @@ def _tolerances(plan: "Plan") -> list[str]:
         alike.setdefault(allowed, {})[f"{edge.source!r} -> {edge.target!r}"] = None
     lines = []
     for allowed, ends in alike.items():
-        shown = ", ".join(list(ends)[:_MOST_ENDS])
-        more = f" and {len(ends) - _MOST_ENDS} more" if len(ends) > _MOST_ENDS else ""
-        lines.append(f"what crosses {shown}{more} may be off by ({allowed})")
+        lines.append(f"what crosses {_some(list(ends))} may be off by ({allowed})")
     return lines
 
 

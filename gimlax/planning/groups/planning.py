@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 from gimlax.devices import Calibration, Cluster
 from gimlax.errors import PlanError
 from gimlax.graph import Chain
+from gimlax.planning.carriers import carriers
 from gimlax.planning.fronts import curve
 from gimlax.planning.groups.comparing import compare_groups
 from gimlax.planning.groups.infeasible import why_not
@@ -136,6 +137,7 @@ class GroupSetting:
                 if (shape := figures.shapes[option].name) in figures.figures.sharded
             ),
             tolerances=edge_tolerances(layout, made.meshes, chain),
+            carriers=carriers(layout, made.meshes, made.workers),
         )
 
     def _meshes(self, each: Sequence[Held]) -> tuple[list[str], Cluster]:

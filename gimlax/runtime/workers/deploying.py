@@ -161,7 +161,7 @@ def _establish(
         answers = _prepare(
             number, owner, programs, exported, inventory, workers, limit, config, progress
         )
-        links = Links(number, programs, workers)
+        links = Links(number, programs, workers, plan.carriers)
         links.join_all()
     except BaseException:
         for peer in dict.fromkeys(workers.values()):

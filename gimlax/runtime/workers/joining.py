@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gimlax.errors import BackendError
+from gimlax.planning import Carrier
 from gimlax.program import Program, track_of_link
 from gimlax.runtime.workers.peers import Peer
 
@@ -30,15 +31,20 @@ class Links:
     """All links of a deployment between different workers."""
 
     def __init__(
-        self, deployment: int, programs: Sequence[Program], workers: Mapping[str, Peer]
+        self,
+        deployment: int,
+        programs: Sequence[Program],
+        workers: Mapping[str, Peer],
+        carriers: Sequence[Carrier],
     ) -> None:
-        """`workers` has the worker of each mesh."""
+        """`workers` has the worker of each mesh, `carriers` are those of the plan."""
+        planned = {(of.source, of.target): of.kind for of in carriers}
         self._deployment = deployment
         self._lock = threading.Lock()
         self._closed = False
         self._links = {
             track_of_link(source, target): _Link(
-                workers[source], workers[target], way(workers[source], workers[target])
+                workers[source], workers[target], planned[source, target]
             )
             for program in programs
             for (source, target), _ in program.links
@@ -93,8 +99,3 @@ class Links:
         fields = {"deployment": self._deployment, "track": track, "made": link.made}
         said, _ = link.receiver.ask("offer", {**fields, "kind": link.kind})
         link.sender.ask("connect", {**fields, "offer": said["offer"]})
-
-
-def way(sender: Peer, receiver: Peer) -> str:
-    """How values go from one worker to another: 'ring' on one host, 'tcp' between two."""
-    return "ring" if sender.launched.host == receiver.launched.host else "tcp"
