@@ -25,6 +25,7 @@ from gimlax.runtime.workers.server import serve
 __all__ = ["RayProcesses", "begin"]
 
 _BEGIN = "gimlax.runtime.workers.on_ray:begin"
+_ENDING_S = 10.0  # Ray forces a process that does not react after half of that
 
 
 class RayProcesses:
@@ -36,6 +37,7 @@ class RayProcesses:
             refuse_groups(spec)
         self._hosts = hosts
         self._running: list[Running] = []
+        self._ended: dict[str, threading.Event] = {}
         self._nodes = {
             spec.name: hosts.node_of(spec.host, f"worker {spec.name!r}") for spec in specs
         }
@@ -45,6 +47,8 @@ class RayProcesses:
     def start(self, spec: WorkerSpec, *, timeout_s: float) -> Launched:
         """See `Launcher`."""
         node = self._nodes[spec.name]
+        if (before := self._ended.get(spec.name)) is not None:
+            before.wait(_ENDING_S)  # it may hold the devices of the one that takes its place
         host = "" if self._alone else node.address
         secret = secrets.token_bytes(SECRET_BYTES)
         running = self._hosts.run(
@@ -61,6 +65,8 @@ class RayProcesses:
             timeout_s=timeout_s,
         )
         self._running.append(running)
+        ended = self._ended[spec.name] = threading.Event()
+        running.watch(lambda _: ended.set())
         kind, name, port = running.answer["address"]
         return Launched(
             address=(kind, name, port),
