@@ -108,7 +108,7 @@ def _of_carriers(plan: "Plan") -> Iterator[str]:
         if min(hop.source, hop.target) < 0:
             continue
         source, target = (plan.layout.holdings[end].mesh for end in (hop.source, hop.target))
-        on_workers = plan.spec(source).worker or plan.spec(target).worker
+        on_workers = {source, target} & {spec.name for spec in plan.specs if spec.worker}
         if on_workers and source != target and (source, target) not in pairs:
             yield f"it does not say what carries values from {source!r} to {target!r}"
     for of in plan.carriers:

@@ -126,7 +126,9 @@ def test_a_stage_whose_parts_are_right_is_said_to_be(deploy):
         return state, tuple(p * 1.1 for p in produced), token
 
     broken = (stages[0], replace(stages[1], call=patched))
-    step._phase = replace(step._phase, stages=broken)
+    standing = step._deployment.standing()
+    wrong = replace(standing, phases=(replace(standing.phases[0], stages=broken),))
+    step._deployment.standing = lambda: wrong
     report = probe(step, params, x)
     assert {f.stage for f in report.breaches} == {1}
     assert report.divergence.finding is None
