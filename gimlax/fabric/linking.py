@@ -6,9 +6,9 @@ from gimlax.fabric.ring import connect_ring, listen_ring
 from gimlax.fabric.seam import Offer, Receiver, Sender
 from gimlax.fabric.tcp import connect_tcp, listen_tcp
 
-__all__ = ["connect", "listen"]
+__all__ = ["LOOPBACK", "connect", "listen"]
 
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _CAPACITY_BYTES = 2**28
 _QUEUE_BYTES = 2**28
 _TIMEOUT_S = 10.0
@@ -18,7 +18,7 @@ def listen(
     kind: str,
     link: str,
     *,
-    host: str = _LOOPBACK,
+    host: str = LOOPBACK,
     capacity_bytes: int = _CAPACITY_BYTES,
     limits: Limits | None = None,
 ) -> Receiver:
@@ -36,7 +36,7 @@ def listen(
     """
     limits = Limits() if limits is None else limits
     if kind == "ring":
-        if host != _LOOPBACK:
+        if host != LOOPBACK:
             raise SpecError(f"link {link!r}: a ring is inside one host; host {host!r} is for 'tcp'")
         return listen_ring(link, capacity_bytes, limits)
     if kind == "tcp":

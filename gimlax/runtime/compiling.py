@@ -178,6 +178,11 @@ def _check_workers(
     workers: Workers | None,
 ) -> Workers:
     """The workers of a plan for which all meshes have to be on workers, for now."""
+    if workers is not None and not isinstance(workers, Workers):
+        raise SpecError(
+            f"gimlax.compile was given {shown(workers)} as workers; give what"
+            " gimlax.start_workers returns"
+        )
     here = [spec.name for spec in plan.specs if not spec.worker]
     if here or meshes:
         raise SpecError(

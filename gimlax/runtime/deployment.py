@@ -149,6 +149,7 @@ class Deployment:
             end()
 
     def _each(self, trees: Sequence[Any], expected: Sequence[Tree], role: str, verb: str) -> Any:
+        self.check_open(self.programs[0].phase)
         if len(trees) != len(expected):
             names = ", ".join(tree.name for tree in expected) or "none"
             raise SpecError(

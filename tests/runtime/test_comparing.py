@@ -115,3 +115,14 @@ def test_is_finite():
     assert is_finite(np.int32([1])) and is_finite(jax.random.key(0)) and is_finite(np.float32(1))
     for dtype in ("float32", "bfloat16", "float16", "float8_e5m2", "complex64"):
         assert not is_finite(np.asarray([1, np.nan]).astype(jnp.dtype(dtype)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_not_finite_is_no_neighbour_of_the_largest_number(dtype, wrong):
+    """In bits it is the next one, which a tolerance of one step would let pass."""
+    largest = np.asarray([1.0, float(jnp.finfo(dtype).max)]).astype(dtype)
+    found = np.asarray([1.0, wrong]).astype(dtype)
+    allowed = tolerance(largest.dtype, BETWEEN_CLIENTS)
+    assert compare_arrays(found, largest, allowed).outside.tolist() == [False, True]
+    assert compare_arrays(largest, found, allowed).outside.tolist() == [False, True]

@@ -62,6 +62,8 @@ def compare_arrays(found: Any, expected: Any, tolerance: Tolerance) -> Differenc
     # What the dtype cannot hold is no measure of what is allowed beside it.
     largest = _largest(np.where(np.isfinite(rounded.astype(wide)), np.abs(theirs), np.inf))
     outside = (apart > tolerance.bound(largest)) & (steps > tolerance.ulp)
+    # Infinity is the bit neighbour of the largest number, and NaN in some dtypes.
+    outside |= np.isfinite(mine) != np.isfinite(rounded.astype(wide))
     return _difference(apart, steps, largest, outside)
 
 

@@ -6,6 +6,7 @@ process dies), TCP between hosts. A secret never travels: each side signs what t
 
 import contextlib
 import hmac
+import itertools
 import os
 import secrets
 import socket
@@ -119,25 +120,69 @@ class Connection:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
         self._lock = threading.Lock()
+        self._more = threading.Condition(self._lock)
+        self._waiting: deque[memoryview] = deque()  # what the system would not take at once
+        self._thread: threading.Thread | None = None
+        self._ended = False
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._first = self._last = 0  # what of the buffer is received and not read
 
     def send(self, message: Message) -> None:
-        """Hands a message to the system, waiting while the other side does not read.
+        """Takes a message to be sent, and never waits for the other side to read.
+
+        What the system does not take at once is sent by a thread: two sides that send while neither
+        reads would else wait for each other. The arrays of a message must not change afterwards.
 
         Raises:
             OSError: the other side is gone.
         """
         buffers = deque(memoryview(buffer) for buffer in encode(message))
         with self._lock:
-            while buffers:
-                batch = [buffers[i] for i in range(min(len(buffers), _MOST_BUFFERS))]
-                sent = self._sock.sendmsg(batch)
-                while buffers and sent >= len(buffers[0]):
-                    sent -= len(buffers.popleft())
-                if sent:
-                    buffers[0] = buffers[0][sent:]
+            if self._ended:
+                raise ConnectionError("the connection has ended")
+            if not self._waiting:
+                with contextlib.suppress(BlockingIOError):
+                    while buffers:
+                        self._send_some(buffers, socket.MSG_DONTWAIT)
+            if buffers:
+                self._waiting.extend(buffers)
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._send_rest, name="gimlax send", daemon=True
+                    )
+                    self._thread.start()
+                self._more.notify()
+
+    def _send_rest(self) -> None:
+        while True:
+            with self._lock:
+                while not self._waiting and not self._ended:
+                    self._more.wait()
+                if self._ended:
+                    return
+                batch = deque(itertools.islice(self._waiting, _MOST_BUFFERS))
+            count = len(batch)
+            try:
+                self._send_some(batch, 0)
+            except OSError:
+                self.close()
+                return
+            with self._lock:
+                if self._ended:
+                    return
+                for _ in range(count):
+                    self._waiting.popleft()
+                self._waiting.extendleft(reversed(batch))
+
+    def _send_some(self, buffers: "deque[memoryview]", flags: int) -> None:
+        """Sends some of the first buffers and takes away what was sent."""
+        batch = [buffers[i] for i in range(min(len(buffers), _MOST_BUFFERS))]
+        sent = self._sock.sendmsg(batch, (), flags)
+        while buffers and sent >= len(buffers[0]):
+            sent -= len(buffers.popleft())
+        if sent:
+            buffers[0] = buffers[0][sent:]
 
     def receive(self) -> Message | None:
         """The next message; None when the other side has hung up.
@@ -156,6 +201,10 @@ class Connection:
 
     def close(self) -> None:
         """Hangs up; who receives, here or there, is told."""
+        with self._lock:
+            self._ended = True
+            self._waiting.clear()
+            self._more.notify_all()
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()

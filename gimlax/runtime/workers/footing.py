@@ -203,7 +203,8 @@ class Footing:
         for name, peer in self.peers.items():
             share = self._shares[name, attempt.phase]
             before, after, streamed = attempt.before, attempt.after, attempt.streamed
-            finished, self._finished[name] = self._finished[name], []
+            with self._lock:
+                finished, self._finished[name] = self._finished[name], []
             fields = {
                 "deployment": self.number,
                 "drop": self._garbage.take(name),
@@ -374,8 +375,9 @@ class Footing:
                     return
             del self._attempts[fields["pass"]]
         if message.kind == "done":
-            for finished in self._finished.values():
-                finished.append(fields["pass"])
+            with self._lock:
+                for finished in self._finished.values():
+                    finished.append(fields["pass"])
             attempt.done(attempt.values)
         else:
             attempt.failed(error_of(fields))

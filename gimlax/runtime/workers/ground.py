@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from gimlax.errors import BackendError, GimlaxError
+from gimlax.errors import BackendError, GimlaxError, SpecError
 from gimlax.runtime.workers.footing import Footing
 from gimlax.runtime.workers.garbage import Garbage
 
@@ -67,7 +67,13 @@ class Ground:
 
         Raises:
             BackendError: a worker refuses, or nothing can run any more.
+            SpecError: the thread that has to hear the answer asks.
         """
+        if threading.current_thread().name.startswith("gimlax hear"):
+            raise SpecError(
+                "workers were asked for something in a callback of a pass, which would wait for"
+                " itself; do it in another thread"
+            )
         while True:
             with self.changed:
                 while self.recovering and self.broken is None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gimlax.errors import BackendError
+from gimlax.errors import GimlaxError
 from gimlax.planning import Carrier
 from gimlax.program import Program, track_of_link
 from gimlax.runtime.workers.peers import Peer
@@ -88,7 +88,7 @@ class Links:
                 return
             try:
                 self._join(track)
-            except BackendError as error:
+            except GimlaxError as error:
                 link = self._links[track]
                 if link.sender.lost is None and link.receiver.lost is None and not self._closed:
                     link.receiver.give_up(f"cannot be reached by {link.sender.name!r} ({error})")

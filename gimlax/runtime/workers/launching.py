@@ -92,6 +92,8 @@ class ChildProcesses:
     def __init__(self) -> None:
         self._children: list[subprocess.Popen[bytes]] = []
         self._wanted: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
         # The system kills a child when the *thread* that started it ends, so one thread starts all
         # and lives as long as this launcher. It also has the affinity that a child inherits.
         self._thread = threading.Thread(target=self._spawn_all, name="gimlax spawn", daemon=True)
@@ -106,7 +108,12 @@ class ChildProcesses:
             )
         refuse_groups(spec)
         spawned: Future[subprocess.Popen[bytes]] = Future()
-        self._wanted.put((spec, spawned))
+        with self._lock:
+            if self._closed:
+                raise BackendError(
+                    f"worker {spec.name!r} cannot be started: its workers were closed"
+                )
+            self._wanted.put((spec, spawned))
         child = spawned.result()
         said = _Said(child)
         secret = secrets.token_bytes(SECRET_BYTES)
@@ -140,7 +147,9 @@ class ChildProcesses:
 
     def close(self) -> None:
         """See `Launcher`."""
-        self._wanted.put(None)
+        with self._lock:
+            self._closed = True
+            self._wanted.put(None)
         self._thread.join()
         for child in self._children:
             _kill(child)

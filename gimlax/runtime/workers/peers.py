@@ -66,9 +66,6 @@ class Peer:
             if self.lost is not None:
                 future.set_exception(self._own(self.lost))
                 return future
-            if self._closing:
-                future.set_exception(BackendError(f"worker {self.name!r} was closed"))
-                return future
             self._asked[number] = future
         self.tell(kind, {"request": number, **fields}, arrays)
         return future
@@ -121,14 +118,21 @@ class Peer:
         with self._lock:
             self._closing = True
             asked, self._asked = self._asked, {}
+            calls, self._when_lost = self._when_lost, []
+            if self.lost is None:
+                self.lost = BackendError(
+                    f"worker {self.name!r} was closed; start workers and compile again"
+                )
         self._control.close()
         self._pulse.end()
         self._pulse.join()
         if self._thread is not threading.current_thread():
             self._thread.join()
-        for future in asked.values():
-            future.set_exception(BackendError(f"worker {self.name!r} was closed"))
         self.launched.kill()
+        for call in calls:
+            call(self)
+        for future in asked.values():
+            future.set_exception(self._own(self.lost))
 
     def _call(self, role: str) -> Connection:
         try:

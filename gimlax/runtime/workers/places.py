@@ -19,10 +19,15 @@ from gimlax.planning import Plan, in_order, plan
 from gimlax.runtime.workers.fleet import Workers
 from gimlax.runtime.workers.footing import Footing
 
-__all__ = ["Places"]
+__all__ = ["NowhereLeft", "Places"]
 
 _MOST_STARTS = 3
 _PLANNING_S = 10.0
+
+
+class NowhereLeft(BackendError):
+    """No worker is left that a workload could run on, and none may be started again."""
+
 
 Establish = Callable[[Plan, Chain], Footing]
 
@@ -58,7 +63,7 @@ class Places:
         """Another footing for one that has lost workers.
 
         Raises:
-            BackendError: there is none; says why.
+            NowhereLeft: there is none; says why.
         """
         return self._other()
 
@@ -77,7 +82,7 @@ class Places:
             if any(self._workers.peers[name].lost is not None for name in alive):
                 continue  # lost while it was tried
             if not self._start_again(why):
-                raise BackendError(
+                raise NowhereLeft(
                     "the workload has nowhere to run: " + "; ".join(dict.fromkeys(why))
                 )
 

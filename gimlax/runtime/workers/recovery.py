@@ -26,7 +26,7 @@ from gimlax.runtime.workers.lineage import (
     Written,
     events_before,
 )
-from gimlax.runtime.workers.places import Places
+from gimlax.runtime.workers.places import NowhereLeft, Places
 from gimlax.runtime.workers.remote import State, joined, replaced
 
 __all__ = ["Recovery"]
@@ -58,6 +58,8 @@ class Recovery:
         ground = self._ground
         try:
             self._restore(executor, flights)
+        except NowhereLeft:
+            raise
         except BackendError as error:
             if ground.footing.lost or isinstance(error, _New):
                 raise LostAgain from error

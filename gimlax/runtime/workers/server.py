@@ -94,33 +94,41 @@ class _Worker:
         with contextlib.suppress(OSError):
             if role == "control":
                 self._control = connection
-                self._obey(connection)
+                try:
+                    self._obey(connection)
+                finally:  # without it nobody could ask anything, and it would still look alive
+                    self._end()
             elif role == "heartbeat":
                 while (message := connection.receive()) is not None:
                     connection.send(message)
         connection.close()
-        if role == "control":
-            for site in self._sites.values():
-                site.close()
-            # Closing a socket does not wake who waits in accept; shutting it down does.
-            with contextlib.suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
+
+    def _end(self) -> None:
+        # Closing a socket does not wake who waits in accept; shutting it down does.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def _obey(self, connection: Connection) -> None:
         while (message := connection.receive()) is not None:
             if message.kind == "pass":
                 self._pass(message)
             elif message.kind == "again":
-                self._site(message.fields).send_again(
-                    message.fields["track"], message.fields["pass"]
-                )
+                # May wait for the link; of what has been closed meanwhile nothing is sent.
+                threading.Thread(
+                    target=self._again, args=(message.fields,), name="gimlax again", daemon=True
+                ).start()
             elif message.kind == "prepare":  # takes long; the others must not wait for it
                 threading.Thread(
                     target=self._answer, args=(message,), name="gimlax prepare", daemon=True
                 ).start()
             else:
                 self._answer(message)
+
+    def _again(self, fields: Mapping[str, Any]) -> None:
+        site = self._sites.get(fields["deployment"])
+        if site is not None:
+            site.send_again(fields["track"], fields["pass"])
 
     def _pass(self, message: Message) -> None:
         fields = message.fields

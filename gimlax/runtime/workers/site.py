@@ -16,7 +16,9 @@ import jax
 
 from gimlax import _jax, fabric
 from gimlax.errors import GimlaxError, InternalError
+from gimlax.fabric.linking import LOOPBACK
 from gimlax.partition import partition_spec
+from gimlax.planning.carriers import TCP
 from gimlax.program import Transfer, track_of_link
 from gimlax.runtime.jobs import Job
 from gimlax.runtime.passes import CompiledPhase, Key, Pass, send
@@ -129,7 +131,8 @@ class Site:
         """Makes the receiving end of a link, or a new one for one that broke; its offer."""
         if (old := self._inlets.pop(track, None)) is not None:
             old.close()
-        receiver = fabric.listen(kind, track, host=host) if host else fabric.listen(kind, track)
+        at = host if kind == TCP and host else LOOPBACK
+        receiver = fabric.listen(kind, track, host=at)
         self._inlets[track] = Inlet(
             receiver,
             self._meshes[track.partition(" -> ")[2]],
