@@ -117,7 +117,7 @@ def test_is_finite():
         assert not is_finite(np.asarray([1, np.nan]).astype(jnp.dtype(dtype)))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", *NARROW[:2]])
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_what_is_not_finite_is_no_neighbour_of_the_largest_number(dtype, wrong):
     """In bits it is the next one, which a tolerance of one step would let pass."""
