@@ -5,7 +5,7 @@ from gimlax.fabric.failures import FrameError, LinkClosed, LinkError, LinkLost, 
 from gimlax.fabric.frames import Limits, Tag
 from gimlax.fabric.landing import Landed, land
 from gimlax.fabric.linking import connect, listen
-from gimlax.fabric.narrowing import NARROWINGS, narrow, narrowing_bound, widen
+from gimlax.fabric.narrowing import NARROWINGS, forms, narrow, narrowing_bound, narrows, widen
 from gimlax.fabric.seam import Message, Offer, Outgoing, Part, Receiver, Sender
 
 __all__ = [
@@ -28,10 +28,12 @@ __all__ = [
     "assemble",
     "connect",
     "cut",
+    "forms",
     "land",
     "listen",
     "narrow",
     "narrowing_bound",
+    "narrows",
     "route",
     "shards",
     "widen",

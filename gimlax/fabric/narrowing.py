@@ -12,6 +12,7 @@ backends make of numbers below the normal range, which some take for zero. A blo
 that is not finite becomes NaN as a whole, so that it is noticed at the other end too.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,10 +22,45 @@ import numpy as np
 
 from gimlax.errors import SpecError
 
-__all__ = ["BLOCK", "NARROWINGS", "narrow", "narrowing_bound", "widen"]
+__all__ = ["BLOCK", "NARROWINGS", "forms", "narrow", "narrowing_bound", "narrows", "widen"]
 
 BLOCK = 64
 NARROWINGS = ("bfloat16", "int8")
+
+Form = tuple[tuple[int, ...], str]
+"""Shape and dtype of an array."""
+
+
+def narrows(shape: Sequence[int], dtype: str, to: str, *num_devices: int) -> bool:
+    """Whether an array goes narrowed, as both ends have to know beforehand.
+
+    Not if it has another dtype, would not get smaller, or may be cut inside a block of `to`.
+
+    Args:
+        shape, dtype: of the array.
+        to: a narrowing, or empty for none.
+        num_devices: of the meshes at both ends, into as many equal shards as which the last dim may
+            be cut.
+    """
+    if not to or dtype != "float32":
+        return False
+    sent_bytes = sum(math.prod(of) * jnp.dtype(name).itemsize for of, name in forms(shape, to))
+    most = math.lcm(*num_devices)
+    is_cut = to == "int8" and most > 1 and _last(tuple(shape)) % (BLOCK * most) != 0
+    return not is_cut and sent_bytes < 4 * math.prod(shape)
+
+
+def forms(shape: Sequence[int], to: str) -> tuple[Form, ...]:
+    """What `narrow` makes of a float32 array of this shape.
+
+    Raises:
+        SpecError: there is no such narrowing.
+    """
+    _check(to)
+    shape = tuple(shape)
+    if to == "bfloat16":
+        return ((shape, "bfloat16"),)
+    return (shape, "int8"), (_shape_of_scales(shape), "float32")
 
 
 def narrow(array: jax.Array, to: str) -> tuple[jax.Array, ...]:

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from gimlax import fabric
 from gimlax.errors import SpecError
-from gimlax.fabric import NARROWINGS, Tag, narrow, narrowing_bound, widen
+from gimlax.fabric import NARROWINGS, Tag, forms, narrow, narrowing_bound, narrows, widen
 from gimlax.fabric.narrowing import BLOCK
 from tests.fabric.children import WATCHDOG_S
 
@@ -89,6 +89,33 @@ def test_over_a_link(to):
         wide = widen([fabric.land(part.data, device).array for part in parts], to)
         assert (np.asarray(wide) == np.asarray(widen(narrow(array, to), to))).all()
         del parts, wide
+
+
+@pytest.mark.parametrize("to", NARROWINGS)
+@pytest.mark.parametrize("shape", [(), (1,), (5, 2), (3, BLOCK + 1), (2, 3, 2 * BLOCK), (4, 0)])
+def test_both_ends_know_beforehand_what_goes(to, shape):
+    narrowed = narrow(jnp.ones(shape), to)
+    assert forms(shape, to) == tuple((x.shape, x.dtype.name) for x in narrowed)
+    is_smaller = sum(x.nbytes for x in narrowed) < jnp.ones(shape).nbytes
+    assert narrows(shape, "float32", to) == is_smaller
+    assert not narrows(shape, "float32", "")
+    assert not narrows(shape, "bfloat16", to)
+
+
+@pytest.mark.parametrize(
+    ("last", "devices", "expected"),
+    [
+        (BLOCK + 1, (1, 1), True),
+        (2 * BLOCK, (1, 2), True),
+        (2 * BLOCK, (4, 1), False),
+        (BLOCK + 2, (2, 1), False),
+        (6 * BLOCK, (2, 3), True),
+        (4 * BLOCK, (2, 3), False),
+    ],
+)
+def test_integers_go_only_where_no_shard_cuts_a_block(last, devices, expected):
+    assert narrows((8, last), "float32", "int8", *devices) == expected
+    assert narrows((8, last), "float32", "bfloat16", *devices)
 
 
 def test_what_cannot_be_narrowed_is_refused():
