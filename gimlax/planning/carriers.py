@@ -2,7 +2,7 @@
 
 Which of them is possible follows from where two meshes are: on one client a copy of the backend,
 on two clients of a process a thread that waits for the copy, between processes of a host shared
-memory, between hosts TCP.
+memory, between hosts TCP. Between processes float32 may go narrowed, if the caller wants that.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from gimlax.devices import MeshSpec, WorkerSpec
 from gimlax.planning.layout import OUTSIDE, Layout
 
-__all__ = ["CARRIERS", "CLIENT", "PROCESS", "RING", "TCP", "Carrier", "carriers"]
+__all__ = [
+    "BETWEEN_PROCESSES",
+    "CARRIERS",
+    "CLIENT",
+    "PROCESS",
+    "RING",
+    "TCP",
+    "Carrier",
+    "carriers",
+    "kind_between",
+]
 
 CLIENT, PROCESS, RING, TCP = "client", "process", "ring", "tcp"
 CARRIERS = {
@@ -20,19 +30,30 @@ CARRIERS = {
     RING: "through shared memory",
     TCP: "over TCP",
 }
+BETWEEN_PROCESSES = (RING, TCP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carrier:
-    """What carries values from one mesh to another: one of `CARRIERS`."""
+    """What carries values from one mesh to another.
+
+    Attributes:
+        source, target: the meshes.
+        kind: one of `CARRIERS`.
+        narrowing: what float32 goes as, one of `gimlax.fabric.NARROWINGS`; empty: as it is.
+    """
 
     source: str
     target: str
     kind: str
+    narrowing: str = ""
 
 
 def carriers(
-    layout: Layout, specs: Sequence[MeshSpec], workers: Sequence[WorkerSpec]
+    layout: Layout,
+    specs: Sequence[MeshSpec],
+    workers: Sequence[WorkerSpec],
+    wire: str = "",
 ) -> tuple[Carrier, ...]:
     """The carrier of each pair of meshes between which something goes, in the order of the hops.
 
@@ -40,22 +61,26 @@ def carriers(
         layout: of a plan.
         specs: of its meshes.
         workers: of the cluster.
+        wire: what float32 goes as between processes, empty for as it is.
     """
     by_name = {spec.name: spec for spec in specs}
-    hosts = {worker.name: worker.host for worker in workers}
     pairs = dict.fromkeys(
         (layout.holdings[hop.source].mesh, layout.holdings[hop.target].mesh)
         for hop in layout.hops
         if OUTSIDE not in (hop.source, hop.target)
     )
-    return tuple(
-        Carrier(source=source, target=target, kind=_kind(by_name[source], by_name[target], hosts))
-        for source, target in pairs
-        if source != target
-    )
+    found = []
+    for source, target in pairs:
+        if source != target:
+            kind = kind_between(by_name[source], by_name[target], workers)
+            narrowing = wire if kind in BETWEEN_PROCESSES else ""
+            found.append(Carrier(source=source, target=target, kind=kind, narrowing=narrowing))
+    return tuple(found)
 
 
-def _kind(source: MeshSpec, target: MeshSpec, hosts: dict[str, str]) -> str:
+def kind_between(source: MeshSpec, target: MeshSpec, workers: Sequence[WorkerSpec]) -> str:
+    """What carries values between two meshes, one of `CARRIERS`."""
+    hosts = {worker.name: worker.host for worker in workers}
     if not (source.backend and target.backend):  # only described: on what host is all that is said
         return RING if source.host and source.host == target.host else TCP
     if source.worker == target.worker:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gimlax.devices import TIERS
-from gimlax.planning.carriers import CARRIERS
+from gimlax.fabric import NARROWINGS
+from gimlax.planning.carriers import BETWEEN_PROCESSES, CARRIERS
 from gimlax.planning.explanation.comparison import Comparison, Rival
 from gimlax.planning.layout import Hop
 from gimlax.planning.predictions import BINDS, MEMORIES, PhasePrediction
@@ -117,6 +118,13 @@ def _of_carriers(plan: "Plan") -> Iterator[str]:
                 f"what goes from {of.source!r} to {of.target!r} is carried by {of.kind!r}, not one"
                 f" of {', '.join(CARRIERS)}"
             )
+        if of.narrowing and of.kind not in BETWEEN_PROCESSES:
+            yield f"from {of.source!r} to {of.target!r} float32 goes narrowed inside a process"
+        if of.narrowing not in ("", *NARROWINGS):
+            yield (
+                f"from {of.source!r} to {of.target!r} float32 goes as {of.narrowing!r}, not one of"
+                f" {', '.join(NARROWINGS)}"
+            )
         if missing := sorted({of.source, of.target} - names):
             yield f"something goes over mesh {missing[0]!r}, which its layout does not use"
 
@@ -124,7 +132,13 @@ def _of_carriers(plan: "Plan") -> Iterator[str]:
 def _of_tolerances(plan: "Plan", inner: dict[int, Hop]) -> Iterator[str]:
     if sorted(edge.hop for edge in plan.tolerances) != list(inner):
         yield f"it does not have tolerances for each of its {len(inner)} hops once"
+    narrowings = {(of.source, of.target): of.narrowing for of in plan.carriers}
     for edge in plan.tolerances:
+        if edge.narrowing != (sent := narrowings.get((edge.source, edge.target), "")):
+            yield (
+                f"tolerances of hop {edge.hop} are of float32 that goes as"
+                f" {edge.narrowing or 'float32'!r}, but it goes as {sent or 'float32'!r}"
+            )
         if edge.relation not in RELATIONS:
             yield _unknown(f"tolerances of hop {edge.hop} rest", edge.relation, RELATIONS)
         if (hop := inner.get(edge.hop)) is None:

@@ -31,6 +31,7 @@ from gimlax.planning.search import TOLERANCE, Found, search, search_all
 from gimlax.planning.shardings import MeshSharding
 from gimlax.planning.splits import Splits, ways
 from gimlax.planning.tolerances import edge_tolerances
+from gimlax.planning.wires import Wire
 
 __all__ = ["MeshSetting"]
 
@@ -39,7 +40,8 @@ __all__ = ["MeshSetting"]
 class MeshSetting:
     """All that plans for one chain on the meshes of one cluster have in common.
 
-    `whole` is the cluster with meshes that take no part.
+    `whole` is the cluster with meshes that take no part; `narrowing` is what float32 goes as
+    between processes, empty for as it is, and `wire` what that leaves to be sent.
     """
 
     chain: Chain
@@ -48,6 +50,8 @@ class MeshSetting:
     calibration: Calibration | None
     request: Request
     splits: Splits
+    narrowing: str
+    wire: Wire
 
     @classmethod
     def of(
@@ -61,14 +65,17 @@ class MeshSetting:
         calibration: Calibration | None,
         shardings: Mapping[str, PartitionSpec] | None,
         tiers: Mapping[str, str] | None,
+        narrowing: str,
     ) -> Self:
         """The figures of all segments on all meshes, and the caller's wishes."""
         request = checked(chain, cluster, cuts, meshes)
         named = _axes_of(shardings or {}) | constrained_axes(chain)
+        wire = Wire.of(chain, cluster, narrowing)
 
         def priced(way: Cluster) -> Costs:
             on_chip = [mesh for mesh, lowest in (tiers or {}).items() if lowest == ON_CHIP]
             figures = costs(chain, way, calibration, shardings, held_on_chip=on_chip)
+            figures = wire.priced(figures, calibration.onto(way) if calibration else way)
             return on_tiers(figures, way, request, tiers or {})
 
         return cls(
@@ -78,6 +85,8 @@ class MeshSetting:
             calibration=calibration,
             request=request,
             splits=Splits.of(ways(cluster, named), priced, repeated(request.meshes or ())),
+            narrowing=narrowing,
+            wire=wire,
         )
 
     def search(self, objective: Objective, time_limit_s: float | None = None) -> Found | None:
@@ -151,11 +160,14 @@ class MeshSetting:
         figures, cluster = self.splits.chosen(found.cuts, found.meshes, found.problem)
         names = [cluster.meshes[mesh].name for mesh in found.meshes]
         layout = Layout.pipeline(found.cuts, names, chain.num_segments)
+        carrying = carriers(layout, cluster.meshes, cluster.workers, self.narrowing)
         return Plan(
             objective=objective,
             layout=layout,
             phases=tuple(
-                predict_phase(chain, cluster, calibration, figures, layout, found.meshes, index)
+                predict_phase(
+                    chain, cluster, calibration, figures, layout, found.meshes, index, self.wire
+                )
                 for index in range(len(chain.phases))
             ),
             meshes=predict_meshes(cluster, figures, found.cuts, found.meshes),
@@ -180,8 +192,8 @@ class MeshSetting:
                 for name in dict.fromkeys(names)
                 if name in figures.sharded
             ),
-            tolerances=edge_tolerances(layout, cluster.meshes, chain),
-            carriers=carriers(layout, cluster.meshes, cluster.workers),
+            tolerances=edge_tolerances(layout, cluster.meshes, chain, carrying),
+            carriers=carrying,
         )
 
     def _comparison(

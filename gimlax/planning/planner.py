@@ -25,6 +25,7 @@ from gimlax.planning.ordering import OrderedSetting
 from gimlax.planning.plans import Plan
 from gimlax.planning.sequences import rows
 from gimlax.planning.tariffs import check_known, without_unknown
+from gimlax.planning.wires import check_wire
 
 
 class Setting(Protocol):
@@ -50,6 +51,7 @@ def plan(
     calibration: Calibration | str | Path | None = None,
     shardings: Mapping[str, PartitionSpec] | None = None,
     tiers: Mapping[str, str] | None = None,
+    wire: str | None = None,
     time_limit_s: float | None = None,
 ) -> Plan:
     """Chooses cuts and meshes together: the layout of least value among all that are possible.
@@ -72,6 +74,9 @@ def plan(
             What is held on the chip is read as fast as the card says of that. By default what is
             too large for a device is parked in the host memory that the cluster sets aside for it,
             if any, and streamed at each call.
+        wire: what float32 goes as between two processes, 'bfloat16' (half the bytes) or 'int8'
+            (about a quarter, and one that is not finite makes NaN of the 64 in its block); the plan
+            allows the values there the tolerance of bfloat16. By default they go as they are.
         time_limit_s: how long the search may take, 20 s on groups by default; the best plan by then
             has its gap like any, and there is one if a single mesh can do it. What it is compared
             with may take as long again, else there is no comparison.
@@ -83,9 +88,9 @@ def plan(
     Raises:
         PlanError: the request contradicts the model or the cluster, or nothing satisfies it.
         SpecError: a kind of device has no figure for a dtype that the model computes in, an
-            argument is of another kind than it should be, or the calibration belongs to another
-            JAX, machine or cluster, or a sharding or a constraint in the model does not fit its
-            array or the meshes.
+            argument is of another kind than it should be, `wire` is no narrowing, the calibration
+            belongs to another JAX, machine or cluster, or a sharding or a constraint in the model
+            does not fit its array or the meshes.
     """
     check_arguments("gimlax.plan", plan, locals())
     _check_time(time_limit_s)
@@ -99,6 +104,7 @@ def plan(
         meshes=meshes,
         shardings=shardings,
         tiers=tiers,
+        wire=wire,
     )
     found = setting.search(objective, time_limit_s)
     if found is None:
@@ -117,6 +123,7 @@ def pareto(
     calibration: Calibration | str | Path | None = None,
     shardings: Mapping[str, PartitionSpec] | None = None,
     tiers: Mapping[str, str] | None = None,
+    wire: str | None = None,
     time_limit_s: float | None = None,
 ) -> tuple[Plan, ...]:
     """The Pareto front of two goals: plans that none other beats in both.
@@ -129,7 +136,7 @@ def pareto(
         cluster: where it may run.
         goals: two of 'latency', 'throughput', 'usd', 'joules'.
         limits: of an `Objective`, by name, that every plan keeps: `{"max_latency_s": 0.5}`.
-        cuts, meshes, calibration, shardings, tiers: as those of `plan`.
+        cuts, meshes, calibration, shardings, tiers, wire: as those of `plan`.
         time_limit_s: as that of `plan`, for each search and each comparison. On meshes a point
             takes two searches, and its plan a comparison of some 30 more: most of the time.
 
@@ -162,6 +169,7 @@ def pareto(
         meshes=meshes,
         shardings=shardings,
         tiers=tiers,
+        wire=wire,
     )
     points = setting.front((goals[0], goals[1]), limits, time_limit_s)
     if not points:
@@ -194,8 +202,10 @@ def _setting(
     meshes: Sequence[str] | None,
     shardings: Mapping[str, PartitionSpec] | None,
     tiers: Mapping[str, str] | None,
+    wire: str | None,
 ) -> Setting:
     """The workload on the meshes of the cluster, or on those that its groups can give."""
+    check_wire(wire)
     for objective in objectives:
         check_known(cluster, objective, meshes)
     known = without_unknown(cluster, objectives, meshes)
@@ -216,6 +226,7 @@ def _setting(
                 calibration=calibration,
                 shardings=shardings,
                 tiers=tiers,
+                narrowing=wire or "",
             )
 
         setting = priced(chain)
@@ -223,7 +234,7 @@ def _setting(
             return setting
         others = rows(chain, setting.splits.figures[0], known)
         return OrderedSetting(setting, others, priced) if others.others else setting
-    fixed = {"cuts": cuts, "meshes": meshes, "tiers": tiers}
+    fixed = {"cuts": cuts, "meshes": meshes, "tiers": tiers, "wire": wire}
     if given := [name for name, value in fixed.items() if value is not None]:
         raise PlanError(
             f"{', '.join(given)} cannot be given for groups of devices, from which the planner"

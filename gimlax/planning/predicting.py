@@ -17,6 +17,7 @@ from gimlax.planning.predictions import (
 )
 from gimlax.planning.problem import loads_s, spans
 from gimlax.planning.rates import DECLARED, MEASURED
+from gimlax.planning.wires import Wire
 
 
 def predict_phase(
@@ -27,8 +28,12 @@ def predict_phase(
     layout: Layout,
     meshes: Sequence[int],
     index: int,
+    wire: Wire | None = None,
 ) -> PhasePrediction:
-    """One call of the phase `index`: each stage of the layout and each transfer between them."""
+    """One call of the phase `index`: each stage of the layout and each transfer between them.
+
+    `wire` says what is sent where something goes narrowed.
+    """
     phase = chain.phases[index]
     transfers: list[TransferPrediction] = []
     for hop_index, hop in enumerate(layout.hops):
@@ -39,7 +44,8 @@ def predict_phase(
         measured = calibration.link(source, target) if calibration else None
         link = (calibration.onto(cluster) if calibration else cluster).link(source, target)
         assert link is not None
-        num_bytes = 0 if source == target else int(figures.boundary_bytes[index, boundary])
+        sent = wire.sent_bytes(figures, source, target) if wire else figures.boundary_bytes
+        num_bytes = 0 if source == target else int(sent[index, boundary])
         transfers.append(
             TransferPrediction(
                 hop=hop_index,

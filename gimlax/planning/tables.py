@@ -107,8 +107,10 @@ def _carriers(plan: "Plan") -> list[str]:
     """What goes how, a line for all that go alike."""
     alike: dict[str, list[str]] = {}
     for of in plan.carriers:
-        alike.setdefault(of.kind, []).append(f"{of.source!r} -> {of.target!r}")
-    return [f"{_some(ends)}: values go {CARRIERS[kind]}" for kind, ends in alike.items()]
+        narrowed = f", float32 narrowed to {of.narrowing}" if of.narrowing else ""
+        how = f"{CARRIERS[of.kind]}{narrowed}"
+        alike.setdefault(how, []).append(f"{of.source!r} -> {of.target!r}")
+    return [f"{_some(ends)}: values go {how}" for how, ends in alike.items()]
 
 
 def _some(ends: Sequence[str]) -> str:
@@ -121,6 +123,8 @@ def _tolerances(plan: "Plan") -> list[str]:
     alike: dict[str, dict[str, None]] = {}
     for edge in plan.tolerances:
         allowed = f"{edge.relation}, {'; '.join(map(str, edge.tolerances)) or 'nothing crosses'}"
+        if edge.narrowing:
+            allowed += f"; float32 goes as {edge.narrowing}"
         alike.setdefault(allowed, {})[f"{edge.source!r} -> {edge.target!r}"] = None
     lines = []
     for allowed, ends in alike.items():

@@ -19,6 +19,7 @@ from gimlax import _jax
 from gimlax.devices import MeshSpec
 from gimlax.errors import InternalError
 from gimlax.graph import Chain
+from gimlax.planning.carriers import Carrier
 from gimlax.planning.layout import OUTSIDE, Layout
 from gimlax.records import Amount, Count
 
@@ -89,6 +90,8 @@ class EdgeTolerance:
         source, target: the meshes at its ends.
         relation: 'same client' or 'between clients'.
         tolerances: one for each dtype that crosses in any phase.
+        narrowing: what float32 goes as on the wire, empty for as it is. It is then allowed what is
+            computed in bfloat16, which is more than either narrowing may make of it.
     """
 
     hop: Count
@@ -96,6 +99,7 @@ class EdgeTolerance:
     target: str
     relation: str
     tolerances: tuple[Tolerance, ...]
+    narrowing: str = ""
 
     def of(self, dtype: str) -> Tolerance | None:
         """The tolerance of values of a dtype, None if none cross."""
@@ -149,7 +153,10 @@ def narrowest(jaxprs: Iterable[_jax.ClosedJaxpr]) -> str:
 
 
 def edge_tolerances(
-    layout: Layout, specs: Sequence[MeshSpec], chain: Chain
+    layout: Layout,
+    specs: Sequence[MeshSpec],
+    chain: Chain,
+    carriers: Sequence[Carrier] = (),
 ) -> tuple[EdgeTolerance, ...]:
     """The tolerances of all hops between two holdings of a layout.
 
@@ -158,7 +165,9 @@ def edge_tolerances(
         specs: of its meshes. Two that name the same live backend of one process are one client; of
             meshes that are only described nothing is known, so they are two.
         chain: what was planned.
+        carriers: say between which meshes float32 goes narrowed.
     """
+    narrowings = {(of.source, of.target): of.narrowing for of in carriers}
     clients = {spec.name: (spec.worker, spec.backend) for spec in specs}
     words: dict[tuple[int, int], str] = {}
     found = []
@@ -177,6 +186,9 @@ def edge_tolerances(
             for phase in chain.phases
             for aval in phase.segments[held.stop - 1].boundary
         }
+        narrowing = narrowings.get((source, target), "")
+        word = words[run]
+        on_the_wire = max(word or "float32", "bfloat16", key=_narrowness) if narrowing else word
         found.append(
             EdgeTolerance(
                 hop=index,
@@ -184,8 +196,10 @@ def edge_tolerances(
                 target=target,
                 relation=relation,
                 tolerances=tuple(
-                    tolerance(dtype, relation, words[run]) for _, dtype in sorted(crossing.items())
+                    tolerance(dtype, relation, on_the_wire if name == "float32" else word)
+                    for name, dtype in sorted(crossing.items())
                 ),
+                narrowing=narrowing,
             )
         )
     return tuple(found)

@@ -7,7 +7,7 @@ import pytest
 
 import gimlax as gx
 from gimlax.devices import Cluster, Link, MeshSpec, WorkerSpec
-from gimlax.errors import PlanError
+from gimlax.errors import PlanError, SpecError
 from gimlax.graph import trace
 
 WORKERS = (
@@ -46,12 +46,12 @@ def cluster():
     return Cluster(meshes=meshes, links=links, workers=WORKERS)
 
 
-def two_stages(source, target):
+def two_stages(source, target, **wishes):
     def layers(x):
         return jnp.tanh(jnp.tanh(x @ x) @ x)
 
     traced = trace(layers, jnp.ones((8, 8)), resident=())
-    return gx.plan(traced, cluster(), cuts=2, meshes=(source, target))
+    return gx.plan(traced, cluster(), cuts=2, meshes=(source, target), **wishes)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,52 @@ def test_each_pair_of_meshes_has_its_carrier(target, kind, said):
     assert (carrier.source, carrier.target, carrier.kind) == ("one", target, kind)
     assert f"'one' -> {target!r}: values go {said}" in plan.explain()
     assert gx.Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("wire", ["bfloat16", "int8"])
+@pytest.mark.parametrize(
+    ("target", "is_narrowed"),
+    [
+        ("same client", False),
+        ("other client", False),
+        ("other process", True),
+        ("other host", True),
+    ],
+)
+def test_float32_goes_narrowed_between_processes_alone(target, is_narrowed, wire):
+    plan = two_stages("one", target, wire=wire)
+    narrowing = wire if is_narrowed else ""
+    assert plan.carriers[0].narrowing == plan.edges[0].narrowing == narrowing
+    allowed = plan.edges[0].of("float32")
+    assert allowed.computed_in == ("bfloat16" if is_narrowed else "float32")
+    assert (f", float32 narrowed to {wire}" in plan.explain()) == is_narrowed
+    assert (f"; float32 goes as {wire})" in plan.explain()) == is_narrowed
+    assert gx.Plan.from_json(plan.to_json()) == plan
+    (wide,) = two_stages("one", target).phases[0].transfers
+    (sent,) = plan.phases[0].transfers
+    share = {"bfloat16": 1 / 2, "int8": (64 + 8 * 4) / 256}[wire]  # 8 rows of 8, a scale each
+    assert sent.num_bytes == wide.num_bytes * (share if is_narrowed else 1)
+    assert sent.seconds == pytest.approx(1e-5 + sent.num_bytes / 1e9)
+    seconds = [stage.seconds for stage in plan.phases[0].stages]
+    assert plan.latency_s == pytest.approx(sum(seconds) + sent.seconds)
+
+
+def test_a_narrowing_that_there_is_not_is_refused():
+    with pytest.raises(SpecError, match=r"wire is 'float8', .* as 'bfloat16' or 'int8'; give one"):
+        two_stages("one", "other host", wire="float8")
+    plan = two_stages("one", "other host", wire="int8")
+
+    def carried(**wrong):
+        return dataclasses.replace(plan, carriers=(dataclasses.replace(plan.carriers[0], **wrong),))
+
+    with pytest.raises(PlanError, match="to 'other host' float32 goes as 'int4', not one of bfl"):
+        carried(narrowing="int4")
+    with pytest.raises(PlanError, match="'other host' float32 goes narrowed inside a process"):
+        carried(kind="process")
+    with pytest.raises(
+        PlanError, match=r"hop 1 are of float32 that goes as 'int8', but .* 'float3"
+    ):
+        carried(narrowing="")
 
 
 def test_a_plan_that_does_not_say_what_carries_is_refused():

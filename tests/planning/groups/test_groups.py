@@ -278,6 +278,7 @@ def test_a_slow_link_costs_no_more_than_not_using_it(workload):
         ),
         ({"tiers": {"fast": "on_chip"}}, "tiers cannot be given for groups"),
         ({"cuts": 2}, "cuts cannot be given for groups"),
+        ({"wire": "int8"}, "wire cannot be given for groups"),
         ({"meshes": ("fast/0",)}, "meshes cannot be given for groups"),
     ],
 )
