@@ -160,6 +160,8 @@ class Probe:
             dtype = partition.avals[value].dtype
             crosses = any(e.source == stage.index and value in e.values for e in partition.edges)
             edge = self._edges.get(stage.index) if crosses else None
+            if edge is not None and edge.narrowing:  # which is for what the link does to it
+                edge = None
             yield self._value(stage, value), self._tolerance(stage, dtype, edge)
 
     def _value(self, stage: Stage, value: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gimlax import _jax
+from gimlax import _jax, fabric
 from gimlax.errors import BackendError, InternalError
 from gimlax.graph import Chain
 from gimlax.partition import Spec, normal
@@ -124,6 +124,7 @@ def _standing(footing: Footing) -> Standing:
             footing.workers,
             footing.platforms,
             [stage.row for stage in stages],
+            _narrowings(footing.plan),
         ),
     )
 
@@ -159,7 +160,7 @@ def _establish(
     limit = passes_let_in(max_in_flight, programs)
     try:
         answers = _prepare(
-            number, owner, programs, exported, inventory, workers, limit, config, progress
+            plan, number, owner, programs, exported, inventory, workers, limit, config, progress
         )
         links = Links(number, programs, workers, plan.carriers)
         links.join_all()
@@ -187,7 +188,12 @@ def _establish(
     )
 
 
+def _narrowings(plan: Plan) -> dict[tuple[str, str], str]:
+    return {(of.source, of.target): of.narrowing for of in plan.carriers}
+
+
 def _prepare(
+    plan: Plan,
     number: int,
     owner: int,
     programs: Sequence[Program],
@@ -199,7 +205,7 @@ def _prepare(
     progress: Callable[[Progress], None] | None,
 ) -> dict[str, Mapping[str, Any]]:
     """Sends each worker its orders; what each answers by its name."""
-    futures = {}
+    futures, narrowings = {}, _narrowings(plan)
     meshes = inventory.arrangement.meshes
     axes = tuple(
         (name, tuple(zip(mesh.axis_names, mesh.axis_sizes, strict=True)))
@@ -229,7 +235,7 @@ def _prepare(
                     )
                 row += 1
             lying = _lying(program, mine, inventory)
-            crossings = _crossings(program, mine, inventory)
+            crossings = _crossings(program, mine, inventory, narrowings)
             phases.append(phase_order(program, mine, stages, lying, crossings))
         peer.listen(number, lambda message, name=peer.name: hear(name, message))
         orders = to_json(Orders(phases=tuple(phases), axes=axes, max_in_flight=limit), 1)
@@ -287,14 +293,22 @@ def _lying(program: Program, mine: Sequence[str], inventory: Inventory) -> list[
     ]
 
 
-def _crossings(program: Program, mine: Sequence[str], inventory: Inventory) -> list[CrossingOrder]:
+def _crossings(
+    program: Program,
+    mine: Sequence[str],
+    inventory: Inventory,
+    narrowings: Mapping[tuple[str, str], str],
+) -> list[CrossingOrder]:
     return [
         CrossingOrder(
             track=track_of_link(source, target),
             place=place,
             source=source,
             target=target,
-            values=tuple(_value(program, todo, value, inventory) for value in todo.values),
+            values=tuple(
+                _value(program, todo, value, inventory, narrowings[source, target])
+                for value in todo.values
+            ),
         )
         for (source, target), transfers in program.links
         for place, todo in enumerate(transfers)
@@ -302,7 +316,9 @@ def _crossings(program: Program, mine: Sequence[str], inventory: Inventory) -> l
     ]
 
 
-def _value(program: Program, todo: Transfer, value: int, inventory: Inventory) -> ValueOrder:
+def _value(
+    program: Program, todo: Transfer, value: int, inventory: Inventory, narrowing: str
+) -> ValueOrder:
     aval = program.partition.avals[value]
     specs = [_spec(program, mesh, value, inventory) for mesh in (todo.source, todo.target)]
     key = ""
@@ -310,12 +326,15 @@ def _value(program: Program, todo: Transfer, value: int, inventory: Inventory) -
         key = _jax.generator_of(aval.dtype)
         aval = jax.eval_shape(jax.random.key_data, aval)
         specs = [(*spec, ()) for spec in specs]
+    sizes = (inventory.arrangement.meshes[mesh].size for mesh in (todo.source, todo.target))
+    is_narrowed = fabric.narrows(aval.shape, aval.dtype.name, narrowing, *sizes)
     return ValueOrder(
         shape=aval.shape,
         dtype=aval.dtype.name,
         source_spec=specs[0],
         target_spec=specs[1],
         key=key,
+        narrowing=narrowing if is_narrowed else "",
     )
 
 

@@ -1,89 +1,139 @@
 """Links between the workers of a deployment: values go out of one, come in at another, and again.
 
 Each value that crosses is routed block by block from the shards of one mesh to those of the other.
+What goes narrowed is narrowed on the mesh that it leaves and widened on the one that it comes to.
 What was sent is kept until its pass is over, so a link that broke, or a message that never came, is
 made good by sending it again; what comes twice is dropped by whoever receives it.
 """
 
+import functools
+import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from gimlax import _jax, fabric
-from gimlax.partition import Spec, partition_spec
-from gimlax.runtime.workers.orders import CrossingOrder
+from gimlax.partition import partition_spec
+from gimlax.runtime.workers.orders import CrossingOrder, ValueOrder
 
 __all__ = ["Crossing", "Inlet", "Outlet"]
 
 Config = tuple[tuple[str, Any], ...]
+Axes = Sequence[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """An array that crosses, and how its blocks go."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    blocks: tuple[fabric.Block, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Value:
-    """A value that crosses; `key` names the generator of a typed PRNG key, which goes as data."""
+    """A value that crosses, as itself in one piece or narrowed.
 
-    shape: tuple[int, ...]
-    dtype: Any
-    spec: Spec
-    blocks: tuple[fabric.Block, ...]
+    `key` names the generator of a typed PRNG key, which goes as data.
+    """
+
+    pieces: tuple[_Piece, ...]
+    source: jax.sharding.PartitionSpec
+    target: jax.sharding.PartitionSpec
     key: str
+    narrowing: str
+
+    @classmethod
+    def of(cls, order: ValueOrder, source_axes: Axes, target_axes: Axes) -> Self:
+        source, target = map(partition_spec, (order.source_spec, order.target_spec))
+        whole = ((order.shape, order.dtype),)
+        return cls(
+            pieces=tuple(
+                _Piece(
+                    shape=shape,
+                    dtype=jnp.dtype(dtype),
+                    blocks=fabric.route(
+                        shape,
+                        fabric.shards(shape, source_axes, source),
+                        fabric.shards(shape, target_axes, target),
+                    ),
+                )
+                for shape, dtype in (
+                    fabric.forms(order.shape, order.narrowing) if order.narrowing else whole
+                )
+            ),
+            source=source,
+            target=target,
+            key=order.key,
+            narrowing=order.narrowing,
+        )
+
+    def travelling(self, array: jax.Array, mesh: jax.sharding.Mesh) -> Sequence[jax.Array]:
+        """What of it is cut into blocks on the mesh that it comes from."""
+        if self.narrowing:
+            return _narrow(self.narrowing, NamedSharding(mesh, self.source))(array)
+        return (jax.random.key_data(array) if self.key else array,)
+
+    def arrived(self, arrays: Sequence[jax.Array], sharding: NamedSharding) -> jax.Array:
+        """The value again, on the mesh that it came to."""
+        if self.narrowing:
+            return _widen(self.narrowing, sharding)(arrays)
+        return jax.random.wrap_key_data(arrays[0], impl=self.key) if self.key else arrays[0]
+
+
+@functools.lru_cache(maxsize=1024)
+def _narrow(to: str, sharding: NamedSharding) -> Callable[[jax.Array], Sequence[jax.Array]]:
+    """`fabric.narrow`, whose scales lie as the array does: no block is cut."""
+    return jax.jit(functools.partial(fabric.narrow, to=to), out_shardings=sharding)
+
+
+@functools.lru_cache(maxsize=1024)
+def _widen(to: str, sharding: NamedSharding) -> Callable[[Sequence[jax.Array]], jax.Array]:
+    return jax.jit(functools.partial(fabric.widen, to=to), out_shardings=sharding)
 
 
 class Crossing:
     """One transfer of a phase: how each of its values goes from mesh to mesh."""
 
-    def __init__(
-        self,
-        order: CrossingOrder,
-        source_axes: Sequence[tuple[str, int]],
-        target_axes: Sequence[tuple[str, int]],
-    ) -> None:
-        self.values: list[_Value] = []
-        for value in order.values:
-            shape = value.shape
-            source = fabric.shards(shape, source_axes, partition_spec(value.source_spec))
-            target = fabric.shards(shape, target_axes, partition_spec(value.target_spec))
-            self.values.append(
-                _Value(
-                    shape=shape,
-                    dtype=jnp.dtype(value.dtype),
-                    spec=value.target_spec,
-                    blocks=fabric.route(shape, source, target),
-                    key=value.key,
-                )
-            )
+    def __init__(self, order: CrossingOrder, source_axes: Axes, target_axes: Axes) -> None:
+        self.values = [_Value.of(value, source_axes, target_axes) for value in order.values]
 
     def pack(self, arrays: Sequence[jax.Array], mesh: jax.sharding.Mesh) -> list[fabric.Outgoing]:
         """The blocks that this process sends of the arrays."""
         devices = dict(enumerate(mesh.devices.flat))
-        packed: list[fabric.Outgoing] = []
-        for index, (array, value) in enumerate(zip(arrays, self.values, strict=True)):
-            data = jax.random.key_data(array) if value.key else array
-            packed += fabric.cut(data, index, value.blocks, devices)
-        return packed
+        numbers = itertools.count()
+        return [
+            outgoing
+            for array, value in zip(arrays, self.values, strict=True)
+            for data, piece in zip(value.travelling(array, mesh), value.pieces, strict=True)
+            for outgoing in fabric.cut(data, next(numbers), piece.blocks, devices)
+        ]
 
-    def lie(self, mesh: jax.sharding.Mesh) -> list[jax.sharding.NamedSharding]:
+    def lie(self, mesh: jax.sharding.Mesh) -> list[NamedSharding]:
         """How each value lies on the mesh that it comes to."""
-        return [jax.sharding.NamedSharding(mesh, partition_spec(v.spec)) for v in self.values]
+        return [NamedSharding(mesh, value.target) for value in self.values]
 
     def unpack(
-        self, parts: Sequence[fabric.Part], lying: Sequence[jax.sharding.NamedSharding]
+        self, parts: Sequence[fabric.Part], lying: Sequence[NamedSharding]
     ) -> list[jax.Array]:
         """The arrays of the blocks that came, where `lie` says."""
-        # An array that lies over memory of the link is an input of stages, never donated.
-        found = [
-            fabric.assemble(
-                [part for part in parts if part.index == index], v.shape, v.dtype, sharding
-            ).array
-            for index, (v, sharding) in enumerate(zip(self.values, lying, strict=True))
-        ]
+        numbers = itertools.count()
+
+        def whole(piece: _Piece, sharding: NamedSharding) -> jax.Array:
+            number = next(numbers)
+            mine = [part for part in parts if part.index == number]
+            # An array that lies over memory of the link is an input of stages, never donated.
+            return fabric.assemble(mine, piece.shape, piece.dtype, sharding).array
+
         return [
-            jax.random.wrap_key_data(array, impl=v.key) if v.key else array
-            for array, v in zip(found, self.values, strict=True)
+            value.arrived([whole(piece, sharding) for piece in value.pieces], sharding)
+            for value, sharding in zip(self.values, lying, strict=True)
         ]
 
 

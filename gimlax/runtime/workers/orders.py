@@ -92,7 +92,8 @@ class StageOrder:
 class ValueOrder:
     """A value that goes to another worker: how it lies on both sides.
 
-    A typed PRNG key goes as its data; `key` is then the name of its generator.
+    A typed PRNG key goes as its data; `key` is then the name of its generator. `narrowing` is what
+    float32 goes as, empty for as it is.
     """
 
     shape: tuple[int, ...]
@@ -100,6 +101,7 @@ class ValueOrder:
     source_spec: tuple[tuple[str, ...], ...]
     target_spec: tuple[tuple[str, ...], ...]
     key: str = ""
+    narrowing: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

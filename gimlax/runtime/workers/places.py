@@ -99,6 +99,7 @@ class Places:
                     self._chain,
                     cluster,
                     objective=self._plan.objective,
+                    wire=next((of.narrowing for of in self._plan.carriers if of.narrowing), None),
                     time_limit_s=_PLANNING_S,
                 )
             return self._stand(chosen)

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from gimlax import fabric
 from gimlax.program import Program, Transfer
 from gimlax.runtime.exporting import ExportedStage, export_stage
 from gimlax.runtime.forms import form_of
@@ -26,6 +28,7 @@ class RemoteStages:
         peers: Mapping[str, Peer],
         platforms: Mapping[str, str],
         rows: Sequence[int] = (),
+        narrowings: Mapping[tuple[str, str], str] | None = None,
     ) -> None:
         """Of a program that need not be compiled.
 
@@ -35,12 +38,14 @@ class RemoteStages:
             inventory: how arguments lie on the meshes.
             peers: the worker of each mesh.
             platforms: of each mesh, what a stage is lowered for.
+            narrowings: what float32 goes as between two meshes, where that is not as it is.
         """
         self._program = program
         self._inventory = inventory
         self._peers = peers
         self._platforms = platforms
         self._rows = tuple(rows) or range(len(program.placement))
+        self._narrowings = dict(narrowings or {})
         self._exported: dict[int, ExportedStage] = {}
 
     @property
@@ -93,14 +98,30 @@ class RemoteStages:
         )
 
     def send(self, transfer: Transfer, values: Sequence[Any]) -> list[Any]:
-        """See `StageRunner`: these values travel to the worker and back."""
-        mesh = transfer.target
-        return self._peers[mesh].ask("echo", {"mesh": mesh}, values)[1]
+        """See `StageRunner`: these values travel to the worker and back, narrowed if they are."""
+        source, mesh = transfer.source, transfer.target
+        to = self._narrowings.get((source, mesh), "")
+        sizes = [self._inventory.arrangement.meshes[name].size for name in (source, mesh)]
+        sent = [
+            fabric.narrow(jnp.asarray(value), to)
+            if fabric.narrows(value.shape, str(value.dtype), to, *sizes)
+            else (value,)
+            for value in values
+        ]
+        arrays = [array for of in sent for array in of]
+        came = iter(self._peers[mesh].ask("echo", {"mesh": mesh}, arrays)[1])
+        back = [[next(came) for _ in of] for of in sent]
+        return [
+            of[0] if of[0].dtype == value.dtype else np.asarray(fabric.widen(of, to))
+            for of, value in zip(back, values, strict=True)
+        ]
 
     def recut(self, program: Program) -> "RemoteStages":
         """See `StageRunner`."""
         inventory = take_inventory([program], self._inventory.arrangement)
-        return RemoteStages(program, inventory, self._peers, self._platforms)
+        return RemoteStages(
+            program, inventory, self._peers, self._platforms, narrowings=self._narrowings
+        )
 
     def _export(self, stage: int) -> ExportedStage:
         if stage not in self._exported:

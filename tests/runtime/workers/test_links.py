@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 import gimlax as gx
+from gimlax import fabric
 from gimlax.devices import DeviceKind, Interconnect, WorkerSpec
+from gimlax.fabric import NARROWINGS, narrowing_bound
 from gimlax.graph import trace
+from gimlax.runtime.workers.links import Crossing
+from gimlax.runtime.workers.orders import CrossingOrder, ValueOrder
 from tests.runtime.workers.conftest import TWO_DEVICES, cluster_of, compile_on
 
 
@@ -97,6 +101,154 @@ def test_values_are_resharded_on_the_way(wide, placement):
         found = step(step.place(params), x)
     expected = jax.jit(mlp)(params, x)
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+
+
+AXES = (("data", 1), ("model", 2))
+
+
+def sent_over_a_ring(arrays, values, axes=AXES):
+    """What arrives on a mesh of what is sent on the other, and how many bytes of it each are."""
+    order = CrossingOrder(track="a -> b", place=0, source="a", target="b", values=tuple(values))
+    crossing = Crossing(order, axes, axes)
+    shape = tuple(size for _, size in axes)
+    devices = np.array(jax.devices("cpu")[: np.prod(shape)]).reshape(shape)
+    mesh = jax.sharding.Mesh(devices, [name for name, _ in axes])
+    with (
+        fabric.listen("ring", "a -> b") as receiver,
+        fabric.connect(receiver.offer) as sender,
+    ):
+        sender.send(fabric.Tag(pass_number=0), crossing.pack(arrays, mesh))
+        parts = receiver.receive(30).parts
+        num_bytes = sum(part.data.nbytes for part in parts)
+        found = crossing.unpack(parts, crossing.lie(mesh))
+        return [jax.device_put(x, may_alias=False) for x in found], num_bytes
+
+
+def placed(array, spec, axes=AXES):
+    shape = tuple(size for _, size in axes)
+    devices = np.array(jax.devices("cpu")[: np.prod(shape)]).reshape(shape)
+    mesh = jax.sharding.Mesh(devices, [name for name, _ in axes])
+    return jax.device_put(array, jax.sharding.NamedSharding(mesh, spec))
+
+
+P = jax.sharding.PartitionSpec
+SPECS = {"rows": (P("model"), (("model",), ())), "columns": (P(None, "model"), ((), ("model",)))}
+
+
+@pytest.mark.parametrize("to", ["", *NARROWINGS])
+@pytest.mark.parametrize("target", [*SPECS, "whole"])
+@pytest.mark.parametrize("source", [*SPECS, "whole"])
+def test_fewer_bytes_of_shards_cross_and_values_are_within_the_bound(to, source, target):
+    specs = {**SPECS, "whole": (P(), ((), ()))}
+    array = np.random.default_rng(0).standard_normal((6, 256)).astype(np.float32)
+    (found,), num_bytes = sent_over_a_ring(
+        [placed(array, specs[source][0])],
+        [
+            ValueOrder(
+                shape=array.shape,
+                dtype="float32",
+                source_spec=specs[source][1],
+                target_spec=specs[target][1],
+                narrowing=to,
+            )
+        ],
+    )
+    assert num_bytes == array.nbytes * {"": 1, "bfloat16": 1 / 2, "int8": (1 + 4 / 64) / 4}[to]
+    assert found.dtype == np.float32
+    error = np.abs(np.asarray(found, np.float64) - array)
+    assert (error <= (narrowing_bound(array, to) if to else 0)).all()
+    assert bool(to) == error.any()
+
+
+@pytest.mark.parametrize("to", NARROWINGS)
+def test_only_what_is_told_to_goes_narrowed_among_others(to):
+    def order(array, narrowing="", key=""):
+        flat = ((),) * array.ndim
+        return ValueOrder(
+            shape=array.shape,
+            dtype=array.dtype.name,
+            source_spec=flat,
+            target_spec=flat,
+            narrowing=narrowing,
+            key=key,
+        )
+
+    x = jnp.linspace(-3, 5, 300).reshape(3, 100)
+    others = [x.astype(jnp.bfloat16), jnp.arange(7), x > 0, x]
+    key = jax.random.key(5)
+    one = (("data", 1),)
+    arrays = [placed(a, P(), one) for a in (others[0], x, *others[1:], x, key)]
+    data = jax.random.key_data(key)
+    values = [
+        order(others[0]),
+        order(x, to),
+        *map(order, others[1:]),
+        order(x, to),
+        order(data, key="threefry2x32"),
+    ]
+    found, _ = sent_over_a_ring(arrays, values, one)
+    for index in (1, 5):
+        assert (np.abs(np.asarray(found[index]) - x) <= narrowing_bound(np.asarray(x), to)).all()
+        assert (found[index] != x).any()
+    for mine, theirs in zip((found[0], *found[2:5]), others, strict=True):
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(jax.random.key_data(found[6]), data)
+
+
+def into_and_out_of(width):
+    """A product, and one by ones on the diagonal, which is exact; cut between."""
+
+    def layers(params, x):
+        up, same = params
+        return jnp.tanh(x @ up) @ same
+
+    rng = np.random.default_rng(0)
+    params = [rng.standard_normal((16, width)).astype(np.float32), np.eye(width, dtype=np.float32)]
+    x = rng.standard_normal((8, 16)).astype(np.float32)
+    return trace(layers, params, x), params, x
+
+
+@pytest.mark.parametrize("wire", NARROWINGS)
+@pytest.mark.parametrize("placement", [("one", "two"), ("two", "other")], ids="-".join)
+def test_a_plan_narrows_what_its_workers_send(workers, placement, wire):
+    traced, params, x = into_and_out_of(96)
+    with compile_on(workers, traced, placement, cuts=(1,)) as step:
+        exact = np.asarray(step(step.place(params), x))
+        (crossed,) = [f for f in gx.probe(step, params, x).findings if "transfer" in f.what]
+        assert crossed.absolute == 0
+    plan = gx.plan(traced, workers.cluster, cuts=(1,), meshes=placement, wire=wire)
+    with gx.compile(plan, traced, workers=workers) as step:
+        error = np.abs(np.asarray(step(step.place(params), x), np.float64) - exact)
+        assert error.any()
+        assert (error <= narrowing_bound(exact, wire) + 1e-6).all()
+        report = gx.probe(step, params, x)
+        assert report.ok
+        (crossed,) = [f for f in report.findings if "transfer" in f.what]
+        assert 0 < crossed.absolute <= narrowing_bound(exact, wire).max() + 1e-6
+        (made,) = [f for f in report.findings if f.stage == 0 and "transfer" not in f.what]
+        assert made.tolerance.relative < crossed.tolerance.relative  # the wire excuses no stage
+
+
+@pytest.mark.parametrize("placement", [("narrow", "wide"), ("wide", "narrow")], ids="-".join)
+@pytest.mark.parametrize(
+    ("width", "wire", "is_narrowed"),
+    [(128, "int8", True), (128, "bfloat16", True), (64, "int8", False)],
+)
+def test_integers_go_between_shards_that_cut_no_block(wide, placement, width, wire, is_narrowed):
+    traced, params, x = into_and_out_of(width)
+    wishes = {"cuts": (1,), "meshes": placement}
+    found = []
+    for plan in (
+        gx.plan(traced, wide.cluster, **wishes),
+        gx.plan(traced, wide.cluster, **wishes, wire=wire),
+    ):
+        with gx.compile(plan, traced, workers=wide) as step:
+            found.append(np.asarray(step(step.place(params), x), np.float64))
+    exact, narrowed = found
+    error = np.abs(narrowed - exact)
+    assert error.any() == is_narrowed
+    assert (error <= narrowing_bound(exact, wire) + 1e-6).all()
 
 
 def test_a_link_that_is_made_anew_carries_what_was_on_the_old_one(workers):

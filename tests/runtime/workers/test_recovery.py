@@ -220,6 +220,26 @@ def test_a_worker_that_dies_while_it_compiles_is_planned_around(crew):
         run.check()
 
 
+def test_what_is_planned_anew_narrows_what_the_plan_did(crew, monkeypatch):
+    specimen = zoo.recurrent()
+    traced, asked = trace_specimen(specimen), []
+
+    def planned(*args, **wishes):
+        asked.append(wishes["wire"])
+        return gx.plan(*args, **wishes)
+
+    monkeypatch.setattr("gimlax.runtime.workers.places.plan", planned)
+    for wire in (None, "bfloat16"):
+        plan = gx.plan(traced, crew.cluster, cuts=2, meshes=("one", "three"), wire=wire)
+        with compile(plan, traced, workers=crew) as step:
+            params, state, x = specimen.args
+            with pytest.warns(UserWarning, match="'three' is lost"):
+                hurt(crew, "three")
+                step(step.place(params), step.init(state), x)
+        crew.start_again("three")
+    assert asked == [None, "bfloat16"]
+
+
 def test_all_handles_of_a_compilation_are_equal_in_owner_after_a_loss(crew, stream):
     run = stream()
     owner = run.placed.owner
