@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from gimlax import _jax, fabric
-from gimlax.errors import BackendError, InternalError
+from gimlax.errors import BackendError, GimlaxError, InternalError
 from gimlax.graph import Chain
 from gimlax.partition import Spec, normal
 from gimlax.planning import Plan
@@ -41,6 +41,7 @@ from gimlax.runtime.workers.peers import Peer
 from gimlax.runtime.workers.places import Places
 from gimlax.runtime.workers.recovery import Recovery
 from gimlax.runtime.workers.remote import RemoteStore
+from gimlax.runtime.workers.room import with_worker
 from gimlax.runtime.workers.trying import RemoteStages
 from gimlax.runtime.workers.wire import Message
 
@@ -80,9 +81,7 @@ def deploy_on_workers(
     garbage, owner = Garbage(), next(NUMBERS)
 
     def establish(chosen: Plan, ordered: Chain) -> Footing:
-        return _establish(
-            chosen, ordered, workers.peers, owner, garbage, config, max_in_flight, progress
-        )
+        return _establish(chosen, ordered, workers, owner, garbage, config, max_in_flight, progress)
 
     places = Places(plan, chain, workers, establish)
     footing, news = places.first()
@@ -132,7 +131,7 @@ def _standing(footing: Footing) -> Standing:
 def _establish(
     plan: Plan,
     chain: Chain,
-    peers: Mapping[str, Peer],
+    fleet: Workers,
     owner: int,
     garbage: Garbage,
     config: Sequence[tuple[str, Any]],
@@ -142,7 +141,7 @@ def _establish(
     """Compiles a plan; leaves nothing on the workers if that fails."""
     programs = emit(plan, chain)
     number = next(NUMBERS)
-    workers = {spec.name: peers[spec.worker] for spec in plan.specs}
+    workers = {spec.name: fleet.peers[spec.worker] for spec in plan.specs}
     said: dict[str, Any] = {}
     for peer in dict.fromkeys(workers.values()):
         mine = [to_json(spec, 1) for spec in plan.specs if workers[spec.name] is peer]
@@ -162,7 +161,7 @@ def _establish(
         answers = _prepare(
             plan, number, owner, programs, exported, inventory, workers, limit, config, progress
         )
-        links = Links(number, programs, workers, plan.carriers)
+        links = Links(number, programs, workers, plan.carriers, fleet.detour)
         links.join_all()
     except BaseException:
         for peer in dict.fromkeys(workers.values()):
@@ -245,6 +244,10 @@ def _prepare(
             arrays,
         )
     wait(futures.values())  # all of them, so that none goes on when another has failed
+    for name, future in futures.items():
+        error = future.exception()
+        if isinstance(error, GimlaxError):
+            raise with_worker(error, name)
     return {name: future.result()[0] for name, future in futures.items()}
 
 

@@ -24,8 +24,9 @@ from gimlax.runtime.jobs import Job, PassFuture
 from gimlax.runtime.passes import CompiledPhase, Key, Pass
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
+from gimlax.runtime.workers.attempts import Attempt
 from gimlax.runtime.workers.flights import Flight, Flights, is_long
-from gimlax.runtime.workers.footing import Attempt, Footing
+from gimlax.runtime.workers.footing import Footing
 from gimlax.runtime.workers.ground import Ground
 from gimlax.runtime.workers.lineage import Applied, PassRecord, Value
 from gimlax.runtime.workers.mending import Mender

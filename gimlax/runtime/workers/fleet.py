@@ -9,6 +9,7 @@ from gimlax.checking import is_number, shown
 from gimlax.devices import Cluster, WorkerSpec
 from gimlax.errors import BackendError, SpecError
 from gimlax.hosts import join
+from gimlax.runtime.workers.joining import Detour
 from gimlax.runtime.workers.launching import ChildProcesses, Launcher
 from gimlax.runtime.workers.on_ray import RayProcesses
 from gimlax.runtime.workers.peers import Peer
@@ -17,7 +18,11 @@ __all__ = ["Workers", "start_workers"]
 
 
 class Workers:
-    """Running workers; a context manager that ends them."""
+    """Running workers; a context manager that ends them.
+
+    `detour`, if set, gives for the name of a link and the offer of its receiver the offer that its
+    sender gets: links then go over TCP, by way of whatever listens there.
+    """
 
     def __init__(
         self,
@@ -34,6 +39,7 @@ class Workers:
         self._timeout_s = timeout_s
         self._locks = {worker.name: threading.Lock() for worker in cluster.workers}
         self._closed = False
+        self.detour: Detour | None = None
 
     @property
     def cluster(self) -> Cluster:

@@ -9,6 +9,7 @@ from gimlax.runtime.passes import first_line
 from gimlax.runtime.workers.ground import Ground, own
 from gimlax.runtime.workers.peers import Peer
 from gimlax.runtime.workers.remote import State, Stock
+from gimlax.runtime.workers.room import NoRoom
 
 __all__ = ["Flight", "Flights", "is_long"]
 
@@ -30,9 +31,20 @@ class Flight:
         before, after: its states.
         started: whether the workers of the footing were told of it.
         losses: how often it was under way when a worker was lost.
+        no_room: what a worker told that had no memory for it, though it was alone there.
     """
 
-    __slots__ = ("after", "before", "job", "losses", "phase", "started", "stocks", "streamed")
+    __slots__ = (
+        "after",
+        "before",
+        "job",
+        "losses",
+        "no_room",
+        "phase",
+        "started",
+        "stocks",
+        "streamed",
+    )
 
     def __init__(
         self, job: Job, phase: int, stocks: Sequence[Stock], before: Sequence[State]
@@ -46,6 +58,7 @@ class Flight:
         self.after: list[State] = [cells[0] for cells in work.next_state]  # type: ignore[misc]
         self.started = False
         self.losses = 0
+        self.no_room: NoRoom | None = None
 
 
 class Flights:
@@ -106,7 +119,15 @@ class Flights:
         failed, self.failed = self.failed, []
         lost = self._ground.footing.lost
         started = [flight for flight in self._flights if flight.started]
-        endings: Endings = [(at, error) for at, error in failed[:1] if at in self._alone]
+        endings: Endings = []
+        for flight, error in failed[:1]:
+            if flight not in self._alone:
+                continue
+            if isinstance(error, NoRoom) and flight.no_room is None:
+                flight.no_room = error
+                self._ground.footing.full.add(error.worker)
+            else:
+                endings.append((flight, error))
         for flight in started:
             flight.started = False
             flight.losses += bool(lost)

@@ -9,87 +9,26 @@ earlier one are dropped.
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gimlax.errors import BackendError, GimlaxError
+from gimlax.errors import BackendError
 from gimlax.graph import Chain, Part
 from gimlax.partition import normal
 from gimlax.planning import Plan
 from gimlax.program import Program
 from gimlax.runtime.inventory import Inventory
-from gimlax.runtime.passes import CompiledPhase, Key
+from gimlax.runtime.passes import CompiledPhase
+from gimlax.runtime.workers.attempts import Attempt, Numbers, Placing
 from gimlax.runtime.workers.garbage import Garbage
 from gimlax.runtime.workers.joining import Links
 from gimlax.runtime.workers.peers import Peer, error_of
+from gimlax.runtime.workers.room import with_worker
 from gimlax.runtime.workers.wire import Message, from_wire
 
-__all__ = ["NUMBERS", "Attempt", "Footing"]
+__all__ = ["NUMBERS", "Footing"]
 
 NUMBERS = itertools.count()  # of deployments, arrays, cells and passes: unique in this process
-
-Numbers = tuple[int, ...]  # of a state: its cell of each stage
-
-
-class Attempt:
-    """A pass as it is tried on one footing.
-
-    Attributes:
-        phase: which.
-        placed: of each resident argument its number by worker, and what stages read of it.
-        before, after: cells of each carried argument.
-        streamed: leaves by number.
-        wanted: whether its outputs are to be sent here.
-        done: called when all workers have ended it, with the outputs by mesh and value.
-        failed: called when a worker could not, with its error.
-    """
-
-    __slots__ = (
-        "after",
-        "before",
-        "done",
-        "failed",
-        "missing",
-        "phase",
-        "placed",
-        "streamed",
-        "values",
-        "wanted",
-    )
-
-    def __init__(
-        self,
-        phase: int,
-        placed: Sequence["Placing"],
-        before: Sequence[Numbers],
-        after: Sequence[Numbers],
-        streamed: Mapping[int, Any],
-        *,
-        wanted: bool,
-        done: Callable[[dict[Key, Any]], None],
-        failed: Callable[[GimlaxError], None],
-    ) -> None:
-        self.phase = phase
-        self.placed = placed
-        self.before = before
-        self.after = after
-        self.streamed = streamed
-        self.wanted = wanted
-        self.done = done
-        self.failed = failed
-        self.values: dict[Key, Any] = {}
-        self.missing: set[str] = set()
-
-
-class Placing:
-    """A resident argument on a footing: its arrays by slot, and its number on each worker."""
-
-    __slots__ = ("arrays", "tree", "workers")
-
-    def __init__(self, tree: int, arrays: Mapping[tuple[str, Part], int]) -> None:
-        self.tree = tree
-        self.arrays = arrays
-        self.workers: dict[str, int] = {}
 
 
 class _Share:
@@ -154,6 +93,8 @@ class Footing:
         self.peers = {peer.name: peer for peer in workers.values()}
         self.config = list(config)
         self.num_compiled = num_compiled
+        self.full: set[str] = set()  # workers that had no room for a pass that was alone
+        self.is_last = False  # whether there is nowhere else to go
         self._garbage = garbage
         self._links = links
         self._epoch = 0
@@ -375,12 +316,13 @@ class Footing:
                     return
             del self._attempts[fields["pass"]]
         if message.kind == "done":
+            self._links.progress()
             with self._lock:
                 for finished in self._finished.values():
                     finished.append(fields["pass"])
             attempt.done(attempt.values)
         else:
-            attempt.failed(error_of(fields))
+            attempt.failed(with_worker(error_of(fields), name))
 
 
 def _settle(futures: Sequence[Any]) -> None:

@@ -98,6 +98,7 @@ class Ground:
 
 def own(error: GimlaxError) -> GimlaxError:
     """An error of its own for each that is told: raising one twice would mix their tracebacks."""
-    made = type(error)(str(error))
+    kind = BackendError if isinstance(error, BackendError) else type(error)
+    made = kind(str(error))
     made.__cause__ = error
     return made

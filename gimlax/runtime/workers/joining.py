@@ -1,20 +1,28 @@
 """The controller's part in links between workers: who offers, who calls, who mends one.
 
 A receiver's worker makes an offer, which the sender's worker gets by way of the controller. Workers
-of one host meet in shared memory, others over TCP.
+of one host meet in shared memory, others over TCP. A link over which something was sent again and
+still did not come is made anew; if that does not help either, its receiver is given up.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gimlax.errors import GimlaxError
+from gimlax.fabric import Offer
 from gimlax.planning import Carrier
 from gimlax.program import Program, track_of_link
 from gimlax.runtime.workers.peers import Peer
 
-__all__ = ["Links"]
+__all__ = ["Detour", "Links"]
+
+Detour = Callable[[str, Offer], Offer]
+
+_MOST_RESENT = 2  # times that something is sent again over one link
+_MOST_STUCK = 3  # links made anew in a row, and nothing came through
 
 
 @dataclass(slots=True)
@@ -25,6 +33,7 @@ class _Link:
     receiver: Peer
     kind: str
     made: int = 0
+    stuck: int = 0
 
 
 class Links:
@@ -36,15 +45,29 @@ class Links:
         programs: Sequence[Program],
         workers: Mapping[str, Peer],
         carriers: Sequence[Carrier],
+        detour: Detour | None = None,
     ) -> None:
-        """`workers` has the worker of each mesh, `carriers` are those of the plan."""
+        """Makes none yet.
+
+        Args:
+            deployment: number of it.
+            programs: of all phases.
+            workers: the worker of each mesh.
+            carriers: those of the plan.
+            detour: gives for the track of a link and the offer of its receiver the offer that the
+                sender gets; the link is then over TCP.
+        """
         planned = {(of.source, of.target): of.kind for of in carriers}
+        self._detour = detour
+        self._resent: Counter[tuple[str, int, int]] = Counter()  # by track, link made, pass
         self._deployment = deployment
         self._lock = threading.Lock()
         self._closed = False
         self._links = {
             track_of_link(source, target): _Link(
-                workers[source], workers[target], planned[source, target]
+                workers[source],
+                workers[target],
+                "tcp" if detour else planned[source, target],
             )
             for program in programs
             for (source, target), _ in program.links
@@ -69,13 +92,35 @@ class Links:
                 {"deployment": self._deployment, "track": fields["track"], "pass": fields["pass"]},
             )
         elif kind == "broken":
-            # The thread that hears a worker must not wait for its answer.
-            threading.Thread(
-                target=self._mend,
-                args=(fields["track"], fields["made"]),
-                name="gimlax mend",
-                daemon=True,
-            ).start()
+            self._begin_to_mend(fields["track"], fields["made"])
+        elif kind == "resent":
+            link = self._links[fields["track"]]
+            key = fields["track"], link.made, fields["pass"]
+            self._resent[key] += 1
+            if self._resent[key] == _MOST_RESENT:
+                link.stuck += 1
+                if link.stuck > _MOST_STUCK:
+                    threading.Thread(
+                        target=link.receiver.give_up,
+                        args=(f"never gets what {link.sender.name!r} sends",),
+                        name="gimlax mend",
+                        daemon=True,
+                    ).start()
+                else:
+                    self._begin_to_mend(fields["track"], link.made)
+
+    def progress(self) -> None:
+        """A pass has come through."""
+        if self._resent:
+            self._resent.clear()
+            for link in self._links.values():
+                link.stuck = 0
+
+    def _begin_to_mend(self, track: str, made: int) -> None:
+        # The thread that hears a worker must not wait for its answer.
+        threading.Thread(
+            target=self._mend, args=(track, made), name="gimlax mend", daemon=True
+        ).start()
 
     def close(self) -> None:
         """Makes no link any more."""
@@ -98,4 +143,7 @@ class Links:
         link.made += 1
         fields = {"deployment": self._deployment, "track": track, "made": link.made}
         said, _ = link.receiver.ask("offer", {**fields, "kind": link.kind})
-        link.sender.ask("connect", {**fields, "offer": said["offer"]})
+        offer = said["offer"]
+        if self._detour is not None:
+            offer = self._detour(track, Offer.from_json(offer)).to_json()
+        link.sender.ask("connect", {**fields, "offer": offer})

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -107,19 +107,43 @@ class ChildProcesses:
                 " hosts; call gimlax.start_workers(cluster, ray=True)"
             )
         refuse_groups(spec)
+        return self.launch(spec, [], listen="", timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """See `Launcher`."""
+        with self._lock:
+            self._closed = True
+            self._wanted.put(None)
+        self._thread.join()
+        for child in self._children:
+            _kill(child)
+
+    def launch(
+        self, spec: WorkerSpec, prefix: Sequence[str], *, listen: str, timeout_s: float
+    ) -> Launched:
+        """The same behind a command that runs what follows it, as `ip netns exec NAME` does.
+
+        Args:
+            spec: of the worker.
+            prefix: the command, to which Python and its arguments are added.
+            listen: address that it listens at for others too; empty for this host only.
+            timeout_s: how long it may take.
+        """
         spawned: Future[subprocess.Popen[bytes]] = Future()
         with self._lock:
             if self._closed:
                 raise BackendError(
                     f"worker {spec.name!r} cannot be started: its workers were closed"
                 )
-            self._wanted.put((spec, spawned))
+            self._wanted.put((spec, prefix, spawned))
         child = spawned.result()
         said = _Said(child)
         secret = secrets.token_bytes(SECRET_BYTES)
         assert child.stdin is not None and child.stdout is not None
         with contextlib.suppress(BrokenPipeError):
-            child.stdin.write(json.dumps({"secret": secret.hex(), "listen": ""}).encode() + b"\n")
+            child.stdin.write(
+                json.dumps({"secret": secret.hex(), "listen": listen}).encode() + b"\n"
+            )
             child.stdin.flush()
         answer: Future[bytes] = Future()
         output = child.stdout
@@ -139,30 +163,21 @@ class ChildProcesses:
         kind, name, port = json.loads(line)["address"]
         return Launched(
             address=(kind, name, port),
-            host="",
+            host=listen,
             secret=secret,
             kill=lambda: _kill(child),
             said=said,
         )
 
-    def close(self) -> None:
-        """See `Launcher`."""
-        with self._lock:
-            self._closed = True
-            self._wanted.put(None)
-        self._thread.join()
-        for child in self._children:
-            _kill(child)
-
     def _spawn_all(self) -> None:
         while (item := self._wanted.get()) is not None:
-            spec, spawned = item
+            spec, prefix, spawned = item
             try:
-                spawned.set_result(self._spawn(spec))
+                spawned.set_result(self._spawn(spec, prefix))
             except BaseException as error:
                 spawned.set_exception(error)
 
-    def _spawn(self, spec: WorkerSpec) -> subprocess.Popen[bytes]:
+    def _spawn(self, spec: WorkerSpec, prefix: Sequence[str]) -> subprocess.Popen[bytes]:
         cores = os.sched_getaffinity(0)
         if spec.cores:
             try:
@@ -174,7 +189,7 @@ class ChildProcesses:
                 ) from error
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "gimlax.runtime.workers.process"],
+                [*prefix, sys.executable, "-m", "gimlax.runtime.workers.process"],
                 env=os.environ | environment_of(spec),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -167,12 +167,13 @@ class Outlet:
             sender, made = self._sender, self._made
         self._put(sender, made, [item])
 
-    def send_again(self, pass_number: int) -> None:
-        """Sends once more what was sent of a pass."""
+    def send_again(self, pass_number: int) -> bool:
+        """Sends once more what was sent of a pass; whether there was anything."""
         with self._lock:
             again = list(self._kept.get(pass_number, ()))
             sender, made = self._sender, self._made
         self._put(sender, made, again)
+        return bool(again)
 
     def forget(self, numbers: Sequence[int]) -> None:
         """Lets go of what was kept for these passes."""

@@ -18,6 +18,7 @@ from gimlax.graph import Chain
 from gimlax.planning import Plan, in_order, plan
 from gimlax.runtime.workers.fleet import Workers
 from gimlax.runtime.workers.footing import Footing
+from gimlax.runtime.workers.room import NoRoom
 
 __all__ = ["NowhereLeft", "Places"]
 
@@ -45,51 +46,55 @@ class Places:
 
     def first(self) -> tuple[Footing, list[str]]:
         """Where the plan says, or elsewhere if a worker is lost meanwhile; what was lost then."""
-        wanted = dict.fromkeys(spec.worker for spec in self._plan.specs)
-        news: list[str] = []
         try:
-            return self._stand(self._plan), news
-        except BackendError:
-            lost = [name for name in wanted if self._workers.peers[name].lost is not None]
-            if not lost:
+            return self._stand(self._plan), []
+        except BackendError as error:
+            wanted = dict.fromkeys(spec.worker for spec in self._plan.specs)
+            why = [str(of) for name in wanted if (of := self._workers.peers[name].lost) is not None]
+            full = {error.worker} if isinstance(error, NoRoom) else set()
+            if not why and not full:
                 raise
-        footing = self._other()
-        news += [
-            f"{self._workers.peers[name].lost}; the workload was planned anew" for name in lost
-        ]
-        return footing, news
+            footing = self._other(full)
+            if isinstance(error, NoRoom):
+                why.append(f"worker {error.worker!r} has no room: {error}")
+        return footing, [f"{said}; the workload was planned anew" for said in why]
 
     def after(self, old: Footing) -> Footing:
-        """Another footing for one that has lost workers.
+        """Another footing for one that has lost workers, or on which one had no room.
 
         Raises:
             NowhereLeft: there is none; says why.
         """
-        return self._other()
+        return self._other(set(old.full))
 
     def progress(self) -> None:
         """Passes have come through: workers may be started again as often as before."""
         if self._starts:
             self._starts.clear()
 
-    def _other(self) -> Footing:
+    def _other(self, full: set[str]) -> Footing:
+        """Somewhere without the workers that are lost or full."""
         why: list[str] = []
         while True:
-            alive = [name for name, peer in self._workers.peers.items() if peer.lost is None]
-            found = self._try(alive, why)
+            alive = [
+                name
+                for name, peer in self._workers.peers.items()
+                if peer.lost is None and name not in full
+            ]
+            found = self._try(alive, why, full)
             if found is not None:
                 return found
-            if any(self._workers.peers[name].lost is not None for name in alive):
-                continue  # lost while it was tried
+            if any(self._workers.peers[name].lost is not None or name in full for name in alive):
+                continue  # lost while it was tried, or found to be full
             if not self._start_again(why):
                 raise NowhereLeft(
                     "the workload has nowhere to run: " + "; ".join(dict.fromkeys(why))
                 )
 
-    def _try(self, alive: Sequence[str], why: list[str]) -> Footing | None:
+    def _try(self, alive: Sequence[str], why: list[str], full: set[str]) -> Footing | None:
         cluster = _left(self._workers.cluster, alive)
         if not cluster.meshes:
-            why += [str(peer.lost) for peer in self._workers.peers.values()]
+            why += [str(of) for peer in self._workers.peers.values() if (of := peer.lost)]
             return None
         wanted = {spec.worker for spec in self._plan.specs}
         try:
@@ -105,6 +110,8 @@ class Places:
             return self._stand(chosen)
         except GimlaxError as error:
             why.append(f"on workers {', '.join(map(repr, alive))}: {error}")
+            if isinstance(error, NoRoom):
+                full.add(error.worker)
             return None
 
     def _stand(self, chosen: Plan) -> Footing:

@@ -14,9 +14,10 @@ from typing import Any
 
 from gimlax.errors import BackendError, GimlaxError
 from gimlax.runtime.passes import first_line
+from gimlax.runtime.workers.attempts import Attempt, Numbers
 from gimlax.runtime.workers.executor import RemoteExecutor
 from gimlax.runtime.workers.flights import Flight
-from gimlax.runtime.workers.footing import Attempt, Footing, Numbers
+from gimlax.runtime.workers.footing import Footing
 from gimlax.runtime.workers.ground import Ground, LostAgain
 from gimlax.runtime.workers.lineage import (
     Applied,
@@ -28,6 +29,7 @@ from gimlax.runtime.workers.lineage import (
 )
 from gimlax.runtime.workers.places import NowhereLeft, Places
 from gimlax.runtime.workers.remote import State, joined, replaced
+from gimlax.runtime.workers.room import NoRoom
 
 __all__ = ["Recovery"]
 
@@ -74,12 +76,20 @@ class Recovery:
                     state.leave()
         with contextlib.suppress(BackendError):
             old.reset()
-        lost = old.lost
-        if lost:
-            self._move(executor, old)
+        if old.lost or old.full:
+            try:
+                self._move(executor, old)
+            except BackendError:
+                if old.lost or not old.full:
+                    raise
+                old.is_last = True  # there is nowhere else, so the pass that needs too much ends
+                old.full.clear()
+                for flight in flights:
+                    if flight.no_room is not None:
+                        executor.flights.end(flight, flight.no_room)
         num_passes = self._rebuild(executor, flights, self._saved)
         self._saved = {}
-        if lost:
+        if ground.footing is not old:
             took_s = time.monotonic() - started_s
             executor.tell(_news(old, ground.footing, num_passes, len(flights), took_s))
 
@@ -156,6 +166,9 @@ class Recovery:
         except BackendError as error:
             if footing.lost:
                 raise
+            if isinstance(error, NoRoom) and not footing.is_last:
+                footing.full.add(error.worker)
+                raise _New(str(error)) from error
             for state in rest:
                 state.leave()
                 state.gone = f"it could not be rebuilt ({first_line(error)})"
@@ -168,7 +181,7 @@ class Recovery:
 
 
 class _New(BackendError):
-    """A worker of the new footing was lost before anybody stood on it."""
+    """Another footing is needed than the one that was being made good."""
 
 
 class _Replay:
@@ -283,10 +296,11 @@ def _news(old: Footing, new: Footing, num_passes: int, num_flights: int, took_s:
         if moved
         else "everything runs where it did, on workers that were started again"
     )
+    why = [str(peer.lost) for peer in old.lost]
+    why += [f"worker {name!r} had no room for a pass" for name in sorted(old.full)]
     return (
-        f"{'; '.join(str(peer.lost) for peer in old.lost)}. {where}; {num_passes} passes were"
-        f" replayed to rebuild state, {num_flights} under way were started anew; it took"
-        f" {took_s:.1f} s"
+        f"{'; '.join(why)}. {where}; {num_passes} passes were replayed to rebuild state,"
+        f" {num_flights} under way were started anew; it took {took_s:.1f} s"
     )
 
 

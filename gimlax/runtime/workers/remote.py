@@ -17,7 +17,8 @@ from gimlax.graph import Part
 from gimlax.partition import normal
 from gimlax.runtime.inventory import Tree
 from gimlax.runtime.stores import Cell
-from gimlax.runtime.workers.footing import NUMBERS, Footing, Numbers, Placing
+from gimlax.runtime.workers.attempts import Numbers, Placing
+from gimlax.runtime.workers.footing import NUMBERS, Footing
 from gimlax.runtime.workers.ground import Ground, Moved
 from gimlax.runtime.workers.lineage import Origin, Value, Written
 

@@ -89,9 +89,10 @@ class _Worker:
                 ).start()
 
     def _receive(self, connection: Connection) -> None:
-        first = connection.receive()
-        role = first.kind if first is not None else ""
-        with contextlib.suppress(OSError):
+        role = ""
+        try:
+            first = connection.receive()
+            role = first.kind if first is not None else ""
             if role == "control":
                 self._control = connection
                 try:
@@ -101,6 +102,13 @@ class _Worker:
             elif role == "heartbeat":
                 while (message := connection.receive()) is not None:
                     connection.send(message)
+        except OSError:
+            pass
+        except BaseException as error:
+            # Such as no memory for a thread: what was asked for will not be done, so this process
+            # is of no use any more. What it writes last is shown by the controller.
+            print(f"the {role} of a worker failed: {type(error).__name__}: {error}", flush=True)
+            os._exit(1)
         connection.close()
 
     def _end(self) -> None:
@@ -118,7 +126,7 @@ class _Worker:
                 threading.Thread(
                     target=self._again, args=(message.fields,), name="gimlax again", daemon=True
                 ).start()
-            elif message.kind == "prepare":  # takes long; the others must not wait for it
+            elif message.kind in ("prepare", "connect"):  # take long; others must not wait for it
                 threading.Thread(
                     target=self._answer, args=(message,), name="gimlax prepare", daemon=True
                 ).start()

@@ -43,7 +43,8 @@ class _Flight:
     """A pass that is under way, and the inbound transfers that it still waits for."""
 
     job: Job
-    start_s: float
+    ask_s: float  # when to ask for what has not come, and how long after that to ask again
+    wait_s: float
     missing: dict[int, str]
 
 
@@ -155,7 +156,8 @@ class Site:
 
     def send_again(self, track: str, number: int) -> None:
         """Sends once more what this pass sent over a link, if it is still kept."""
-        self._outlets[track].send_again(number)
+        if self._outlets[track].send_again(number):
+            self._tell("resent", {"track": track, "pass": number})
 
     def shelve(self, mesh: str, numbers: Sequence[int], specs: Sequence[Any], rows: Any) -> None:
         """Keeps parameters under these numbers."""
@@ -238,7 +240,9 @@ class Site:
             early = self._early.pop(number, {})
             if job is not None:
                 missing = {i: schedule.tracks[i] for i in schedule.inbound if i not in early}
-                self._live[number] = _Flight(job, time.monotonic(), missing)
+                self._live[number] = _Flight(
+                    job, time.monotonic() + _STALLED_S, _STALLED_S, missing
+                )
         if job is not None:
             for task, values in early.items():
                 pipeline.arrive(job, task, values)
@@ -265,14 +269,14 @@ class Site:
     def _ask_again(self) -> None:
         """Asks for values that do not come: a link may have lost them without a trace."""
         while not self._ending.wait(_STALLED_S / 2):
-            late = time.monotonic() - _STALLED_S
+            now_s = time.monotonic()
+            stalled: list[tuple[int, str]] = []
             with self._lock:
-                stalled = [
-                    (number, track)
-                    for number, flight in self._live.items()
-                    if flight.start_s < late
-                    for track in set(flight.missing.values())
-                ]
+                for number, flight in self._live.items():
+                    if flight.missing and flight.ask_s < now_s:
+                        flight.wait_s *= 2  # what is asked for may be large, and on its way
+                        flight.ask_s = now_s + flight.wait_s
+                        stalled += [(number, track) for track in set(flight.missing.values())]
             for number, track in stalled:
                 self._tell("missing", {"pass": number, "track": track})
 
