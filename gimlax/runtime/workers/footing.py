@@ -20,6 +20,7 @@ from gimlax.program import Program
 from gimlax.runtime.inventory import Inventory
 from gimlax.runtime.passes import CompiledPhase
 from gimlax.runtime.workers.attempts import Attempt, Numbers, Placing
+from gimlax.runtime.workers.files import where_filed
 from gimlax.runtime.workers.garbage import Garbage
 from gimlax.runtime.workers.joining import Links
 from gimlax.runtime.workers.peers import Peer, error_of
@@ -171,10 +172,17 @@ class Footing:
             self._attempts.clear()
         self._ask_all("reset", {"epoch": self._epoch})
 
-    def shelve(self, mesh: str, numbers: Sequence[int], specs: Any, rows: Sequence[Any]) -> Any:
-        """Begins to put arrays on a mesh under these numbers; a future."""
+    def shelve(
+        self, mesh: str, numbers: Sequence[int], specs: Any, rows: Sequence[Any], *, filed: bool
+    ) -> Any:
+        """Begins to put arrays on a mesh under these numbers; a future.
+
+        With `filed` the worker reads those that lie in files by itself, and refuses if it cannot.
+        """
+        files = [where_filed(row) if filed else None for row in rows]
+        sent = [row for row, where in zip(rows, files, strict=True) if where is None]
         fields = {"deployment": self.number, "mesh": mesh, "numbers": list(numbers), "specs": specs}
-        return self.workers[mesh].begin("shelve", fields, rows)
+        return self.workers[mesh].begin("shelve", {**fields, "files": files}, sent)
 
     def fill(self, tree: int, leaves: Sequence[Any]) -> Numbers:
         """Puts a state on its meshes.

@@ -63,8 +63,12 @@ class Stock:
                     rows.append(row)
                 lying[key] = placed[slot] = self._lying.get(key, numbers[-1] if numbers else -1)
             if numbers:
-                futures.append((mesh, footing.shelve(mesh, numbers, specs, rows)))
-        errors = [(m, error) for m, f in futures if (error := f.exception()) is not None]
+                lot = mesh, numbers, specs, rows
+                futures.append((lot, footing.shelve(*lot, filed=True)))
+        # Whatever a worker cannot read from a file is sent to it.
+        again = [lot for lot, future in futures if future.exception() is not None]
+        sent = [(lot[0], footing.shelve(*lot, filed=False)) for lot in again]
+        errors = [(mesh, error) for mesh, of in sent if (error := of.exception()) is not None]
         keep = self._lying if errors else lying
         for (peer, *_), number in {**self._lying, **lying}.items():
             if number not in keep.values() and peer.lost is None:

@@ -26,6 +26,7 @@ from gimlax.runtime.compilation import Progress
 from gimlax.runtime.exporting import ExportedStage, load_stage
 from gimlax.runtime.workers.building import analyses, build
 from gimlax.runtime.workers.connection import Connection, accept
+from gimlax.runtime.workers.files import read_filed
 from gimlax.runtime.workers.orders import Orders
 from gimlax.runtime.workers.possessions import Possessions
 from gimlax.runtime.workers.site import Site
@@ -237,7 +238,9 @@ class _Worker:
         return {}, ()
 
     def _shelve(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
-        self._site(fields).shelve(fields["mesh"], fields["numbers"], fields["specs"], arrays)
+        sent = iter(arrays)
+        rows = [next(sent) if where is None else read_filed(where) for where in fields["files"]]
+        self._site(fields).shelve(fields["mesh"], fields["numbers"], fields["specs"], rows)
         return {}, ()
 
     def _fill(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:

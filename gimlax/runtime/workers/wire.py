@@ -20,7 +20,17 @@ import numpy as np
 
 from gimlax.errors import BackendError
 
-__all__ = ["PREFIX_BYTES", "Message", "decode", "encode", "from_wire", "read_prefix", "to_wire"]
+__all__ = [
+    "PREFIX_BYTES",
+    "Message",
+    "decode",
+    "dtype_named",
+    "encode",
+    "from_wire",
+    "name_of",
+    "read_prefix",
+    "to_wire",
+]
 
 _PREFIX = struct.Struct("<4sIQ")
 PREFIX_BYTES = _PREFIX.size
@@ -53,6 +63,22 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
 
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _write = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def name_of(dtype: np.dtype[Any]) -> str | None:
+    """What a dtype is called on the wire, None if it cannot be sent."""
+    return _NAMES.get(dtype)
+
+
+def dtype_named(name: str) -> np.dtype[Any]:
+    """The dtype of this name.
+
+    Raises:
+        BackendError: there is none.
+    """
+    if name not in _DTYPES:
+        raise BackendError(f"there is no dtype {name!r} on the wire")
+    return _DTYPES[name]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
