@@ -9,6 +9,9 @@ VENV := .venv
 DEMO_CUT ?= --cuts=31
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
+FAULTS ?= 200
+PASSES ?= 2000
+SEED ?= 1
 # The suite in one process a core; empty for one process.
 WORKERS ?= -n logical
 FABRIC_FLAGS ?= --json=benchmarks/results/fabric.json
@@ -20,12 +23,13 @@ PLATFORM ?=
 DEVICE_EXTRA := $(filter cuda rocm tpu,$(PLATFORM))
 DEVICE_VENV := $(VENV)$(DEVICE_EXTRA:%=-%)
 
-.PHONY: help demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-silicon verify-hardware test-ray clean
+.PHONY: help demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-silicon verify-hardware test-ray test-faults clean
 
 help:
 	@echo "make demo         run a language model cut across two backends"
 	@echo "make test         run the tests"
 	@echo "make test-device PLATFORM=cuda|rocm|tpu|NAME  try gimlax on a device, NAME as its plugin registers it"
+	@echo "make test-faults  do 200 faults to workers and their links, checking 2,000 passes (FAULTS, PASSES, SEED)"
 	@echo "make lint         ruff and pyright"
 	@echo "make parity       compare with another implementation (installs torch)"
 	@echo "make test-floor   run the tests on the oldest JAX that is supported"
@@ -66,6 +70,10 @@ parity:
 test-floor:
 	@tools/environment.sh .venv-floor text,test requirements/floor.txt
 	.venv-floor/bin/python -m pytest $(WORKERS) $(PYTEST_FLAGS)
+
+test-faults:
+	@tools/environment.sh $(VENV) text,test
+	GIMLAX_FAULTS=$(FAULTS) GIMLAX_PASSES=$(PASSES) GIMLAX_SEED=$(SEED) $(VENV)/bin/python -m pytest tests/faults -s $(PYTEST_FLAGS)
 
 test-py312:
 	@WANTED_PYTHON=3.12 tools/environment.sh .venv-py312 text,test
