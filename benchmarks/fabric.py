@@ -84,7 +84,7 @@ def all_cases(stack: contextlib.ExitStack) -> Iterator[tuple[str, Case]]:
     yield "plain TCP", plain_tcp(stack, source)
     yield "JAX transfer server", transfer_server(stack)
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         print("ray is not installed here; make bench-fabric has an environment with it")
         return
