@@ -1,12 +1,27 @@
 """What does gimlax cost per call, per stage and per transfer, and what do two meshes gain over one?
 
-    python benchmarks/overhead.py --json=overhead.json
+    python benchmarks/overhead.py --json=overhead.json --spectrax=.venv-spectrax
 
 Cases that are compared took turns in one run. A call lasts until its result is there.
+
+- **Over workers** each stage is in a child process of its own, on one host. A call waits for its
+  result, so it pays every hop; in a stream many passes are under way, and what it takes per stage
+  is what dispatch takes of the processors.
+- **SpectraX** runs the same transformer of two layers, a stage each, on two CPU devices of one
+  process, as gimlax does in another process of the same kind; they take turns. Dispatch is the time
+  until the call returns; both are also compared with the uncut model under `jax.jit`.
+
+The goal over workers, 100 µs per stage, is missed. While other work used the cores (load 5 to 12,
+AMD Genoa, 2 cores, November 2026) a stage took 320 to 380 µs of a stream. In one such run the
+threads of a worker used, per pass: receiving an order 67 to 81 µs of processor, the stage 65 to 89,
+its watcher 17 to 88, sending a value 132 or receiving it 146; and the caller 111. On one core with
+nothing between them the pieces are cheap (a message 17 µs, to a thread and back 5 µs), so what
+costs is probably that four or five threads of each worker wake for every pass.
 """
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,15 +29,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from children import Child, interpreter
 from report import Figure, Report, interleave
 
 import gimlax as gx
+from gimlax.devices import Link, MeshSpec, WorkerSpec
 
 JSON = flags.DEFINE_string("json", None, "write the report here too")
 QUICK = flags.DEFINE_bool("quick", False, "a tenth of the repeats")
+SPECTRAX = flags.DEFINE_string("spectrax", None, "environment that has spectrax-lib")
 
 NUM_PARAMETERS = 270
 NUM_LAYERS = 8
+MOST_WORKERS = 4
+STREAM = 100  # passes
+TURN = 50  # calls that one side makes before the other does
+TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
 
 
 def main(argv: list[str]) -> None:
@@ -33,6 +55,8 @@ def main(argv: list[str]) -> None:
     figures = call_figures(cluster, names[:1], 1000 // tenth)
     figures += stage_figures(cluster, names, 1000 // tenth)
     figures += throughput_figures(cluster, names, max(20 // tenth, 3))
+    figures += worker_figures(cluster, names[0], 1000 // tenth)
+    figures += peer_figures(max(20 // tenth, 3))
     Report(benchmark="overhead", quick=QUICK.value, figures=tuple(figures)).publish(JSON.value)
 
 
@@ -111,13 +135,112 @@ def throughput_figures(cluster: gx.Cluster, names: Sequence[str], repeats: int) 
     return found
 
 
+def worker_figures(cluster: gx.Cluster, here: str, repeats: int) -> list[Figure]:
+    """1 to 4 stages of tiny programs, here and with a worker each."""
+    params, x = layers(width=16, rows=1)
+    host = np.asarray(x)
+    numbers = range(1, MOST_WORKERS + 1)
+    there = cluster_of([f"worker{i}" for i in numbers])
+    with contextlib.ExitStack() as stack:
+        workers = stack.enter_context(gx.start_workers(there))
+        calls: dict[str, Callable[[], object]] = {}
+        streams: dict[str, Callable[[], object]] = {}
+        for number in numbers:
+            on_workers = [mesh.name for mesh in there.meshes[:number]]
+            for way, of, meshes, using in (
+                ("here", cluster, [here] * number, None),
+                ("over workers", there, on_workers, workers),
+            ):
+                run = stack.enter_context(
+                    compiled(feed, params, x, cluster=of, meshes=meshes, workers=using)
+                )
+                placed = run.place(params)
+                name = f"{stages_in_words(number)} {way}"
+                calls[name] = functools.partial(call_and_wait, run, placed, host)
+                streams[name] = functools.partial(submit_many, run, placed, host, STREAM)
+        calls_s = interleave(calls, repeats=repeats, warmup=50)
+        streams_s = interleave(streams, repeats=max(repeats // STREAM, 3), warmup=1)
+    found = [microseconds(f"{name}, a call", samples) for name, samples in calls_s.items()]
+    first, last = stages_in_words(1), stages_in_words(MOST_WORKERS)
+    for way in ("here", "over workers"):
+        more_s = (calls_s[f"{last} {way}"] - calls_s[f"{first} {way}"]) / (MOST_WORKERS - 1)
+        found.append(microseconds(f"each additional stage {way}, in a call", more_s))
+    for number in numbers:
+        for way in ("here", "over workers"):
+            name = f"{stages_in_words(number)} {way}"
+            each_s = streams_s[name] / STREAM / number
+            found.append(microseconds(f"{name}, a stage of a stream", each_s))
+    return found
+
+
+def peer_figures(turns: int) -> list[Figure]:
+    """Two stages on two devices, next to SpectraX."""
+    python = interpreter(SPECTRAX.value, "SpectraX", "bench-overhead")
+    scripts = {"gimlax": (sys.executable, "dispatch_child.py")}
+    if python:
+        scripts["SpectraX"] = (python, "dispatch_spectrax.py")
+    took_s: dict[str, dict[str, list[Any]]] = {name: {} for name in scripts}
+    with contextlib.ExitStack() as stack:
+        sides = {
+            name: stack.enter_context(Child(*of, env=TWO_DEVICES)) for name, of in scripts.items()
+        }
+        for _ in range(turns):
+            for name, side in sides.items():
+                for case, samples in side.ask(TURN).items():
+                    took_s[name].setdefault(case, []).append(np.median(samples, axis=0))
+        print("; ".join(side.ready for side in sides.values()))
+    found: list[Figure] = []
+    medians = {n: {case: np.array(v) for case, v in of.items()} for n, of in took_s.items()}
+    for name, of in medians.items():
+        for which, what in enumerate(("dispatch", "until the result")):
+            found.append(microseconds(f"2 layers uncut, {what}, {name}", of["uncut"][:, which]))
+            found.append(microseconds(f"2 layers in 2 stages, {what}, {name}", of["cut"][:, which]))
+    if python:
+        ours, theirs = medians["gimlax"], medians["SpectraX"]
+        for which, what in enumerate(("dispatch", "until the result")):
+            ratio = ours["cut"][:, which] / theirs["cut"][:, which]
+            found.append(Figure.of(f"2 stages, {what}, gimlax / SpectraX", ratio, "ratio"))
+        over = [of["cut"][:, 1] - of["uncut"][:, 1] for of in (ours, theirs)]
+        found.append(
+            Figure.of("2 stages over uncut, gimlax / SpectraX", over[0] / over[1], "ratio")
+        )
+    return found
+
+
+def cluster_of(names: Sequence[str]) -> gx.Cluster:
+    """A worker of this host for each name, with a mesh that is called like it."""
+    return gx.Cluster(
+        workers=tuple(WorkerSpec(name=name, platforms="cpu") for name in names),
+        meshes=tuple(
+            MeshSpec(name=name, device_kind="cpu", backend="cpu", worker=name, memory_bytes=10**9)
+            for name in names
+        ),
+        links=tuple(
+            Link(source=a, target=b, latency_s=1e-4, bandwidth_bytes_per_s=1e9)
+            for a in names
+            for b in names
+            if a != b
+        ),
+    )
+
+
+def stages_in_words(number: int) -> str:
+    return f"{number} stage{'s' * (number > 1)}"
+
+
 def compiled(
-    fn: Callable[..., Any], params: Any, x: jax.Array, *, cluster: gx.Cluster, meshes: Sequence[str]
+    fn: Callable[..., Any],
+    params: Any,
+    x: jax.Array,
+    *,
+    cluster: gx.Cluster,
+    meshes: Sequence[str],
+    workers: gx.Workers | None = None,
 ) -> gx.Executable:
     """The function in as many stages as there are meshes, evenly cut."""
     traced = gx.trace(fn, params, x)
     plan = gx.plan(traced, cluster, cuts=len(meshes), meshes=meshes)
-    return gx.compile(plan, traced)
+    return gx.compile(plan, traced, workers=workers)
 
 
 def layers(*, width: int, rows: int) -> tuple[list[jax.Array], jax.Array]:
@@ -134,11 +257,11 @@ def feed(params: Sequence[jax.Array], x: jax.Array) -> jax.Array:
     return x
 
 
-def call_and_wait(run: gx.Executable, placed: Any, x: jax.Array) -> None:
+def call_and_wait(run: gx.Executable, placed: Any, x: Any) -> None:
     jax.block_until_ready(run(placed, x))
 
 
-def submit_many(run: gx.Executable, placed: Any, x: jax.Array, count: int) -> None:
+def submit_many(run: gx.Executable, placed: Any, x: Any, count: int) -> None:
     futures = [run.submit(placed, x) for _ in range(count)]
     jax.block_until_ready([future.result() for future in futures])
 
