@@ -14,6 +14,8 @@ PASSES ?= 2000
 SEED ?= 1
 # The suite in one process a core; empty for one process.
 WORKERS ?= -n logical
+OVERHEAD_FLAGS ?= --json=benchmarks/results/overhead.json
+PIPELINE_FLAGS ?= --json=benchmarks/results/pipeline.json
 FABRIC_FLAGS ?= --json=benchmarks/results/fabric.json
 VERIFY_FLAGS ?= --json=benchmarks/results/verification.json
 SILICON_FLAGS ?= --json=benchmarks/results/silicon.json
@@ -23,7 +25,7 @@ PLATFORM ?=
 DEVICE_EXTRA := $(filter cuda rocm tpu,$(PLATFORM))
 DEVICE_VENV := $(VENV)$(DEVICE_EXTRA:%=-%)
 
-.PHONY: help demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-silicon verify-hardware test-ray test-faults clean
+.PHONY: help demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-overhead bench-pipeline bench-silicon verify-hardware test-ray test-faults clean
 
 help:
 	@echo "make demo         run a language model cut across two backends"
@@ -39,6 +41,8 @@ help:
 	@echo "make bench-cost   compare predicted with measured times of stages, on one core"
 	@echo "make bench-placement  solve published placement problems (PLACEMENT_FLAGS=--data_dir=DIR or --random=100)"
 	@echo "make bench-fabric measure links between processes, next to Ray and JAX's transfer server"
+	@echo "make bench-overhead  measure what a call, a stage and a worker cost, next to SpectraX"
+	@echo "make bench-pipeline  measure two workers of one core each, next to torch and llama.cpp"
 	@echo "make bench-scale  plan Llama-3-70B for 64, 256 and 1,024 devices of four kinds"
 	@echo "make bench-silicon  score fitted coefficients on measured kernels of real accelerators"
 	@echo "make verify-hardware  compile SmolLM2 and Llama-3-8B for TPUs and an H100 that are not here"
@@ -99,6 +103,19 @@ bench-placement:
 bench-fabric:
 	@tools/environment.sh .venv-ray ray
 	.venv-ray/bin/python benchmarks/fabric.py $(FABRIC_FLAGS)
+
+# A peer that cannot be installed is left out.
+bench-overhead:
+	@tools/environment.sh $(VENV) text,workers
+	@tools/environment.sh .venv-spectrax spectrax || echo "without SpectraX"
+	$(VENV)/bin/python benchmarks/overhead.py --spectrax=.venv-spectrax $(OVERHEAD_FLAGS)
+
+bench-pipeline:
+	@tools/environment.sh $(VENV) text,workers
+	@tools/environment.sh .venv-parity text,test,parity || echo "without torch"
+	@CMAKE_ARGS="-DGGML_RPC=ON -DLLAVA_BUILD=OFF" \
+	  tools/environment.sh .venv-llamacpp text,llamacpp || echo "without llama.cpp"
+	$(VENV)/bin/python benchmarks/pipeline.py --torch=.venv-parity --llama=.venv-llamacpp $(PIPELINE_FLAGS)
 
 bench-scale:
 	@tools/environment.sh $(VENV) text
