@@ -20,7 +20,7 @@ from gimlax.devices import MeshSpec
 from gimlax.errors import BackendError
 from gimlax.partition import Spec, normal, partition_spec
 from gimlax.program import Program
-from gimlax.runtime.forms import form_of
+from gimlax.runtime.forms import Form, form_of
 from gimlax.runtime.inventory import Inventory
 
 __all__ = [
@@ -111,8 +111,9 @@ def export_stage(
     config = program.partition.traced.config
     with _jax.using_config(config):
         try:
-            exported = jax.export.export(form.jit(donates=donates), platforms=[platform])(
-                *form.inputs
+            plain = _without_sharded_keys(form, program, index)
+            exported = jax.export.export(plain.jit(donates=donates), platforms=[platform])(
+                *plain.inputs
             )
         except (NotImplementedError, RuntimeError, ValueError) as error:
             raise BackendError(
@@ -143,6 +144,32 @@ def module_text(stage: ExportedStage) -> str:
     """The StableHLO of a stage without the names of the source: equal where the same is done."""
     exported = jax.export.deserialize(bytearray(stage.artifact))
     return _LOCATION.sub("", exported.mlir_module())
+
+
+def _without_sharded_keys(form: Form, program: Program, index: int) -> Form:
+    """The form with the shardings of typed PRNG keys left open, which JAX 0.10.0 cannot export."""
+    produced = [program.partition.avals[v] for v in program.partition.stages[index].produced]
+    leaves = [*jax.tree.leaves(form.inputs), *produced]
+    if not any(map(_is_key, leaves)):
+        return form
+    inputs = jax.tree.map(
+        lambda aval: jax.ShapeDtypeStruct(aval.shape, aval.dtype) if _is_key(aval) else aval,
+        form.inputs,
+    )
+    _, of_produced, of_token = form.results
+    results = (
+        jax.tree.map(lambda aval: None if _is_key(aval) else aval.sharding, form.inputs[1]),
+        tuple(
+            None if _is_key(aval) else sharding
+            for aval, sharding in zip(produced, of_produced, strict=True)
+        ),
+        of_token,
+    )
+    return Form(function=form.function, inputs=inputs, results=results)
+
+
+def _is_key(aval: Any) -> bool:
+    return jax.numpy.issubdtype(aval.dtype, jax.dtypes.prng_key)
 
 
 def load_stage(stage: ExportedStage, mesh: jax.sharding.Mesh) -> Any:
