@@ -219,8 +219,8 @@ def _compile_all(
         return answer
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "gimlax verify") as pool:
-        futures = {pool.submit(compiled, order): order for order in reversed(distinct.values())}
         try:
+            futures = {pool.submit(compiled, order): order for order in reversed(distinct.values())}
             for future in as_completed(futures):
                 order = futures[future]
                 answers[order.key] = future.result()
