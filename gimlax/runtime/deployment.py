@@ -27,6 +27,7 @@ from gimlax.runtime.probing.seam import StageRunner
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.stores import LocalStore, Store
+from gimlax.runtime.tapping import LocalTap, Tap
 
 __all__ = ["Deployment", "Standing", "deploy_here", "passes_let_in"]
 
@@ -66,6 +67,8 @@ class Deployment:
         store: Store,
         executor: Executor,
         standing: Callable[[], Standing],
+        new_tap: Callable[[int], Tap] = LocalTap,
+        standing_of: Callable[[Any], Standing] | None = None,
     ) -> None:
         """Puts together what was compiled.
 
@@ -76,12 +79,16 @@ class Deployment:
             store: keeps them there.
             executor: runs submitted passes.
             standing: what runs them at the moment it is asked.
+            new_tap: for a pass of this number.
+            standing_of: what ran the pass with this tap; by default what runs just now.
         """
         self.programs = tuple(programs)
         self.phases = tuple(phases)
         self.inventory = inventory
         self.executor = executor
         self.standing = standing
+        self.new_tap = new_tap
+        self.standing_of = standing_of or (lambda _: self.standing())
         self.closed = False
         self.closing: list[Callable[[], None]] = []
         self._store = store
@@ -144,7 +151,9 @@ class Deployment:
         """Waits for submitted passes and ends all threads; a second time it does nothing."""
         self.executor.check_may_close()
         self.closed = True
-        self.executor.close()
+        self.executor.close(self._end_checks)
+
+    def _end_checks(self) -> None:
         for end in self.closing:
             end()
 

@@ -23,12 +23,14 @@ from gimlax.runtime.handles import Placed, gather
 from gimlax.runtime.jobs import PassFuture
 from gimlax.runtime.passes import Pass, execute, first_line, run_stage, stage_error
 from gimlax.runtime.probing.inputs import made_from_shapes
-from gimlax.runtime.probing.passing import from_pass, state_before, state_of_handles
+from gimlax.runtime.probing.passing import from_pass, state_of_handles
 from gimlax.runtime.probing.seam import Given, Target
+from gimlax.runtime.probing.tapped import TappedStages
 from gimlax.runtime.probing.watching import LiveCheck, LiveChecks
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.signature import Signature
+from gimlax.runtime.tapping import Tap
 
 _CALLS_AHEAD = 32  # calls whose tokens nobody has looked at yet
 
@@ -119,7 +121,14 @@ class Executable(_Shared):
         self._limit = _CALLS_AHEAD * len(self._phase.stages)
         self._checks: LiveChecks | None = None
         if check_every is not None:
-            self._checks = LiveChecks(self.program, check_every, self._target_of_pass)
+            self._checks = LiveChecks(
+                self.program.partition.traced,
+                self.name,
+                check_every,
+                deployment.new_tap,
+                self._target_of_pass,
+                lambda: deployment.executor.may_wait,
+            )
             deployment.closing.append(self._checks.close)
 
     @property
@@ -134,7 +143,10 @@ class Executable(_Shared):
 
     @property
     def checks(self) -> tuple[LiveCheck, ...]:
-        """The last checks of live passes; waits for one that is under way."""
+        """The last checks of live passes.
+
+        Waits for one that is under way, except in a callback of a pass over workers.
+        """
         return self._checks.checks if self._checks else ()
 
     def target(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Target:
@@ -247,11 +259,22 @@ class Executable(_Shared):
             edges=self.plan.edges if self.plan else (),
         )
 
-    def _target_of_pass(self, work: Pass) -> Target:
-        inventory = self._deployment.inventory
-        state = state_before(work, inventory)
-        given = from_pass(work, self.program.partition.traced, inventory, state)
-        return self._target(work.placed, given, "the inputs of this pass")
+    def _target_of_pass(self, work: Pass, tap: Tap) -> Target:
+        """What a pass left behind, where it was run."""
+        standing = self._deployment.standing_of(tap)
+        program, phase = standing.programs[self._index], standing.phases[self._index]
+        runner = standing.runner(program, phase.stages, work.placed)
+        stages = TappedStages(runner, phase, standing.inventory, tap)
+        traced = program.partition.traced
+        plan = standing.plan or self._plan
+        return Target(
+            runner=stages,
+            given=from_pass(work, traced, standing.inventory, stages.state),
+            inputs="the inputs of this pass",
+            phase=standing.chain.phases[self._index] if standing.chain else None,
+            edges=plan.edges if plan else (),
+            observed=stages,
+        )
 
     def _select(self, stage: int | None) -> tuple[CompiledStage, ...]:
         stages = self._deployment.standing().phases[self._index].stages

@@ -29,6 +29,11 @@ class Executor(Protocol):
         """Whether stages may be dispatched in the caller's thread just now."""
         ...
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether this thread may wait for what is asked of whoever runs stages."""
+        ...
+
     def submit(
         self,
         work: Pass,
@@ -55,8 +60,8 @@ class Executor(Protocol):
         """Raises `SpecError` where `close` would wait for itself."""
         ...
 
-    def close(self) -> None:
-        """Waits for submitted passes and lets go of threads and processes."""
+    def close(self, idle: Callable[[], None]) -> None:
+        """Waits for submitted passes, calls `idle`, and lets go of threads and processes."""
         ...
 
 
@@ -90,6 +95,11 @@ class LocalExecutor:
     def direct(self) -> bool:
         """False while spans are recorded: only what is waited for can be stamped."""
         return self._recording is None
+
+    @property
+    def may_wait(self) -> bool:
+        """Always: a thread that runs stages is not needed to read what they made."""
+        return True
 
     def submit(
         self,
@@ -130,12 +140,13 @@ class LocalExecutor:
         for pipeline in tuple(self._pipelines):
             pipeline.check_not_inside()
 
-    def close(self) -> None:
+    def close(self, idle: Callable[[], None]) -> None:
         """See `Executor`."""
         with self._lock:
             pipelines = tuple(self._pipelines)
         for pipeline in pipelines:
             pipeline.close()
+        idle()
 
 
 def _stop_all(pipelines: Sequence[Pipeline]) -> None:

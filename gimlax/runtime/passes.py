@@ -17,7 +17,7 @@ from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import CompiledStage
 from gimlax.runtime.handles import Carried, Placed
 from gimlax.runtime.stores import Cell
-from gimlax.runtime.tapping import Tap
+from gimlax.runtime.tapping import LocalTap, Tap
 
 Key = tuple[str, int]  # (mesh name, value id), or (mesh name, argument leaf)
 
@@ -153,14 +153,16 @@ def run_stage(work: Pass, stage: CompiledStage) -> jax.Array:
         cell.arrays = None  # donated, or not needed any more
     inputs = [work.streamed[key] for key in stage.streamed]
     inputs += [values[key] for key in stage.received]
-    if work.tap is not None:
-        work.tap.before(index, state, inputs[len(stage.streamed) :])
+    tap = work.tap
+    if tap is not None:
+        assert isinstance(tap, LocalTap)
+        tap.before(stage, state, inputs[len(stage.streamed) :])
     try:
         state, produced, token = stage.call(rows, state, stage.constants, tuple(inputs))
     except Exception as error:
         raise stage_error(stage, error) from error
-    if work.tap is not None:
-        work.tap.after(index, state, produced)
+    if tap is not None:
+        tap.after(stage, state, produced)
     for tree, arrays in zip(stage.carried, state):
         work.next_state[tree][index].arrays = arrays
     for key, array in zip(stage.produced, produced):
@@ -174,7 +176,7 @@ def send(work: Pass, transfer: Transfer) -> None:
     Raises:
         BackendError: a copy failed.
     """
-    arrays = [work.values[transfer.source, value] for value in transfer.values]
+    arrays = outgoing(work, transfer)
     lying = work.phase.lying
     try:
         copies = _jax.copy_arrays(arrays, [lying[transfer.target, v] for v in transfer.values])
@@ -186,6 +188,16 @@ def send(work: Pass, transfer: Transfer) -> None:
         ) from error
     for value, copy in zip(transfer.values, copies, strict=True):
         work.values[transfer.target, value] = copy
+
+
+def outgoing(work: Pass, transfer: Transfer) -> list[jax.Array]:
+    """The values that a transfer takes away."""
+    keys = [(transfer.source, value) for value in transfer.values]
+    arrays = [work.values[key] for key in keys]
+    if work.tap is not None:
+        assert isinstance(work.tap, LocalTap)
+        work.tap.hand_on(keys, arrays)
+    return arrays
 
 
 def execute(work: Pass, step: Step) -> jax.Array | None:

@@ -50,10 +50,12 @@ def probe(executable: Probeable, *args: Any, **kwargs: Any) -> Report:
 def examine(target: Target, reference: Reference, *, bisect: bool = True) -> Report:
     """The report on a target; where to `bisect`, with the segment that diverges first."""
     probe = Probe(target.runner, reference, target.edges)
-    report, values = probe_program(probe, target.given, target.inputs)
+    report, values = probe_program(probe, target)
     broken = [f.stage for f in report.breaches if not f.is_transfer]
     if not broken or target.phase is None or not bisect:
         return report
+    if target.observed is not None:
+        values.update(target.observed.received(broken[0]))
     divergence = find_divergence(probe, target.phase, broken[0], target.given, values)
     return report.with_divergence(divergence)
 

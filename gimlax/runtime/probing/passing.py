@@ -12,7 +12,7 @@ from gimlax.runtime.inventory import Inventory
 from gimlax.runtime.passes import Pass
 from gimlax.runtime.probing.seam import Given
 
-__all__ = ["from_pass", "state_before", "state_of_handles"]
+__all__ = ["from_pass", "state_of_handles"]
 
 State = Sequence[Sequence[Sequence[jax.Array]]]  # [carried tree][stage][part that it owns]
 
@@ -56,16 +56,6 @@ def from_pass(work: Pass, traced: Traced, inventory: Inventory, state: State) ->
 def state_of_handles(work: Pass) -> State:
     """The state that the handles of a pass hold; waits until it is there."""
     return [[cell.arrays or () for cell in handle._ready()] for handle in work.handles]
-
-
-def state_before(work: Pass, inventory: Inventory) -> State:
-    """The state that a pass with a tap was given."""
-    assert work.tap is not None
-    found: list[list[Sequence[jax.Array]]] = [[() for _ in of] for of in inventory.states]
-    for stage in work.phase.stages:
-        for tree, arrays in zip(stage.carried, work.tap.state[stage.index], strict=True):
-            found[tree][stage.index] = arrays
-    return found
 
 
 def _rows(part: Part, held: Iterable[tuple[Part, jax.Array]]) -> Any:

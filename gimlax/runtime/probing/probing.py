@@ -3,7 +3,8 @@
 Errors do not pile up: a stage is given what the *reference* made of the stages before it, rounded
 to the dtypes in which that crosses, and the reference of the stage is given the very same numbers.
 So an error belongs to the stage in which it is found, and a breach in one stage says nothing about
-the next. What a link does to values is looked at apart from stages.
+the next. What a link does to values is looked at apart from stages. Of a pass that was run already
+each stage, and its reference, is given what it was given then; to the same end.
 
 An element further off than its tolerance is judged once more before it counts: if the reference
 gives something else itself, in the dtypes of the stage or for inputs that differ in their last
@@ -11,7 +12,7 @@ bits, then it does not decide that element (an argmax between equal logits, a su
 neither does the probe.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from gimlax.runtime.handles import to_host
 from gimlax.runtime.probing.comparing import Difference, compare_arrays, narrowed
 from gimlax.runtime.probing.reference import Reference
 from gimlax.runtime.probing.report import BREACH, OK, UNDECIDED, Finding, Report
-from gimlax.runtime.probing.seam import Given, StageInputs, StageRunner
+from gimlax.runtime.probing.seam import Given, Observed, StageInputs, StageRunner, Target
 
 __all__ = ["Probe", "probe_program"]
 
@@ -56,7 +57,7 @@ class Probe:
         """What is probed."""
         return self.runner.program
 
-    def inputs(self, stage: Stage, given: Given, values: dict[int, Any]) -> StageInputs:
+    def inputs(self, stage: Stage, given: Given, values: Mapping[int, Any]) -> StageInputs:
         """What a stage takes, where `values` are those that stages before it made."""
         traced = self.program.partition.traced
         streamed = traced.leaves(Role.STREAMED)
@@ -94,15 +95,18 @@ class Probe:
             for value, array in zip(stage.produced, produced, strict=True)
         }
 
-    def links(self, values: dict[int, Any]) -> Iterator[Finding]:
-        """What each transfer makes of the values that cross it."""
+    def links(self, values: dict[int, Any], observed: Observed | None = None) -> Iterator[Finding]:
+        """What each transfer makes of the values that cross it, or made of those observed."""
         partition = self.program.partition
         producer = {v: stage for stage in partition.stages for v in stage.produced}
         for (source, target), todo in self.program.links:
             named = (e for e in self._edges.values() if (e.source, e.target) == (source, target))
             edge = next(named, None)
             for transfer in todo:
-                sent = [values[v] for v in transfer.values]
+                if observed is not None:
+                    sent = observed.sent(transfer)
+                else:
+                    sent = [values[v] for v in transfer.values]
                 for value, before, after in zip(
                     transfer.values, sent, self.runner.send(transfer, sent), strict=True
                 ):
@@ -213,28 +217,28 @@ class Probe:
         )
 
 
-def probe_program(probe: Probe, given: Given, inputs: str) -> tuple[Report, dict[int, Any]]:
-    """Probes all stages and links of a program.
+def probe_program(probe: Probe, target: Target) -> tuple[Report, dict[int, Any]]:
+    """Probes all stages and links of a target.
 
     Args:
-        probe: runner and reference.
-        given: the arguments.
-        inputs: what they are, in words.
+        probe: its runner and the reference.
+        target: with its arguments.
 
     Returns:
         The report, and the reference of all values.
     """
-    program = probe.program
+    program, observed = probe.program, target.observed
     values: dict[int, Any] = {}
     findings: list[Finding] = []
     for stage in program.partition.stages:
-        found, made = probe.stage(stage, probe.inputs(stage, given, values))
+        came = values if observed is None else observed.received(stage.index)
+        found, made = probe.stage(stage, probe.inputs(stage, target.given, came))
         findings += found
         values.update(made)
-    findings += probe.links(values)
+    findings += probe.links(values, observed)
     report = Report(
         phase=program.phase,
-        inputs=inputs,
+        inputs=target.inputs,
         stages=tuple(map(program.describe_stage, range(len(program.placement)))),
         findings=tuple(findings),
     )

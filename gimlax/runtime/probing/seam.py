@@ -12,7 +12,7 @@ from gimlax.graph import Part, Phase, Role
 from gimlax.planning import EdgeTolerance
 from gimlax.program import Program, Transfer
 
-__all__ = ["Given", "Probeable", "StageInputs", "StageResults", "StageRunner", "Target"]
+__all__ = ["Given", "Observed", "Probeable", "StageInputs", "StageResults", "StageRunner", "Target"]
 
 Given = Callable[[Role, Part], Any]
 """A host array for an argument: the part of a leaf that counts among the arguments of its role."""
@@ -82,6 +82,18 @@ class StageRunner(Protocol):
         ...
 
 
+class Observed(Protocol):
+    """What went from stage to stage in a pass that was run already."""
+
+    def received(self, stage: int) -> Mapping[int, Any]:
+        """The values that a stage was given by those before it, as host arrays."""
+        ...
+
+    def sent(self, transfer: Transfer) -> list[Any]:
+        """The values of a transfer as its source had them, as host arrays."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Target:
     """Something to probe.
@@ -92,6 +104,8 @@ class Target:
         inputs: what these are, in words.
         phase: whose segments the program cuts; None where a stage cannot be cut further.
         edges: what the plan allows of the values from each stage to the next, if it says so.
+        observed: what stages were given by those before them, where `runner` only knows what they
+            made of just that; None to give them what the reference makes.
     """
 
     runner: StageRunner
@@ -99,6 +113,7 @@ class Target:
     inputs: str
     phase: Phase | None = None
     edges: tuple[EdgeTolerance, ...] = ()
+    observed: Observed | None = None
 
 
 class Probeable(Protocol):

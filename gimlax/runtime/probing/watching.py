@@ -1,18 +1,19 @@
-"""Checks of live passes: every N-th is probed with its own inputs and state, in a thread.
+"""Checks of live passes: what the stages of every N-th were given and made, probed in a thread.
 
-The pass itself runs as always and its results are handed on as they are. What it was given is kept
-(state is copied before a stage takes it over), and a thread probes the stages with it. One check at
-a time: a pass that is due waits for the one before to end, so no more than one pass is kept.
+The pass itself runs as always and its results are handed on as they are. What its stages were given
+and made is kept (its tap), and a thread compares it with what the reference makes of the same. One
+check at a time: a pass that is due waits for the one before to end. A pass that is tried again,
+since a worker was lost, is checked once, by what the last attempt left.
 
-NaN and infinity are looked for in what the stages of that pass really made, one boolean an array,
-so that only a stage that made some is run again. A NaN is always told; an infinity only where the
-reference, given the same, makes none there, since models mask with infinities on purpose.
+NaN and infinity are looked for where the stages made them, one boolean an array, so that only of a
+stage that made some more is asked. A NaN is always told; an infinity only where the reference,
+given the same, makes none there, since models mask with infinities on purpose.
 """
 
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gimlax.errors import ContractWarning, GimlaxError
-from gimlax.graph import Role
+from gimlax.graph import Role, Traced
 from gimlax.graph.widening import widen_arrays
 from gimlax.partition import Stage
 from gimlax.program import Program
-from gimlax.runtime.handles import to_host
 from gimlax.runtime.passes import Pass
 from gimlax.runtime.probing.checking import examine
 from gimlax.runtime.probing.comparing import is_finite
@@ -67,17 +67,31 @@ class LiveCheck:
 class LiveChecks:
     """Checks every N-th pass of one phase."""
 
-    def __init__(self, program: Program, every: int, target: Callable[[Pass], Target]) -> None:
+    def __init__(
+        self,
+        traced: Traced,
+        name: str,
+        every: int,
+        tap: Callable[[int], Tap],
+        target: Callable[[Pass, Tap], Target],
+        may_wait: Callable[[], bool],
+    ) -> None:
         """Of a phase.
 
         Args:
-            program: of the phase.
+            traced: what the phase runs.
+            name: of the phase.
             every: how many passes from one that is checked to the next; the first one is.
-            target: the stages with what a pass with a tap was given.
+            tap: a new one for a pass of this number.
+            target: what there is to compare of a pass that has ended, with its tap.
+            may_wait: whether the calling thread may wait for a check: not if the check needs it.
         """
         self._every = every
+        self._tap = tap
         self._target = target
-        self._program = program
+        self._may_wait = may_wait
+        self._traced = traced
+        self._name = name
         self._lock = threading.Lock()
         self._count = 0
         self._checks: deque[LiveCheck] = deque(maxlen=_KEPT)
@@ -88,7 +102,7 @@ class LiveChecks:
 
     @property
     def checks(self) -> tuple[LiveCheck, ...]:
-        """The last ones; waits for one that is under way."""
+        """The last ones; waits for one that is under way, but not in a callback over workers."""
         self._wait()
         return tuple(self._checks)
 
@@ -98,7 +112,7 @@ class LiveChecks:
             number = self._count = self._count + 1
         if (number - 1) % self._every == 0:
             self._wait()
-            work.tap = Tap(number)
+            work.tap = self._tap(number)
 
     def end(self, work: Pass) -> None:
         """Starts the check of a pass that has a tap and was dispatched to its end."""
@@ -119,7 +133,7 @@ class LiveChecks:
 
     def _wait(self) -> None:
         """Waits, and raises what a warning became if the user's filters make errors of them."""
-        while self._under_way:
+        while self._under_way and self._may_wait():
             try:
                 under_way = self._under_way.popleft()
             except IndexError:  # another thread waits too
@@ -127,44 +141,45 @@ class LiveChecks:
             under_way.result()
 
     def _check(self, work: Pass, tap: Tap) -> None:
-        name = self._program.phase
         try:
-            self._reference = self._reference or Reference(self._program.partition.traced.config)
-            target = self._target(work)
-            bad = self._first_not_finite(tap, target)
+            self._reference = self._reference or Reference(self._traced.config)
+            not_finite = tap.stages_not_finite()
+            target = self._target(work, tap)
+            bad = _first_not_finite(not_finite, target, self._reference)
             # Looking for the segment compiles parts of the stage, so it is done once.
             report = examine(target, self._reference, bisect=not self._has_looked_inside)
             self._has_looked_inside |= not report.ok
             check = LiveCheck(number=tap.number, report=report, not_finite=bad)
-        except GimlaxError as error:
+        except (GimlaxError, RuntimeError) as error:  # such as of a device that has failed since
             warnings.warn(
-                f"{name!r}: pass {tap.number} could not be checked: {error}",
+                f"{self._name!r}: pass {tap.number} could not be checked: {error}",
                 ContractWarning,
                 stacklevel=1,
             )
             return
+        finally:
+            tap.let_go()
         self._checks.append(check)
         if not check.ok:
-            warnings.warn(f"{name!r}, {check}", ContractWarning, stacklevel=1)
+            warnings.warn(f"{self._name!r}, {check}", ContractWarning, stacklevel=1)
 
-    def _first_not_finite(self, tap: Tap, target: Target) -> str:
-        program = self._program
-        assert self._reference is not None
-        probe = Probe(target.runner, self._reference, target.edges)
-        for index in tap.stages_not_finite():
-            stage = program.partition.stages[index]
-            received = dict(zip(stage.received, map(to_host, tap.received[index]), strict=True))
-            inputs = probe.inputs(stage, target.given, received)
-            found = target.runner.run(index, inputs)
-            expected = self._reference.run(stage.jaxpr, inputs.flat)
-            for (what, _), mine, theirs in zip(
-                probe.named(stage), found.flat, expected, strict=True
-            ):
-                if said := _told(mine, theirs):
-                    where = program.describe_stage(index)
-                    cause = _cause(stage, program, inputs)
-                    return f"{where} is the first to make {said} in {what}; {cause}"
-        return ""
+
+def _first_not_finite(stages: Sequence[int], target: Target, reference: Reference) -> str:
+    """A sentence on the first of these stages that made what is worth telling; else empty."""
+    probe, observed = Probe(target.runner, reference), target.observed
+    assert observed is not None
+    program = probe.program
+    for index in stages:
+        stage = program.partition.stages[index]
+        inputs = probe.inputs(stage, target.given, observed.received(index))
+        found = target.runner.run(index, inputs)
+        expected = reference.run(stage.jaxpr, inputs.flat)
+        for (what, _), mine, theirs in zip(probe.named(stage), found.flat, expected, strict=True):
+            if said := _told(mine, theirs):
+                where = program.describe_stage(index)
+                cause = _cause(stage, program, inputs)
+                return f"{where} is the first to make {said} in {what}; {cause}"
+    return ""
 
 
 def _told(found: Any, expected: Any) -> str:
