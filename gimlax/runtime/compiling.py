@@ -105,11 +105,6 @@ def compile(
     if on_loss not in (None, "replay", "fail"):
         raise SpecError(f"on_loss is {shown(on_loss)}; give 'replay' or 'fail'")
     if any(spec.worker for spec in plan.specs):
-        if check_every is not None:
-            raise SpecError(
-                "check_every needs all meshes in this process, and the plan has some on workers;"
-                " call gimlax.probe now and then instead"
-            )
         deployment = deploy_on_workers(
             plan,
             chain,

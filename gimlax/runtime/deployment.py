@@ -154,8 +154,9 @@ class Deployment:
         self.executor.close(self._end_checks)
 
     def _end_checks(self) -> None:
-        for end in self.closing:
-            end()
+        with contextlib.ExitStack() as all_of_them:
+            for end in self.closing:
+                all_of_them.callback(end)
 
     def _each(self, trees: Sequence[Any], expected: Sequence[Tree], role: str, verb: str) -> Any:
         self.check_open(self.programs[0].phase)

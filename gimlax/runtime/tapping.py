@@ -142,6 +142,7 @@ class LocalTap:
         except Exception as error:
             self._problem = error
 
+
 def _copies(arrays: Sequence[jax.Array] | None) -> tuple[jax.Array, ...]:
     return tuple([array.copy() for array in arrays or ()])
 

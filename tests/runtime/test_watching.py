@@ -1,5 +1,8 @@
 """Checks of live passes: which are checked, that they change nothing, and what they tell."""
 
+import dataclasses
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +10,12 @@ import pytest
 
 import gimlax as gx
 from gimlax.graph import trace
-from gimlax.runtime import gather
+from gimlax.runtime import gather, tapping
+from gimlax.runtime.probing import watching
 from tests import zoo
 from tests.runtime.conftest import trace_specimen
+
+LIMIT_S = 60
 
 
 @pytest.mark.parametrize("way", ["call", "submit"])
@@ -134,3 +140,62 @@ def test_a_user_who_makes_errors_of_warnings_gets_one_at_the_next_check(deploy, 
     with pytest.raises(gx.ContractWarning, match="pass 1"):
         step(placed, x)
     assert len(step.checks) == 1
+
+
+def test_inputs_may_be_written_over_while_they_are_checked(deploy, monkeypatch):
+    go_on = threading.Event()
+    examine = watching.examine
+
+    def late(*args, **settings):
+        assert go_on.wait(LIMIT_S)
+        return examine(*args, **settings)
+
+    monkeypatch.setattr(watching, "examine", late)
+    fn = lambda w, x: jnp.tanh(jnp.tanh(x @ w) @ w) @ w  # noqa: E731
+    w, x = zoo.normal(4, 4), zoo.normal(2, 4)
+    step = deployed(deploy, fn, w, x, cuts=(1,))
+    step(step.place(w), x).block_until_ready()
+    x[:] = 0
+    go_on.set()
+    assert [check.ok for check in step.checks] == [True]
+
+
+def test_what_is_judged_is_what_the_pass_made(deploy):
+    """A stage that is wrong once is not run again to be found right."""
+    fn = lambda w, x: jnp.tanh(jnp.tanh(x @ w) @ w) @ w  # noqa: E731
+    w, x = zoo.normal(4, 4), zoo.normal(2, 4)
+    step = deployed(deploy, fn, w, x, cuts=(1,))
+    stages = step._phase.stages
+    real, calls = stages[1].call, []
+
+    def once_wrong(*given):
+        state, produced, token = real(*given)
+        calls.append(given)
+        return state, tuple(p * (1.1 if len(calls) == 1 else 1) for p in produced), token
+
+    broken = dataclasses.replace(stages[1], call=once_wrong)
+    step._steps = tuple((of, broken if stage is stages[1] else stage) for of, stage in step._steps)
+    placed = step.place(w)
+    with pytest.warns(gx.ContractWarning, match=r"pass 1: stage 1 .*only the whole does"):
+        step(placed, x)
+        assert len(step.checks) == 1
+    step(placed, x)
+    assert [check.ok for check in step.checks] == [False, True]
+    assert len(calls) == 2
+
+
+def test_a_pass_goes_on_if_there_is_no_room_to_check_it(deploy, monkeypatch):
+    def no_room(arrays):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    x, state = np.ones((2, 4), np.float32), np.zeros(4, np.float32)
+    step = deployed(deploy, diverging, PARAMS, state, x, carried={1: 1}, cuts=(1,))
+    placed = step.place(PARAMS)
+    expected, state = step(placed, step.init(state), x)
+    assert len(step.checks) == 1
+    monkeypatch.setattr(tapping, "_copies", no_room)
+    with pytest.warns(gx.ContractWarning, match="pass 2 could not be checked.*EXHAUSTED.*room"):
+        found, state = step(placed, state, x)
+        assert len(step.checks) == 1
+    np.testing.assert_array_equal(found, expected)
+    assert state.generation == 2

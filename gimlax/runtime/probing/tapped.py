@@ -1,8 +1,8 @@
 """A pass that was run already, in the place of stages that are run for a probe.
 
 What the stages of the pass were given and made lies in its tap. Nothing is run again, so that what
-is judged is what the pass's results came from, and devices have no more to do than keep copies. Only
-to find the segment that diverges are parts of a stage compiled and run.
+is judged is what the pass's results came from, and devices only have to keep copies. Parts of a
+stage are compiled and run to find the segment that diverges.
 """
 
 from collections.abc import Mapping, Sequence

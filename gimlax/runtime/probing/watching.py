@@ -113,6 +113,11 @@ class LiveChecks:
         if (number - 1) % self._every == 0:
             self._wait()
             work.tap = self._tap(number)
+            # The caller may write the next inputs into the same arrays before they are compared.
+            work.streamed = {
+                key: np.array(fed) if isinstance(fed, np.ndarray) else fed
+                for key, fed in work.streamed.items()
+            }
 
     def end(self, work: Pass) -> None:
         """Starts the check of a pass that has a tap and was dispatched to its end."""
@@ -125,11 +130,13 @@ class LiveChecks:
 
     def close(self) -> None:
         """Waits for the check that is under way and ends the thread."""
-        self._wait()
-        with self._lock:
-            if self._thread is not None:
-                self._thread.shutdown()
-                self._thread = None
+        try:
+            self._wait()
+        finally:
+            with self._lock:
+                if self._thread is not None:
+                    self._thread.shutdown()
+                    self._thread = None
 
     def _wait(self) -> None:
         """Waits, and raises what a warning became if the user's filters make errors of them."""

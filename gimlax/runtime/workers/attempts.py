@@ -23,6 +23,7 @@ class Attempt:
         wanted: whether its outputs are to be sent here.
         done: called when all workers have ended it, with the outputs by mesh and value.
         failed: called when a worker could not, with its error.
+        tap: what is to be checked of it, None if nothing is; a `RemoteTap`.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Attempt:
         "phase",
         "placed",
         "streamed",
+        "tap",
         "values",
         "wanted",
     )
@@ -49,6 +51,7 @@ class Attempt:
         wanted: bool,
         done: Callable[[dict[Key, Any]], None],
         failed: Callable[[GimlaxError], None],
+        tap: Any = None,
     ) -> None:
         self.phase = phase
         self.placed = placed
@@ -58,6 +61,7 @@ class Attempt:
         self.wanted = wanted
         self.done = done
         self.failed = failed
+        self.tap = tap
         self.values: dict[Key, Any] = {}
         self.missing: set[str] = set()
 

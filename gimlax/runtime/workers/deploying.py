@@ -42,6 +42,7 @@ from gimlax.runtime.workers.places import Places
 from gimlax.runtime.workers.recovery import Recovery
 from gimlax.runtime.workers.remote import RemoteStore
 from gimlax.runtime.workers.room import with_worker
+from gimlax.runtime.workers.tapped import RemoteTap
 from gimlax.runtime.workers.trying import RemoteStages
 from gimlax.runtime.workers.wire import Message
 
@@ -106,6 +107,8 @@ def deploy_on_workers(
         store=store,
         executor=executor,
         standing=lambda: _standing(ground.footing),
+        new_tap=lambda number: RemoteTap(number, ground),
+        standing_of=lambda tap: _standing(tap.footing),
     )
 
 

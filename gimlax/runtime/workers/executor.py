@@ -87,6 +87,11 @@ class RemoteExecutor:
         """Never: stages are dispatched in other processes."""
         return False
 
+    @property
+    def may_wait(self) -> bool:
+        """Not in the thread that has to hear the answers."""
+        return not _inside()
+
     def watch(self, footing: Footing) -> None:
         """Works on this footing from now on, and hears when one of its workers is lost."""
         with self._ground.lock:
@@ -195,7 +200,7 @@ class RemoteExecutor:
         if _inside():
             raise SpecError("close() was called in a callback of a pass; call it in another thread")
 
-    def close(self) -> None:
+    def close(self, idle: Callable[[], None]) -> None:
         """See `Executor`."""
         ground = self._ground
         with ground.changed:
@@ -203,9 +208,14 @@ class RemoteExecutor:
                 return
             self._closed = True
             ground.changed.notify_all()
+            ending = [flight.job.future for flight in self.flights]
             while self.flights or ground.recovering:
                 ground.changed.wait()
-        ground.footing.close(last=True)
+        wait(ending)  # of those that have left their results are still put together
+        try:
+            idle()
+        finally:
+            ground.footing.close(last=True)
         self.warn(4)
 
     def _unread(self, tree: Tree) -> Stock:
@@ -242,6 +252,7 @@ class RemoteExecutor:
                 wanted=True,
                 done=lambda values: self._done(flight, pairs, values),
                 failed=lambda error: self._fail(flight, error),
+                tap=flight.job.work.tap,
             )
         )
 

@@ -140,6 +140,8 @@ class Footing:
         """Tells every worker of a pass. Whoever calls does so in one order for all passes."""
         number = next(NUMBERS)
         attempt.missing = set(self.peers)
+        if attempt.tap is not None:
+            attempt.tap.begin(self, number, attempt.phase)
         with self._lock:
             self._attempts[number] = attempt
         for name, peer in self.peers.items():
@@ -159,6 +161,8 @@ class Footing:
                 "streamed": share.streamed,
                 "wanted": attempt.wanted,
             }
+            if attempt.tap is not None:
+                fields["tap"] = True
             peer.tell("pass", fields, [streamed[leaf] for _, leaf in share.streamed])
 
     def reset(self) -> None:

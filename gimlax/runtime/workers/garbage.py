@@ -12,7 +12,7 @@ class Garbage:
         self._lots: defaultdict[str, deque[tuple[str, int]]] = defaultdict(deque)
 
     def add(self, worker: str, what: str, number: int) -> None:
-        """Notes an 'arrays', 'cells' or 'placed' number."""
+        """Notes an 'arrays', 'cells', 'placed' or 'taps' number."""
         self._lots[worker].append((what, number))
 
     def take(self, worker: str) -> dict[str, list[int]] | None:
@@ -20,7 +20,7 @@ class Garbage:
         lot = self._lots[worker]
         if not lot:
             return None
-        found: dict[str, list[int]] = {"arrays": [], "cells": [], "placed": []}
+        found: dict[str, list[int]] = {"arrays": [], "cells": [], "placed": [], "taps": []}
         for _ in range(len(lot)):
             what, number = lot.popleft()
             found[what].append(number)

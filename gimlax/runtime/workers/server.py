@@ -36,6 +36,7 @@ __all__ = ["PROTOCOL", "serve"]
 
 PROTOCOL = 1
 _HANDSHAKE_S = 10.0
+_LONG = ("prepare", "connect", "try", "finite", "tapped")  # nothing else must wait for these
 
 
 def serve(listener: socket.socket, secret: bytes, host: str = "") -> None:
@@ -72,6 +73,9 @@ class _Worker:
             "record": self._record,
             "end record": self._end_record,
             "census": self._census,
+            "finite": self._finite,
+            "tapped": self._tapped,
+            "untap": self._untap,
             "try": self._try,
             "echo": self._echo,
             "reset": self._reset,
@@ -127,7 +131,7 @@ class _Worker:
                 threading.Thread(
                     target=self._again, args=(message.fields,), name="gimlax again", daemon=True
                 ).start()
-            elif message.kind in ("prepare", "connect"):  # take long; others must not wait for it
+            elif message.kind in _LONG:
                 threading.Thread(
                     target=self._answer, args=(message,), name="gimlax prepare", daemon=True
                 ).start()
@@ -273,6 +277,18 @@ class _Worker:
 
     def _census(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         return self._site(fields).census(), ()
+
+    def _finite(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        return {"stages": self._site(fields).taps.stages_not_finite(fields["pass"])}, ()
+
+    def _tapped(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        taps = self._site(fields).taps
+        said, piece = taps.piece(*(fields[key] for key in ("pass", "where", "start", "stop")))
+        return said, (piece,)
+
+    def _untap(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        self._site(fields).taps.pop(fields["pass"])
+        return {}, ()
 
     def _try(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         """Runs a stage once, on arrays that come with it."""

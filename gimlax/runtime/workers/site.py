@@ -21,13 +21,14 @@ from gimlax.partition import partition_spec
 from gimlax.planning.carriers import TCP
 from gimlax.program import Transfer, track_of_link
 from gimlax.runtime.jobs import Job
-from gimlax.runtime.passes import CompiledPhase, Key, Pass, send
+from gimlax.runtime.passes import CompiledPhase, Key, Pass, outgoing, send
 from gimlax.runtime.pipeline import Pipeline
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.stores import Cell
 from gimlax.runtime.workers.links import Crossing, Inlet, Outlet
 from gimlax.runtime.workers.orders import Orders
+from gimlax.runtime.workers.tapping import Taps
 
 __all__ = ["Site"]
 
@@ -100,6 +101,7 @@ class Site:
         self._lock = threading.Lock()
         self.arrays = arrays
         self.cells: dict[int, Cell] = {}
+        self.taps = Taps()
         self._placed: dict[int, _Rows] = {}
         self._recording: Recording | None = None
         self._epoch = 0
@@ -178,19 +180,19 @@ class Site:
             self._placed[number] = _Rows({row: tuple(known[n] for n in of) for row, of in rows})
         return self._placed[number]
 
-    def _drop(self, arrays: Sequence[int], cells: Sequence[int], placed: Sequence[int]) -> None:
+    def _kept(self) -> dict[str, Any]:
+        placed = self._placed
+        return {"arrays": self.arrays, "cells": self.cells, "placed": placed, "taps": self.taps}
+
+    def _drop(self, kept: Mapping[str, Sequence[int]]) -> None:
         """Lets go of what no handle stands for any more."""
-        for kept, numbers in (
-            (self.arrays, arrays),
-            (self.cells, cells),
-            (self._placed, placed),
-        ):
-            for number in numbers:
-                kept.pop(number, None)
+        for name, of in self._kept().items():
+            for number in kept[name]:
+                of.pop(number, None)
 
     def census(self) -> dict[str, int]:
         """How much is kept."""
-        return {"arrays": len(self.arrays), "cells": len(self.cells), "placed": len(self._placed)}
+        return {name: len(of) for name, of in self._kept().items()}
 
     def record(self) -> None:
         """Begins to collect spans."""
@@ -208,11 +210,12 @@ class Site:
         Args:
             fields: number and epoch of the pass, phase, placed arguments by tree as [number, rows
                 if it is new], cells as [tree, stage, number in, number out], streamed leaves as
-                [mesh, leaf], whether outputs are wanted, and what to drop.
+                [mesh, leaf], whether outputs are wanted, whether it is to be checked, and what
+                to drop.
             arrays: of the streamed leaves.
         """
         if fields["drop"] is not None:
-            self._drop(**fields["drop"])
+            self._drop(fields["drop"])
         for outlet in self._outlets.values():
             outlet.forget(fields["finished"])
         number, index = fields["pass"], fields["phase"]
@@ -230,6 +233,8 @@ class Site:
                 self._pipeline = self._new_pipeline()
             pipeline = self._pipeline
         work.number, work.epoch = number, fields["epoch"]
+        if fields.get("tap"):
+            work.tap = self.taps.new(number)
         schedule = self._schedules[index]
         future = pipeline.submit(work, schedule, lambda done: [done.values[key] for key in outputs])
         if future is None:
@@ -373,5 +378,4 @@ class Site:
         phase = self._phases.index(work.phase)
         number = _PLACES * phase + self._schedules[phase].place_of(transfer)
         tag = fabric.Tag(pass_number=work.number, transfer=number, attempt=work.epoch)
-        arrays = [work.values[transfer.source, value] for value in transfer.values]
-        self._outlets[track].send(tag, self._crossings[track, number], arrays)
+        self._outlets[track].send(tag, self._crossings[track, number], outgoing(work, transfer))
