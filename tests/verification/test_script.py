@@ -71,6 +71,14 @@ def test_what_was_asked_wrong_is_one_line_and_exit_code_2(flags, said):
     assert "Traceback" not in done.stderr
 
 
+# A job that a shell runs in the background ignores interrupts, and so does what it starts.
+HEEDING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def test_an_interrupt_leaves_no_child_behind(tmp_path):
     os.mkfifo(tmp_path / "started")
     python = tmp_path / "python"
@@ -82,7 +90,8 @@ def test_an_interrupt_leaves_no_child_behind(tmp_path):
     python.chmod(0o755)
     script = subprocess.Popen(
         [
-            *(sys.executable, "scripts/verify.py", "--topology=v5e:1x1", "--fresh", *SMALL),
+            *(sys.executable, "-c", HEEDING, sys.executable),
+            *("scripts/verify.py", "--topology=v5e:1x1", "--fresh", *SMALL),
             f"--tpu_python={python}",
         ],
         cwd=ROOT,

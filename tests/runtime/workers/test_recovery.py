@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -43,8 +44,9 @@ def hurt(workers, name, how=signal.SIGKILL):
     """Sends a signal to a worker, and waits until it is noticed."""
     peer = workers.peers[name]
     os.kill(pid_of(workers, name), how)
-    peer._thread.join(LIMIT_S)
-    assert peer.lost is not None
+    noticed = threading.Event()
+    peer.when_lost(lambda _: noticed.set())
+    assert noticed.wait(LIMIT_S)
 
 
 class Stream:

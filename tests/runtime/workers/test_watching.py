@@ -286,8 +286,9 @@ def kill(workers, name):
     """Kills a worker, and waits until it is noticed."""
     peer = workers.peers[name]
     os.kill(peer.ask("hello", {"protocol": PROTOCOL})[0]["pid"], signal.SIGKILL)
-    peer._thread.join(LIMIT_S)
-    assert peer.lost is not None
+    noticed = threading.Event()
+    peer.when_lost(lambda _: noticed.set())
+    assert noticed.wait(LIMIT_S)
 
 
 @pytest.mark.filterwarnings("ignore:worker .* is lost")
