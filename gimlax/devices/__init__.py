@@ -14,6 +14,7 @@ from gimlax.devices.live import bind, check_one_client
 from gimlax.devices.measuring import calibrate
 from gimlax.devices.mesh import Link, MeshSpec
 from gimlax.devices.prices import Price
+from gimlax.devices.processes import join_processes
 from gimlax.devices.report import show_kinds
 from gimlax.devices.samples import MeasuredLink, MeshCalibration, Sample, Slowdown, StageMemory
 from gimlax.devices.tiers import Tier
@@ -47,6 +48,7 @@ __all__ = [
     "check_one_client",
     "discover",
     "find_evidence",
+    "join_processes",
     "load_kind",
     "show_kinds",
 ]

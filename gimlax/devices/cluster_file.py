@@ -144,13 +144,16 @@ def _read_worker(reader: TableReader) -> WorkerSpec | None:
     cores = reader.get("cores", list, [])
     if cores is not None and not all(type(core) is int for core in cores):
         reader.wrong(f"cores is {cores!r}; give a list of whole numbers")
+    hosts = reader.get("hosts", list, [])
+    if hosts is not None and not all(isinstance(host, str) for host in hosts):
+        reader.wrong(f"hosts is {hosts!r}; give a list of addresses")
     values = {
         "name": reader.get("name", str),
         "host": reader.get("host", str, ""),
+        "hosts": tuple(hosts or ()),
         "platforms": reader.get("platforms", str, ""),
         "flags": reader.get("flags", str, ""),
         "cores": tuple(cores or ()),
-        "processes": reader.get("processes", int, 1),
     }
     reader.finish()
     return _build(WorkerSpec, values, reader)

@@ -19,7 +19,10 @@ __all__ = ["bind", "check_one_client"]
 
 
 def bind(
-    specs: Iterable[MeshSpec], meshes: Mapping[str, jax.sharding.Mesh] | None = None
+    specs: Iterable[MeshSpec],
+    meshes: Mapping[str, jax.sharding.Mesh] | None = None,
+    *,
+    over_processes: bool = False,
 ) -> dict[str, jax.sharding.Mesh]:
     """The live mesh for each described one, by name.
 
@@ -29,6 +32,8 @@ def bind(
         specs: what is wanted, for example those of a plan.
         meshes: live meshes to be used for specs of these names, instead of those that the spec's
             backend has.
+        over_processes: whether a mesh has the devices of all processes that joined this one, see
+            `join_processes`; else those of this one.
 
     Raises:
         SpecError: given meshes that do not fit their specs, or specs without a live backend.
@@ -53,7 +58,7 @@ def bind(
             )
     if mistakes:
         raise SpecError("\n".join(mistakes))
-    return {s.name: given[s.name] if s.name in given else _find(s) for s in specs}
+    return {s.name: given[s.name] if s.name in given else _find(s, over_processes) for s in specs}
 
 
 def check_one_client(mesh: jax.sharding.Mesh, name: str) -> None:
@@ -94,7 +99,7 @@ def _misfits(spec: MeshSpec, mesh: jax.sharding.Mesh) -> list[str]:
     return misfits
 
 
-def _find(spec: MeshSpec) -> jax.sharding.Mesh:
+def _find(spec: MeshSpec, over_processes: bool) -> jax.sharding.Mesh:
     """The devices of a spec on the backend that it names, as a mesh."""
     where = f"mesh {spec.name!r}"
     if not spec.axes:
@@ -109,16 +114,21 @@ def _find(spec: MeshSpec) -> jax.sharding.Mesh:
             f"{', '.join(map(repr, _jax.backend_names()))}"
         )
     try:
-        local = jax.local_devices(backend=spec.backend)
+        found = (jax.devices if over_processes else jax.local_devices)(backend=spec.backend)
     except RuntimeError as error:
         raise BackendError(f"{where}: backend {spec.backend!r} failed: {error}") from error
     stop = spec.first_device + spec.num_devices
-    if stop > len(local):
+    if stop > len(found):
         raise BackendError(
             f"{where} wants devices {spec.first_device} to {stop - 1} of backend "
-            f"{spec.backend!r}, which has {len(local)}; plan for those that are there"
+            f"{spec.backend!r}, which has {len(found)}; plan for those that are there"
         )
-    devices = local[spec.first_device : stop]
+    if over_processes and spec.num_devices < len(found):
+        raise BackendError(
+            f"{where} wants {spec.num_devices} of the {len(found)} devices that backend"
+            f" {spec.backend!r} has in all processes; over several processes a mesh has all of them"
+        )
+    devices = found[spec.first_device : stop]
     if wrong := sorted(
         {d.device_kind for d in devices if not _is_kind(d.device_kind, spec.device_kind)}
     ):

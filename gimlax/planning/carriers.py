@@ -80,9 +80,10 @@ def carriers(
 
 def kind_between(source: MeshSpec, target: MeshSpec, workers: Sequence[WorkerSpec]) -> str:
     """What carries values between two meshes, one of `CARRIERS`."""
-    hosts = {worker.name: worker.host for worker in workers}
+    places = {worker.name: {*worker.places} for worker in workers}
     if not (source.backend and target.backend):  # only described: on what host is all that is said
         return RING if source.host and source.host == target.host else TCP
     if source.worker == target.worker:
         return CLIENT if source.backend == target.backend else PROCESS
-    return RING if hosts.get(source.worker, "") == hosts.get(target.worker, "") else TCP
+    hosts = places.get(source.worker, {""}) | places.get(target.worker, {""})
+    return RING if len(hosts) == 1 else TCP

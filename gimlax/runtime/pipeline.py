@@ -21,6 +21,7 @@ import jax
 from gimlax.errors import BackendError, GimlaxError, InternalError, SpecError
 from gimlax.program import Run, Transfer, track_of_link
 from gimlax.runtime.jobs import Job, PassFuture, Running, withdraw
+from gimlax.runtime.lines import Line
 from gimlax.runtime.passes import Pass, first_line, run_stage, send, stage_error
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule, reads, writes
@@ -40,6 +41,7 @@ class Pipeline:
         clock: Callable[[], float],
         recording: Callable[[], Recording | None],
         send: Callable[[Pass, Transfer], None] = send,
+        in_order: bool = False,
     ) -> None:
         """Starts the threads.
 
@@ -50,6 +52,9 @@ class Pipeline:
             clock: stamps spans, in seconds.
             recording: where spans go, None where they are not wanted.
             send: executes a transfer.
+            in_order: whether stages run on a mesh in the one order in which passes and their steps
+                come, and each when the one before is done: over several processes, since all of
+                them have to run the same ones at the same time.
         """
         self._carry = send
         self._max_in_flight = max_in_flight
@@ -60,12 +65,14 @@ class Pipeline:
         self._live: dict[Job, None] = {}
         self._running: deque[Running] = deque()
         self._stopped = False
-        self._room = {mesh: threading.Semaphore(_RUN_AHEAD) for mesh in meshes}
+        ahead = 1 if in_order else _RUN_AHEAD
+        self._room = {mesh: threading.Semaphore(ahead) for mesh in meshes}
         self._tokens: dict[str, SimpleQueue[Running | None]] = {m: SimpleQueue() for m in meshes}
         tracks = (*meshes, *(track_of_link(*link) for link in links))
-        self._ready: dict[str, SimpleQueue[tuple[Job, int] | None]] = {
+        self._lines: dict[str, Line[tuple[Job, int]]] = {m: Line() for m in meshes if in_order}
+        self._ready: dict[str, SimpleQueue[tuple[Job, int] | None] | Line[tuple[Job, int]]] = {
             track: SimpleQueue() for track in tracks
-        }
+        } | self._lines
         self._threads = [
             *(self._thread(self._work_on_mesh, mesh, f"gimlax {mesh}") for mesh in meshes),
             *(self._thread(self._watch, mesh, f"gimlax watch {mesh}") for mesh in meshes),
@@ -110,6 +117,9 @@ class Pipeline:
             for handle in work.next_handles:
                 handle._wait = future.result
             self._live[job] = None
+            for task, track in enumerate(schedule.tracks):
+                if track in self._lines:
+                    self._lines[track].expect((job, task))
             for tree, cells in enumerate(work.state):
                 for stage, cell in enumerate(cells):
                     task = schedule.task_of_stage[stage]

@@ -14,9 +14,8 @@ cores = [0]
 
 [[worker]]
 name = "slice"
-host = "10.0.0.7"
+hosts = ["10.0.0.7", "10.0.0.8"]
 platforms = "tpu"
-processes = 4
 
 [[mesh]]
 name = "a"
@@ -39,7 +38,8 @@ def test_a_cluster_file_describes_workers_and_reads_back():
         flags="--xla_force_host_platform_device_count=2",
         cores=(0,),
     )
-    assert cluster.workers[1].processes == 4
+    assert cluster.workers[0].places == ("",)
+    assert cluster.workers[1].places == ("10.0.0.7", "10.0.0.8")
     assert cluster.mesh("a").worker == "left"
     assert Cluster.from_toml(cluster.to_toml()) == cluster
 
@@ -63,7 +63,20 @@ def test_workers_have_devices_of_their_own():
         ('worker = "left"', 'worker = "rigth"', "'a' is on worker 'rigth', but there are 'left'"),
         ('backend = "cpu"\nworker', "worker", "'a' is on worker 'left' and names no backend"),
         ('name = "slice"', 'name = "left"', "worker 'left' is there 2 times"),
-        ("processes = 4", "processes = 0", "processes is 0; give 1 to 4096"),
+        (', "10.0.0.8"]', "]", "it has 1 hosts; give 2 to 4096, or one as host"),
+        ("hosts =", 'host = "x"\nhosts =', "it has a host and hosts; give one of them"),
+        ('"10.0.0.8"', "8", r"hosts is \['10.0.0.7', 8\]; give a list of addresses"),
+        (
+            'worker = "left"',
+            'worker = "slice"',
+            "mesh 'a' has 1 devices on the 2 hosts of worker 'slice'; give a multiple",
+        ),
+        (
+            'backend = "cpu"\nworker = "left"',
+            'backend = "cpu"\nworker = "slice"\nnum_devices = 2\n[[mesh]]\nname = "c"\n'
+            'first_device = 2\ndevice_kind = "cpu"\nbackend = "cpu"\nworker = "slice"',
+            "worker 'slice' of 2 hosts has 2 meshes",
+        ),
         ("cores = [0]", "cores = [0, 0]", r"its cores are \[0, 0\]"),
         ("cores = [0]", "cores = ['0']", r"cores is \['0'\]; give a list of whole numbers"),
         ("cores = [0]", "threads = 1", "unknown key 'threads'"),

@@ -121,7 +121,7 @@ class Hosts(ChildProcesses):
         super().__init__()
         self._other = other
 
-    def start(self, spec, *, timeout_s):
+    def start(self, spec, place=0, *, timeout_s):
         prefix = ["ip", "netns", "exec", self._other.name] if spec.host == THERE else []
         return self.launch(spec, prefix, listen=spec.host, timeout_s=timeout_s)
 

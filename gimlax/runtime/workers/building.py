@@ -11,6 +11,7 @@ from gimlax.partition import partition_spec
 from gimlax.runtime.compilation import CompiledStage, Order, Progress, compile_orders
 from gimlax.runtime.exporting import ExportedStage, load_stage
 from gimlax.runtime.passes import CompiledPhase
+from gimlax.runtime.workers.laying import lay
 from gimlax.runtime.workers.orders import Orders, PhaseOrder, StageOrder
 
 __all__ = ["analyses", "build"]
@@ -51,7 +52,7 @@ def build(
             whole = jax.sharding.NamedSharding(meshes[stage.mesh], jax.sharding.PartitionSpec())
             for n in stage.constants:
                 if (stage.mesh, n) not in constants:
-                    constants[stage.mesh, n] = jax.device_put(arrays[n], whole)
+                    constants[stage.mesh, n] = lay([arrays[n]], [whole])[0]
     made = {
         (phase.name, stage.index): CompiledStage(
             index=stage.index,

@@ -6,15 +6,10 @@ from concurrent.futures import wait
 from types import SimpleNamespace
 from typing import Any
 
-import jax
-import numpy as np
-
-from gimlax import _jax, fabric
 from gimlax.errors import BackendError, GimlaxError, InternalError
 from gimlax.graph import Chain
-from gimlax.partition import Spec, normal
 from gimlax.planning import Plan
-from gimlax.program import Program, Transfer, emit, track_of_link
+from gimlax.program import Program, emit
 from gimlax.records import to_json
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import CompiledStage, Progress
@@ -29,14 +24,7 @@ from gimlax.runtime.workers.footing import NUMBERS, Footing
 from gimlax.runtime.workers.garbage import Garbage
 from gimlax.runtime.workers.ground import Ground
 from gimlax.runtime.workers.joining import Links
-from gimlax.runtime.workers.orders import (
-    CrossingOrder,
-    Orders,
-    PhaseOrder,
-    StageOrder,
-    ValueOrder,
-    phase_order,
-)
+from gimlax.runtime.workers.ordering import write_orders
 from gimlax.runtime.workers.peers import Peer
 from gimlax.runtime.workers.places import Places
 from gimlax.runtime.workers.recovery import Recovery
@@ -146,9 +134,15 @@ def _establish(
     number = next(NUMBERS)
     workers = {spec.name: fleet.peers[spec.worker] for spec in plan.specs}
     said: dict[str, Any] = {}
+    owners: dict[str, tuple[int, ...]] = {}
     for peer in dict.fromkeys(workers.values()):
-        mine = [to_json(spec, 1) for spec in plan.specs if workers[spec.name] is peer]
-        said |= peer.ask("bind", {"meshes": mine})[0]["meshes"]
+        mine = [spec for spec in plan.specs if workers[spec.name] is peer]
+        answer, _ = peer.ask("bind", {"meshes": [to_json(spec, 1) for spec in mine]})
+        said |= answer["meshes"]
+        for spec in mine:
+            of = [each["meshes"][spec.name]["mine"] for each in answer.get("members", [answer])]
+            has = {device: number for number, held in enumerate(of) for device in held}
+            owners[spec.name] = tuple(has[device] for device in range(spec.num_devices))
     meshes = {spec.name: abstract_mesh(spec) for spec in plan.specs}
     arrangement = Arrangement.of(meshes, plan.shardings, chain)
     inventory = take_inventory(programs, arrangement)
@@ -162,7 +156,17 @@ def _establish(
     limit = passes_let_in(max_in_flight, programs)
     try:
         answers = _prepare(
-            plan, number, owner, programs, exported, inventory, workers, limit, config, progress
+            plan,
+            number,
+            owner,
+            owners,
+            programs,
+            exported,
+            inventory,
+            workers,
+            limit,
+            config,
+            progress,
         )
         links = Links(number, programs, workers, plan.carriers, fleet.detour)
         links.join_all()
@@ -198,6 +202,7 @@ def _prepare(
     plan: Plan,
     number: int,
     owner: int,
+    owners: Mapping[str, Sequence[int]],
     programs: Sequence[Program],
     exported: Sequence[Sequence[ExportedStage]],
     inventory: Inventory,
@@ -208,11 +213,6 @@ def _prepare(
 ) -> dict[str, Mapping[str, Any]]:
     """Sends each worker its orders; what each answers by its name."""
     futures, narrowings = {}, _narrowings(plan)
-    meshes = inventory.arrangement.meshes
-    axes = tuple(
-        (name, tuple(zip(mesh.axis_names, mesh.axis_sizes, strict=True)))
-        for name, mesh in meshes.items()
-    )
     steps: dict[str, tuple[int, int]] = {}
 
     def hear(name: str, message: Message) -> None:
@@ -224,26 +224,18 @@ def _prepare(
 
     for peer in dict.fromkeys(workers.values()):
         mine = [mesh for mesh, of in workers.items() if of is peer]
-        arrays: list[Any] = []
-        places: dict[Any, int] = {}
-        phases: list[PhaseOrder] = []
-        row = 0
-        for program, of_phase in zip(programs, exported, strict=True):
-            stages: list[StageOrder] = []
-            for stage, travelling in zip(program.partition.stages, of_phase, strict=True):
-                if program.placement[stage.index] in mine:
-                    stages.append(
-                        _order(program, stage, row, travelling, inventory, arrays, places)
-                    )
-                row += 1
-            lying = _lying(program, mine, inventory)
-            crossings = _crossings(program, mine, inventory, narrowings)
-            phases.append(phase_order(program, mine, stages, lying, crossings))
+        orders, arrays = write_orders(
+            mine, owners, programs, exported, inventory, narrowings, limit
+        )
         peer.listen(number, lambda message, name=peer.name: hear(name, message))
-        orders = to_json(Orders(phases=tuple(phases), axes=axes, max_in_flight=limit), 1)
         futures[peer.name] = peer.begin(
             "prepare",
-            {"deployment": number, "owner": owner, "orders": orders, "config": config},
+            {
+                "deployment": number,
+                "owner": owner,
+                "orders": to_json(orders, 1),
+                "config": config,
+            },
             arrays,
         )
     wait(futures.values())  # all of them, so that none goes on when another has failed
@@ -252,101 +244,6 @@ def _prepare(
         if isinstance(error, GimlaxError):
             raise with_worker(error, name)
     return {name: future.result()[0] for name, future in futures.items()}
-
-
-def _order(
-    program: Program,
-    stage: Any,
-    row: int,
-    travelling: ExportedStage,
-    inventory: Inventory,
-    arrays: list[Any],
-    places: dict[Any, int],
-) -> StageOrder:
-    def place(key: Any, array: Any) -> int:
-        if key not in places:
-            places[key] = len(arrays)
-            arrays.append(array)
-        return places[key]
-
-    values = program.partition.traced.jaxpr.consts
-    return StageOrder(
-        index=stage.index,
-        row=row,
-        mesh=program.placement[stage.index],
-        description=travelling.description,
-        artifact=place(travelling.artifact, np.frombuffer(travelling.artifact, np.uint8)),
-        inputs=travelling.inputs,
-        results=travelling.results,
-        platform=travelling.platform,
-        donates=travelling.donates,
-        resident=tuple(t.index for t in inventory.resident if inventory.rows[t.index][row]),
-        carried=tuple(i for i, of in enumerate(inventory.states) if of[stage.index]),
-        constants=tuple(place(id(values[i]), values[i]) for i in stage.constants),
-        streamed=stage.streamed,
-        received=stage.received,
-        produced=stage.produced,
-    )
-
-
-def _lying(program: Program, mine: Sequence[str], inventory: Inventory) -> list[Any]:
-    return [
-        (todo.target, value, _spec(program, todo.target, value, inventory))
-        for (source, target), transfers in program.links
-        for todo in transfers
-        for value in todo.values
-        if source in mine and target in mine
-    ]
-
-
-def _crossings(
-    program: Program,
-    mine: Sequence[str],
-    inventory: Inventory,
-    narrowings: Mapping[tuple[str, str], str],
-) -> list[CrossingOrder]:
-    return [
-        CrossingOrder(
-            track=track_of_link(source, target),
-            place=place,
-            source=source,
-            target=target,
-            values=tuple(
-                _value(program, todo, value, inventory, narrowings[source, target])
-                for value in todo.values
-            ),
-        )
-        for (source, target), transfers in program.links
-        for place, todo in enumerate(transfers)
-        if (source in mine) != (target in mine)
-    ]
-
-
-def _value(
-    program: Program, todo: Transfer, value: int, inventory: Inventory, narrowing: str
-) -> ValueOrder:
-    aval = program.partition.avals[value]
-    specs = [_spec(program, mesh, value, inventory) for mesh in (todo.source, todo.target)]
-    key = ""
-    if jax.numpy.issubdtype(aval.dtype, jax.dtypes.prng_key):
-        key = _jax.generator_of(aval.dtype)
-        aval = jax.eval_shape(jax.random.key_data, aval)
-        specs = [(*spec, ()) for spec in specs]
-    sizes = (inventory.arrangement.meshes[mesh].size for mesh in (todo.source, todo.target))
-    is_narrowed = fabric.narrows(aval.shape, aval.dtype.name, narrowing, *sizes)
-    return ValueOrder(
-        shape=aval.shape,
-        dtype=aval.dtype.name,
-        source_spec=specs[0],
-        target_spec=specs[1],
-        key=key,
-        narrowing=narrowing if is_narrowed else "",
-    )
-
-
-def _spec(program: Program, mesh: str, value: int, inventory: Inventory) -> Spec:
-    sharding = inventory.arrangement.value(mesh, program, value)
-    return normal(sharding.spec, program.partition.avals[value].ndim)
 
 
 def _phases(

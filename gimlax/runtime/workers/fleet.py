@@ -9,10 +9,11 @@ from gimlax.checking import is_number, shown
 from gimlax.devices import Cluster, WorkerSpec
 from gimlax.errors import BackendError, SpecError
 from gimlax.hosts import join
+from gimlax.runtime.workers.groups import join_up
 from gimlax.runtime.workers.joining import Detour
 from gimlax.runtime.workers.launching import ChildProcesses, Launcher
 from gimlax.runtime.workers.on_ray import RayProcesses
-from gimlax.runtime.workers.peers import Peer
+from gimlax.runtime.workers.peers import Member, Peer
 
 __all__ = ["Workers", "start_workers"]
 
@@ -154,7 +155,23 @@ def _launcher(cluster: Cluster, ray: bool | str, insecure: bool, timeout_s: floa
 
 
 def _start(spec: WorkerSpec, launcher: Launcher, timeout_s: float) -> Peer:
-    launched = launcher.start(spec, timeout_s=timeout_s)
-    peer = Peer(spec.name, launched)
-    launched.watch(peer.give_up)
-    return peer
+    places = range(len(spec.places))
+    names = [f"{spec.name}[{place}]" if spec.hosts else spec.name for place in places]
+    started: list[Member] = []
+
+    def start(place: int) -> None:
+        launched = launcher.start(spec, place, timeout_s=timeout_s)
+        member = Member(names[place], launched)
+        started.append(member)
+        launched.watch(member.give_up)
+
+    try:
+        with ThreadPoolExecutor(len(places), "gimlax start") as pool:
+            for future in [pool.submit(start, place) for place in places]:
+                future.result()
+        started.sort(key=lambda member: names.index(member.name))
+        return join_up(spec.name, started) if spec.hosts else started[0]
+    except BaseException:
+        for member in started:
+            member.close()
+        raise

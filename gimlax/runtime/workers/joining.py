@@ -14,8 +14,9 @@ from typing import Any
 from gimlax.errors import GimlaxError
 from gimlax.fabric import Offer
 from gimlax.planning import Carrier
+from gimlax.planning.carriers import TCP
 from gimlax.program import Program, track_of_link
-from gimlax.runtime.workers.peers import Peer
+from gimlax.runtime.workers.peers import Member, Peer
 
 __all__ = ["Detour", "Links"]
 
@@ -25,12 +26,15 @@ _MOST_RESENT = 2  # times that something is sent again over one link
 _MOST_STUCK = 3  # links made anew in a row, and nothing came through
 
 
+_Ends = tuple[str, int, int]  # a track, and which process of either worker is at its ends
+
+
 @dataclass(slots=True)
 class _Link:
-    """A link between two workers; `made` counts how often it was made."""
+    """A link between two processes; `made` counts how often it was made."""
 
-    sender: Peer
-    receiver: Peer
+    sender: Member
+    receiver: Member
     kind: str
     made: int = 0
     stuck: int = 0
@@ -59,19 +63,19 @@ class Links:
         """
         planned = {(of.source, of.target): of.kind for of in carriers}
         self._detour = detour
-        self._resent: Counter[tuple[str, int, int]] = Counter()  # by track, link made, pass
+        self._resent: Counter[tuple[_Ends, int, int]] = Counter()  # and link made, pass
         self._deployment = deployment
         self._lock = threading.Lock()
         self._closed = False
         self._links = {
-            track_of_link(source, target): _Link(
-                workers[source],
-                workers[target],
-                "tcp" if detour else planned[source, target],
+            (track_of_link(source, target), number, to): _Link(
+                sender, receiver, TCP if detour else planned[source, target]
             )
             for program in programs
             for (source, target), _ in program.links
             if workers[source] is not workers[target]
+            for number, sender in enumerate(workers[source].members)
+            for to, receiver in enumerate(workers[target].members)
         }
 
     def join_all(self) -> None:
@@ -80,22 +84,21 @@ class Links:
         Raises:
             BackendError: a worker cannot reach another.
         """
-        for track in self._links:
-            self._join(track)
+        for ends in self._links:
+            self._join(ends)
 
     def hear(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Acts on what a worker tells of a link: that it broke, or that something never came."""
         if kind == "missing":
-            sender = self._links[fields["track"]].sender
-            sender.tell(
-                "again",
-                {"deployment": self._deployment, "track": fields["track"], "pass": fields["pass"]},
-            )
+            for (track, _, to), link in self._links.items():
+                if (track, to) == (fields["track"], fields["to"]):
+                    said = {"track": track, "to": to, "pass": fields["pass"]}
+                    link.sender.tell("again", {"deployment": self._deployment, **said})
         elif kind == "broken":
-            self._begin_to_mend(fields["track"], fields["made"])
+            self._begin_to_mend(_ends(fields), fields["made"])
         elif kind == "resent":
-            link = self._links[fields["track"]]
-            key = fields["track"], link.made, fields["pass"]
+            link = self._links[_ends(fields)]
+            key = _ends(fields), link.made, fields["pass"]
             self._resent[key] += 1
             if self._resent[key] == _MOST_RESENT:
                 link.stuck += 1
@@ -107,7 +110,7 @@ class Links:
                         daemon=True,
                     ).start()
                 else:
-                    self._begin_to_mend(fields["track"], link.made)
+                    self._begin_to_mend(_ends(fields), link.made)
 
     def progress(self) -> None:
         """A pass has come through."""
@@ -116,34 +119,45 @@ class Links:
             for link in self._links.values():
                 link.stuck = 0
 
-    def _begin_to_mend(self, track: str, made: int) -> None:
+    def _begin_to_mend(self, ends: _Ends, made: int) -> None:
         # The thread that hears a worker must not wait for its answer.
         threading.Thread(
-            target=self._mend, args=(track, made), name="gimlax mend", daemon=True
+            target=self._mend, args=(ends, made), name="gimlax mend", daemon=True
         ).start()
 
     def close(self) -> None:
         """Makes no link any more."""
         self._closed = True
 
-    def _mend(self, track: str, made: int) -> None:
+    def _mend(self, ends: _Ends, made: int) -> None:
         with self._lock:
             # Both ends tell of a break; the second word is about a link that is no more.
-            if made != self._links[track].made or self._closed:
+            if made != self._links[ends].made or self._closed:
                 return
             try:
-                self._join(track)
+                self._join(ends)
             except GimlaxError as error:
-                link = self._links[track]
+                link = self._links[ends]
                 if link.sender.lost is None and link.receiver.lost is None and not self._closed:
                     link.receiver.give_up(f"cannot be reached by {link.sender.name!r} ({error})")
 
-    def _join(self, track: str) -> None:
-        link = self._links[track]
+    def _join(self, ends: _Ends) -> None:
+        track, number, to = ends
+        link = self._links[ends]
         link.made += 1
-        fields = {"deployment": self._deployment, "track": track, "made": link.made}
+        fields = {
+            "deployment": self._deployment,
+            "track": track,
+            "from": number,
+            "to": to,
+            "made": link.made,
+        }
         said, _ = link.receiver.ask("offer", {**fields, "kind": link.kind})
         offer = said["offer"]
         if self._detour is not None:
             offer = self._detour(track, Offer.from_json(offer)).to_json()
         link.sender.ask("connect", {**fields, "offer": offer})
+
+
+def _ends(fields: Mapping[str, Any]) -> _Ends:
+    return fields["track"], fields["from"], fields["to"]

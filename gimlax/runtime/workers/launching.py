@@ -29,7 +29,6 @@ __all__ = [
     "Launched",
     "Launcher",
     "environment_of",
-    "refuse_groups",
 ]
 
 SECRET_BYTES = 32
@@ -56,8 +55,8 @@ class Launched:
 class Launcher(Protocol):
     """Starts and ends the processes of workers."""
 
-    def start(self, spec: WorkerSpec, *, timeout_s: float) -> Launched:
-        """Starts a worker and waits until it listens.
+    def start(self, spec: WorkerSpec, place: int = 0, *, timeout_s: float) -> Launched:
+        """Starts the process of a worker on one of its places, and waits until it listens.
 
         Raises:
             BackendError: it ended before, or took longer; says what it wrote.
@@ -77,15 +76,6 @@ def environment_of(spec: WorkerSpec) -> dict[str, str]:
     return changed
 
 
-def refuse_groups(spec: WorkerSpec) -> None:
-    """Raises a `SpecError` for a worker of several processes, which can be described only."""
-    if spec.processes > 1:
-        raise SpecError(
-            f"worker {spec.name!r} has {spec.processes} processes; one mesh over several processes"
-            " can be planned for, but not run yet; give each host a worker of its own"
-        )
-
-
 class ChildProcesses:
     """Workers of this host as children of this process, which the system ends with it."""
 
@@ -99,14 +89,13 @@ class ChildProcesses:
         self._thread = threading.Thread(target=self._spawn_all, name="gimlax spawn", daemon=True)
         self._thread.start()
 
-    def start(self, spec: WorkerSpec, *, timeout_s: float) -> Launched:
+    def start(self, spec: WorkerSpec, place: int = 0, *, timeout_s: float) -> Launched:
         """See `Launcher`."""
-        if spec.host:
+        if host := spec.places[place]:
             raise SpecError(
-                f"worker {spec.name!r} is on host {spec.host!r}: only Ray starts workers on other"
+                f"worker {spec.name!r} is on host {host!r}: only Ray starts workers on other"
                 " hosts; call gimlax.start_workers(cluster, ray=True)"
             )
-        refuse_groups(spec)
         return self.launch(spec, [], listen="", timeout_s=timeout_s)
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Links between the workers of a deployment: values go out of one, come in at another, and again.
 
 Each value that crosses is routed block by block from the shards of one mesh to those of the other.
+Of a worker of several processes each sends what it has, and each is sent what it has to have.
 What goes narrowed is narrowed on the mesh that it leaves and widened on the one that it comes to.
 What was sent is kept until its pass is over, so a link that broke, or a message that never came, is
 made good by sending it again; what comes twice is dropped by whoever receives it.
@@ -21,7 +22,7 @@ from gimlax import _jax, fabric
 from gimlax.partition import partition_spec
 from gimlax.runtime.workers.orders import CrossingOrder, ValueOrder
 
-__all__ = ["Crossing", "Inlet", "Outlet"]
+__all__ = ["Crossing", "End", "Gathering", "Inlet", "Outlet"]
 
 Config = tuple[tuple[str, Any], ...]
 Axes = Sequence[tuple[str, int]]
@@ -29,11 +30,11 @@ Axes = Sequence[tuple[str, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Piece:
-    """An array that crosses, and how its blocks go."""
+    """An array that crosses, and how its blocks go to each process of the target's worker."""
 
     shape: tuple[int, ...]
     dtype: Any
-    blocks: tuple[fabric.Block, ...]
+    blocks: Mapping[int, tuple[fabric.Block, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,26 +51,27 @@ class _Value:
     narrowing: str
 
     @classmethod
-    def of(cls, order: ValueOrder, source_axes: Axes, target_axes: Axes) -> Self:
-        source, target = map(partition_spec, (order.source_spec, order.target_spec))
+    def of(cls, order: ValueOrder, source: "End", target: "End") -> Self:
+        from_spec, to_spec = map(partition_spec, (order.source_spec, order.target_spec))
         whole = ((order.shape, order.dtype),)
         return cls(
             pieces=tuple(
                 _Piece(
                     shape=shape,
                     dtype=jnp.dtype(dtype),
-                    blocks=fabric.route(
+                    blocks=_route(
                         shape,
-                        fabric.shards(shape, source_axes, source),
-                        fabric.shards(shape, target_axes, target),
+                        fabric.shards(shape, source.axes, from_spec),
+                        fabric.shards(shape, target.axes, to_spec),
+                        target.owners,
                     ),
                 )
                 for shape, dtype in (
                     fabric.forms(order.shape, order.narrowing) if order.narrowing else whole
                 )
             ),
-            source=source,
-            target=target,
+            source=from_spec,
+            target=to_spec,
             key=order.key,
             narrowing=order.narrowing,
         )
@@ -98,22 +100,67 @@ def _widen(to: str, sharding: NamedSharding) -> Callable[[Sequence[jax.Array]], 
     return jax.jit(functools.partial(fabric.widen, to=to), out_shardings=sharding)
 
 
+def _route(
+    shape: Sequence[int],
+    source: Mapping[int, Any],
+    target: Mapping[int, Any],
+    owners: Sequence[int],
+) -> dict[int, tuple[fabric.Block, ...]]:
+    """The blocks for each process of the target."""
+    return {
+        owner: fabric.route(
+            shape, source, {number: of for number, of in target.items() if owners[number] == owner}
+        )
+        for owner in dict.fromkeys(owners)
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """A mesh at an end of a link: its axes, and which process of its worker has each device."""
+
+    axes: Axes
+    owners: Sequence[int]
+
+
 class Crossing:
     """One transfer of a phase: how each of its values goes from mesh to mesh."""
 
-    def __init__(self, order: CrossingOrder, source_axes: Axes, target_axes: Axes) -> None:
-        self.values = [_Value.of(value, source_axes, target_axes) for value in order.values]
+    def __init__(self, order: CrossingOrder, source: "End", target: "End") -> None:
+        self.values = [_Value.of(value, source, target) for value in order.values]
+        # By process of the target, those of the source that send it something: one at least, so
+        # that values without elements come too.
+        self._senders = {
+            to: frozenset(
+                source.owners[block.source]
+                for value in self.values
+                for piece in value.pieces
+                for block in piece.blocks[to]
+            )
+            or frozenset((source.owners[0],))
+            for to in dict.fromkeys(target.owners)
+        }
 
-    def pack(self, arrays: Sequence[jax.Array], mesh: jax.sharding.Mesh) -> list[fabric.Outgoing]:
-        """The blocks that this process sends of the arrays."""
+    def senders(self, to: int) -> frozenset[int]:
+        """The processes of the source that send this process of the target something."""
+        return self._senders[to]
+
+    def pack(
+        self, arrays: Sequence[jax.Array], mesh: jax.sharding.Mesh, member: int
+    ) -> dict[int, list[fabric.Outgoing]]:
+        """The blocks that this process, a member of its worker, sends, by process of the target."""
         devices = dict(enumerate(mesh.devices.flat))
         numbers = itertools.count()
-        return [
-            outgoing
-            for array, value in zip(arrays, self.values, strict=True)
-            for data, piece in zip(value.travelling(array, mesh), value.pieces, strict=True)
-            for outgoing in fabric.cut(data, next(numbers), piece.blocks, devices)
-        ]
+        packed: dict[int, list[fabric.Outgoing]] = {
+            to: [] for to, senders in self._senders.items() if member in senders
+        }
+        for array, value in zip(arrays, self.values, strict=True):
+            for data, piece in zip(value.travelling(array, mesh), value.pieces, strict=True):
+                number = next(numbers)
+                for owner, blocks in piece.blocks.items():
+                    if owner in packed:
+                        packed[owner] += fabric.cut(data, number, blocks, devices)
+        return packed
 
     def lie(self, mesh: jax.sharding.Mesh) -> list[NamedSharding]:
         """How each value lies on the mesh that it comes to."""
@@ -140,40 +187,48 @@ class Crossing:
 class Outlet:
     """Where values of one link go; keeps them until they are known to have come."""
 
-    def __init__(self, mesh: jax.sharding.Mesh, broken: Callable[[int], None]) -> None:
-        """`broken` is told when the link that was made as this number fails; it brings another."""
-        self._mesh = mesh
-        self._broken = broken
-        self._sender: fabric.Sender | None = None
-        self._made = 0
-        self._lock = threading.Lock()
-        self._kept: dict[int, list[tuple[fabric.Tag, list[fabric.Outgoing]]]] = {}
+    def __init__(
+        self, mesh: jax.sharding.Mesh, member: int, broken: Callable[[int, int], None]
+    ) -> None:
+        """Sends nothing yet.
 
-    def connect(self, offer: fabric.Offer, made: int, *, timeout_s: float) -> None:
+        Args:
+            mesh: that values leave.
+            member: which process of its worker this is.
+            broken: is told when the link to a process that was made as this number fails; it is to
+                bring another.
+        """
+        self._mesh = mesh
+        self._member = member
+        self._broken = broken
+        self._senders: dict[int, tuple[fabric.Sender, int]] = {}
+        self._lock = threading.Lock()
+        self._kept: dict[int, list[tuple[fabric.Tag, dict[int, list[fabric.Outgoing]]]]] = {}
+
+    def connect(self, to: int, offer: fabric.Offer, made: int, *, timeout_s: float) -> None:
         """Makes the link, or a new one for one that broke, and sends again what is kept."""
         sender = fabric.connect(offer, timeout_s=timeout_s)
         with self._lock:
-            old, self._sender, self._made = self._sender, sender, made
+            old, _ = self._senders.get(to, (None, 0))
+            self._senders[to] = sender, made
             again = [item for number in sorted(self._kept) for item in self._kept[number]]
         if old is not None:
             old.close()
-        self._put(sender, made, again)
+        self._put(to, again)
 
     def send(self, tag: fabric.Tag, crossing: Crossing, arrays: Sequence[jax.Array]) -> None:
         """Takes values to be sent; waits while too many bytes are on their way."""
-        item = tag, crossing.pack(arrays, self._mesh)
+        item = tag, crossing.pack(arrays, self._mesh, self._member)
         with self._lock:
             self._kept.setdefault(tag.pass_number, []).append(item)
-            sender, made = self._sender, self._made
-        self._put(sender, made, [item])
+        for to in item[1]:
+            self._put(to, [item])
 
-    def send_again(self, pass_number: int) -> bool:
-        """Sends once more what was sent of a pass; whether there was anything."""
+    def send_again(self, to: int, pass_number: int) -> bool:
+        """Sends once more what was sent of a pass to a process; whether there was anything."""
         with self._lock:
             again = list(self._kept.get(pass_number, ()))
-            sender, made = self._sender, self._made
-        self._put(sender, made, again)
-        return bool(again)
+        return self._put(to, again)
 
     def forget(self, numbers: Sequence[int]) -> None:
         """Lets go of what was kept for these passes."""
@@ -188,32 +243,68 @@ class Outlet:
 
     def close(self) -> None:
         """Ends the link."""
-        if self._sender is not None:
-            self._sender.close()
+        for sender, _ in self._senders.values():
+            sender.close()
 
     def _put(
-        self,
-        sender: fabric.Sender | None,
-        made: int,
-        items: Sequence[tuple[fabric.Tag, list[fabric.Outgoing]]],
-    ) -> None:
-        assert sender is not None  # every link is made before the first pass
+        self, to: int, items: Sequence[tuple[fabric.Tag, dict[int, list[fabric.Outgoing]]]]
+    ) -> bool:
+        sender, made = self._senders[to]  # every link is made before the first pass
+        mine = [(tag, packed[to]) for tag, packed in items if to in packed]
         try:
-            for tag, packed in items:
+            for tag, packed in mine:
                 sender.send(tag, packed)
         except fabric.LinkError:
-            if sender is self._sender:
-                self._broken(made)
+            if self._senders[to] == (sender, made):
+                self._broken(to, made)
+        return bool(mine)
+
+
+class Gathering:
+    """What processes of one worker have sent of the transfers of a link, until all have."""
+
+    def __init__(self, senders: Mapping[int, frozenset[int]]) -> None:
+        """`senders` are those that send this process any, by the transfer's number in a tag."""
+        self._senders = senders
+        self._lock = threading.Lock()
+        self._came: dict[fabric.Tag, dict[int, Sequence[fabric.Part]]] = {}
+
+    def take(
+        self, sender: int, tag: fabric.Tag, parts: Sequence[fabric.Part]
+    ) -> Sequence[fabric.Part] | None:
+        """All parts of a transfer, None while there are more to come."""
+        wanted = self._senders[tag.transfer]
+        if len(wanted) == 1:
+            return parts
+        with self._lock:
+            came = self._came.setdefault(tag, {})
+            came[sender] = parts
+            if len(came) < len(wanted):
+                return None
+            del self._came[tag]
+        return [part for of in came.values() for part in of]
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Lets go of what has come of these passes."""
+        with self._lock:
+            for tag in [tag for tag in self._came if tag.pass_number in numbers]:
+                del self._came[tag]
+
+    def forget_all(self) -> None:
+        """Lets go of everything that has come."""
+        with self._lock:
+            self._came.clear()
 
 
 class Inlet:
-    """Where values of one link come in: a thread that puts them on their mesh."""
+    """Where values of one link come in from one process: a thread that puts them on their mesh."""
 
     def __init__(
         self,
         receiver: fabric.Receiver,
         mesh: jax.sharding.Mesh,
         crossings: Mapping[int, Crossing],
+        gather: Callable[[fabric.Tag, Sequence[fabric.Part]], Sequence[fabric.Part] | None],
         config: Config,
         arrive: Callable[[fabric.Tag, list[jax.Array]], None],
         failed: Callable[[fabric.Tag, Exception], None],
@@ -225,6 +316,7 @@ class Inlet:
             receiver: of the link.
             mesh: of this process.
             crossings: by the transfer's number in a tag.
+            gather: gives all parts of a transfer once they have come, from others too.
             config: JAX's configuration of the trace.
             arrive: is given what came.
             failed: is told when what came could not be put on the mesh.
@@ -234,6 +326,7 @@ class Inlet:
         self._crossings = {
             number: (crossing, crossing.lie(mesh)) for number, crossing in crossings.items()
         }
+        self._gather = gather
         self._config = config
         self._arrive = arrive
         self._failed = failed
@@ -254,7 +347,8 @@ class Inlet:
     def _take(self, message: fabric.Message) -> None:
         try:
             crossing, lying = self._crossings[message.tag.transfer]
-            self._arrive(message.tag, crossing.unpack(message.parts, lying))
+            if (parts := self._gather(message.tag, message.parts)) is not None:
+                self._arrive(message.tag, crossing.unpack(parts, lying))
         except Exception as error:  # the device has no room; the thread must live on
             self._failed(message.tag, error)
 

@@ -18,7 +18,6 @@ from gimlax.runtime.workers.launching import (
     SECRET_BYTES,
     Launched,
     environment_of,
-    refuse_groups,
 )
 from gimlax.runtime.workers.server import serve
 
@@ -33,21 +32,21 @@ class RayProcesses:
 
     def __init__(self, hosts: Hosts, specs: Sequence[WorkerSpec]) -> None:
         """`specs` are of all workers that will be started, since they may call each other."""
-        for spec in specs:
-            refuse_groups(spec)
         self._hosts = hosts
         self._running: list[Running] = []
-        self._ended: dict[str, threading.Event] = {}
+        self._ended: dict[tuple[str, int], threading.Event] = {}
         self._nodes = {
-            spec.name: hosts.node_of(spec.host, f"worker {spec.name!r}") for spec in specs
+            (spec.name, place): hosts.node_of(host, f"worker {spec.name!r}")
+            for spec in specs
+            for place, host in enumerate(spec.places)
         }
         # Sockets in the abstract namespace are quicker, but no other host can call them.
         self._alone = all(node.here for node in self._nodes.values())
 
-    def start(self, spec: WorkerSpec, *, timeout_s: float) -> Launched:
+    def start(self, spec: WorkerSpec, place: int = 0, *, timeout_s: float) -> Launched:
         """See `Launcher`."""
-        node = self._nodes[spec.name]
-        if (before := self._ended.get(spec.name)) is not None:
+        node = self._nodes[spec.name, place]
+        if (before := self._ended.get((spec.name, place))) is not None:
             before.wait(_ENDING_S)  # it may hold the devices of the one that takes its place
         host = "" if self._alone else node.address
         secret = secrets.token_bytes(SECRET_BYTES)
@@ -65,7 +64,7 @@ class RayProcesses:
             timeout_s=timeout_s,
         )
         self._running.append(running)
-        ended = self._ended[spec.name] = threading.Event()
+        ended = self._ended[spec.name, place] = threading.Event()
         running.watch(lambda _: ended.set())
         kind, name, port = running.answer["address"]
         return Launched(

@@ -140,10 +140,14 @@ class PhaseOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """All phases, the axes of all meshes, and the limit of passes in flight."""
+    """All phases, the limit of passes in flight, and about all meshes their axes and owners.
+
+    The owners of a mesh are by device which process of its worker has it.
+    """
 
     phases: tuple[PhaseOrder, ...]
     axes: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
+    owners: tuple[tuple[str, tuple[int, ...]], ...]
     max_in_flight: int
 
 

@@ -1,10 +1,10 @@
-"""The controller's side of one worker: requests and answers, what it tells, whether it is alive."""
+"""The controller's side of a process: requests and answers, what it tells, whether it lives."""
 
 import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
 from gimlax import errors
 from gimlax.errors import BackendError, GimlaxError
@@ -14,15 +14,52 @@ from gimlax.runtime.workers.noticing import Pulse
 from gimlax.runtime.workers.server import PROTOCOL
 from gimlax.runtime.workers.wire import Message, from_wire, to_wire
 
-__all__ = ["Peer"]
+__all__ = ["Answer", "Listener", "Member", "Peer", "error_of"]
 
 _CONNECT_S = 20.0
 
 Listener = Callable[[Message], None]
+Answer = tuple[Mapping[str, Any], list[Any]]
 
 
-class Peer:
-    """A worker that was started. `lost` tells why it is given up, None while it is good."""
+class Peer(Protocol):
+    """A worker that was started: one process, or several that are one mesh.
+
+    See `Member` for what the methods do.
+
+    Attributes:
+        name: of the worker.
+        lost: why it is given up, None while it is good.
+        members: its processes.
+    """
+
+    name: str
+    lost: BackendError | None
+
+    @property
+    def members(self) -> Sequence["Member"]: ...
+
+    def ask(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> Answer: ...
+
+    def begin(
+        self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()
+    ) -> Future[Answer]: ...
+
+    def tell(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> None: ...
+
+    def listen(self, deployment: int, listener: Listener) -> None: ...
+
+    def ignore(self, deployment: int) -> None: ...
+
+    def when_lost(self, call: Callable[["Peer"], None]) -> None: ...
+
+    def give_up(self, why: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Member:
+    """A process that was started. `lost` tells why it is given up, None while it is good."""
 
     def __init__(self, name: str, launched: Launched) -> None:
         self.name = name
@@ -30,7 +67,7 @@ class Peer:
         self.lost: BackendError | None = None
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._asked: dict[int, Future[tuple[Mapping[str, Any], list[Any]]]] = {}
+        self._asked: dict[int, Future[Answer]] = {}
         self._listeners: dict[int, Listener] = {}
         self._when_lost: list[Callable[[Peer], None]] = []
         self._closing = False
@@ -45,9 +82,12 @@ class Peer:
         self._thread.start()
         self.ask("hello", {"protocol": PROTOCOL})
 
-    def ask(
-        self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()
-    ) -> tuple[Mapping[str, Any], list[Any]]:
+    @property
+    def members(self) -> Sequence["Member"]:
+        """See `Peer`."""
+        return (self,)
+
+    def ask(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> Answer:
         """What the worker answers: fields and arrays.
 
         Raises:
@@ -58,10 +98,10 @@ class Peer:
 
     def begin(
         self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()
-    ) -> Future[tuple[Mapping[str, Any], list[Any]]]:
+    ) -> Future[Answer]:
         """The future of an answer; see `ask`."""
         number = next(self._numbers)
-        future: Future[tuple[Mapping[str, Any], list[Any]]] = Future()
+        future: Future[Answer] = Future()
         with self._lock:
             if self.lost is not None:
                 future.set_exception(self._own(self.lost))

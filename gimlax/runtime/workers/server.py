@@ -27,8 +27,10 @@ from gimlax.runtime.exporting import ExportedStage, load_stage
 from gimlax.runtime.workers.building import analyses, build
 from gimlax.runtime.workers.connection import Connection, accept
 from gimlax.runtime.workers.files import read_filed
+from gimlax.runtime.workers.laying import lay
 from gimlax.runtime.workers.orders import Orders
 from gimlax.runtime.workers.possessions import Possessions
+from gimlax.runtime.workers.shares import share
 from gimlax.runtime.workers.site import Site
 from gimlax.runtime.workers.wire import Message, from_wire, to_wire
 
@@ -59,8 +61,12 @@ class _Worker:
         self._sites: dict[int, Site] = {}
         self._possessions: defaultdict[int, Possessions] = defaultdict(Possessions)
         self._control: Connection | None = None
+        self._member = 0  # which process of the worker this is
+        self._is_one_of_several = False
         self._requests: Mapping[str, Callable[..., Any]] = {
             "hello": self._hello,
+            "port": self._port,
+            "join": self._join,
             "bind": self._bind,
             "prepare": self._prepare,
             "offer": self._offer,
@@ -131,17 +137,21 @@ class _Worker:
                 threading.Thread(
                     target=self._again, args=(message.fields,), name="gimlax again", daemon=True
                 ).start()
-            elif message.kind in _LONG:
+            elif message.kind in _LONG and not self._in_order(message.kind):
                 threading.Thread(
                     target=self._answer, args=(message,), name="gimlax prepare", daemon=True
                 ).start()
             else:
                 self._answer(message)
 
+    def _in_order(self, kind: str) -> bool:
+        """Whether nothing may overtake it: all processes of a worker compute in one order."""
+        return self._is_one_of_several and kind == "try"
+
     def _again(self, fields: Mapping[str, Any]) -> None:
         site = self._sites.get(fields["deployment"])
         if site is not None:
-            site.send_again(fields["track"], fields["pass"])
+            site.ports.send_again(fields["track"], fields["to"], fields["pass"])
 
     def _pass(self, message: Message) -> None:
         fields = message.fields
@@ -162,6 +172,8 @@ class _Worker:
         try:
             fields, arrays = self._requests[message.kind](message.fields, from_wire(message))
             answer = {"request": number, **fields}
+            if arrays and self._is_one_of_several:
+                answer["shares"], arrays = share(arrays)
             if arrays:  # may be many bytes, and the controller may be busy telling something
                 threading.Thread(
                     target=self._send, args=(answer, arrays), name="gimlax answer", daemon=True
@@ -197,17 +209,38 @@ class _Worker:
             )
         return {"pid": os.getpid(), "jax": jax.__version__}, ()
 
+    def _port(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        """A port of a host of this process that is free now."""
+        family = socket.getaddrinfo(fields["host"], 0, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.bind((fields["host"], 0))
+            return {"port": trial.getsockname()[1]}, ()
+
+    def _join(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
+        """Makes this process one of several that are one mesh; the first one coordinates."""
+        self._member = fields["number"]
+        self._is_one_of_several = True
+        devices.join_processes(
+            fields["host"], fields["port"], count=fields["count"], number=self._member
+        )
+        return {}, ()
+
     def _bind(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         specs = [
             from_json(MeshSpec, text, 1, "mesh", error=BackendError, advice="send it again")
             for text in fields["meshes"]
         ]
-        live = devices.bind(specs)
+        live = devices.bind(specs, over_processes=self._is_one_of_several)
         self._meshes.update(live)
         found = {
             name: {
-                "platform": mesh.devices.flat[0].client.platform,
-                "donates": devices.capabilities(mesh.devices.flat[0]).donation,
+                "platform": mesh.local_devices[0].client.platform,
+                "donates": devices.capabilities(mesh.local_devices[0]).donation,
+                "mine": [
+                    number
+                    for number, device in enumerate(mesh.devices.flat)
+                    if device.process_index == mesh.local_devices[0].process_index
+                ],
             }
             for name, mesh in live.items()
         }
@@ -221,7 +254,10 @@ class _Worker:
         names = {step.track for phase in orders.phases for step in phase.steps}
 
         def tell(kind: str, said: Mapping[str, Any], values: Sequence[Any] = ()) -> None:
-            self._tell(kind, {"deployment": number, **said}, values)
+            about = {"deployment": number, **said}
+            if kind == "done" and self._is_one_of_several:
+                about["shares"], values = share(values)
+            self._tell(kind, about, values)
 
         def progress(step: Progress) -> None:
             tell("progress", {"done": step.done, "total": step.total, "what": step.what})
@@ -230,15 +266,19 @@ class _Worker:
         config = tuple((name, value) for name, value in fields["config"])
         mine = self._possessions[fields["owner"]]
         phases, num_compiled = build(orders, arrays, meshes, config, progress, mine.compiled)
-        self._sites[number] = Site(orders, phases, mine.arrays, meshes, config, tell)
+        self._sites[number] = Site(
+            orders, phases, mine.arrays, meshes, config, tell, member=self._member
+        )
         return {"num_compiled": num_compiled, "analyses": analyses(phases)}, ()
 
     def _offer(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         site, kind, made = self._site(fields), fields["kind"], fields["made"]
-        return {"offer": site.offer(fields["track"], kind, self._host, made)}, ()
+        offer = site.ports.offer(fields["track"], fields["from"], kind, self._host, made)
+        return {"offer": offer}, ()
 
     def _connect(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
-        self._site(fields).connect(fields["track"], fields["offer"], fields["made"])
+        site = self._site(fields)
+        site.ports.connect(fields["track"], fields["to"], fields["offer"], fields["made"])
         return {}, ()
 
     def _shelve(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
@@ -260,7 +300,8 @@ class _Worker:
     def _write(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         site = self._site(fields)
         with _jax.using_config(fields["config"]):
-            site.cells[fields["cell"]].write(fields["number"], arrays[0])
+            cell, number = site.cells[fields["cell"]], fields["number"]
+            cell.write(number, lay(arrays, [cell.filled()[number].sharding])[0])
         return {}, ()
 
     def _copy(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
@@ -293,6 +334,9 @@ class _Worker:
     def _try(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         """Runs a stage once, on arrays that come with it."""
         artifact, *given = arrays
+        if self._is_one_of_several:
+            for site in tuple(self._sites.values()):
+                site.drain()
         mesh = self._meshes[fields["mesh"]]
         config = tuple((name, value) for name, value in fields["config"])
         stage = ExportedStage(
@@ -309,14 +353,14 @@ class _Worker:
             lowered = load_stage(stage, mesh)
             treedef = jax.tree.structure(lowered.args_info)
             lying = [NamedSharding(mesh, partition_spec(spec)) for spec in stage.inputs]
-            args, _ = jax.tree.unflatten(treedef, jax.device_put(given, lying))
+            args, _ = jax.tree.unflatten(treedef, lay(given, lying))
             updated, produced, _ = lowered.compile()(*args)
         return {}, jax.tree.leaves((updated, produced))
 
     def _echo(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         """Puts arrays on a mesh and reads them back."""
         whole = NamedSharding(self._meshes[fields["mesh"]], PartitionSpec())
-        return {}, jax.device_put(list(arrays), whole)
+        return {}, lay(arrays, [whole] * len(arrays))
 
     def _reset(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         self._site(fields).reset(fields["epoch"])

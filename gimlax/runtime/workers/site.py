@@ -16,9 +16,7 @@ import jax
 
 from gimlax import _jax, fabric
 from gimlax.errors import GimlaxError, InternalError
-from gimlax.fabric.linking import LOOPBACK
 from gimlax.partition import partition_spec
-from gimlax.planning.carriers import TCP
 from gimlax.program import Transfer, track_of_link
 from gimlax.runtime.jobs import Job
 from gimlax.runtime.passes import CompiledPhase, Key, Pass, outgoing, send
@@ -26,17 +24,16 @@ from gimlax.runtime.pipeline import Pipeline
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.stores import Cell
-from gimlax.runtime.workers.links import Crossing, Inlet, Outlet
+from gimlax.runtime.workers.laying import lay
 from gimlax.runtime.workers.orders import Orders
+from gimlax.runtime.workers.ports import PLACES, Ports
 from gimlax.runtime.workers.tapping import Taps
 
 __all__ = ["Site"]
 
 Config = tuple[tuple[str, Any], ...]
 
-_CONNECT_S = 10.0
 _STALLED_S = 1.0  # a value that has not come for so long is asked for again
-_PLACES = 2**16  # transfers of one link in a phase
 
 
 @dataclass(slots=True)
@@ -81,6 +78,8 @@ class Site:
         meshes: Mapping[str, jax.sharding.Mesh],
         config: Config,
         tell: Callable[..., None],
+        *,
+        member: int,
     ) -> None:
         """Makes ready for passes.
 
@@ -91,14 +90,14 @@ class Site:
             meshes: live meshes of this process by name.
             config: JAX's configuration that everything was traced under.
             tell: sends a message (kind, fields, arrays) to the controller.
+            member: which process of the worker this is.
         """
         self._meshes = meshes
         self._config = config
         self._tell = tell
         self._orders = orders
-        self._outlets: dict[str, Outlet] = {}
-        self._inlets: dict[str, Inlet] = {}
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self.arrays = arrays
         self.cells: dict[int, Cell] = {}
         self.taps = Taps()
@@ -111,6 +110,7 @@ class Site:
         self._ending = threading.Event()
         self._pipeline: Pipeline | None = None
         self._phases = tuple(phases)
+        self._over_processes = any(mesh.is_multi_process for mesh in meshes.values())
         elsewhere = {
             end
             for phase in orders.phases
@@ -119,47 +119,23 @@ class Site:
             if end and end not in meshes
         }
         self._schedules = tuple(Schedule.build(phase, elsewhere) for phase in self._phases)
-        axes = dict(orders.axes)
-        self._crossings = {
-            (order.track, _PLACES * index + order.place): Crossing(
-                order, axes[order.source], axes[order.target]
-            )
-            for index, phase in enumerate(orders.phases)
-            for order in phase.crossings
-        }
+        self.ports = Ports(
+            orders,
+            meshes,
+            config,
+            member,
+            tell,
+            self._arrive,
+            lambda tag, error: self._failed(tag.pass_number, tag.attempt, error),
+        )
         self._watcher = threading.Thread(target=self._ask_again, name="gimlax stalled", daemon=True)
         self._watcher.start()
 
-    def offer(self, track: str, kind: str, host: str, made: int) -> str:
-        """Makes the receiving end of a link, or a new one for one that broke; its offer."""
-        if (old := self._inlets.pop(track, None)) is not None:
-            old.close()
-        at = host if kind == TCP and host else LOOPBACK
-        receiver = fabric.listen(kind, track, host=at)
-        self._inlets[track] = Inlet(
-            receiver,
-            self._meshes[track.partition(" -> ")[2]],
-            {number: of for (at, number), of in self._crossings.items() if at == track},
-            self._config,
-            lambda tag, arrays: self._arrive(track, tag, arrays),
-            lambda tag, error: self._failed(tag.pass_number, tag.attempt, error),
-            lambda: self._tell("broken", {"track": track, "made": made}),
-        )
-        return receiver.offer.to_json()
-
-    def connect(self, track: str, offer: str, made: int) -> None:
-        """Makes the sending end of a link, or a new one for one that broke."""
-        if track not in self._outlets:
-            self._outlets[track] = Outlet(
-                self._meshes[track.partition(" -> ")[0]],
-                lambda made: self._tell("broken", {"track": track, "made": made}),
-            )
-        self._outlets[track].connect(fabric.Offer.from_json(offer), made, timeout_s=_CONNECT_S)
-
-    def send_again(self, track: str, number: int) -> None:
-        """Sends once more what this pass sent over a link, if it is still kept."""
-        if self._outlets[track].send_again(number):
-            self._tell("resent", {"track": track, "pass": number})
+    def drain(self) -> None:
+        """Waits until no pass is under way."""
+        with self._changed:
+            while self._live:
+                self._changed.wait()
 
     def shelve(self, mesh: str, numbers: Sequence[int], specs: Sequence[Any], rows: Any) -> None:
         """Keeps parameters under these numbers."""
@@ -216,8 +192,7 @@ class Site:
         """
         if fields["drop"] is not None:
             self._drop(fields["drop"])
-        for outlet in self._outlets.values():
-            outlet.forget(fields["finished"])
+        self.ports.forget(fields["finished"])
         number, index = fields["pass"], fields["phase"]
         phase = self._phases[index]
         placed: Any = [self._rows(*of) for of in fields["placed"]]
@@ -256,7 +231,7 @@ class Site:
     def _arrive(self, track: str, tag: fabric.Tag, arrays: list[jax.Array]) -> None:
         """Takes values that another worker sent: of a pass that may not have been started yet."""
         number = tag.pass_number
-        phase, place = divmod(tag.transfer, _PLACES)
+        phase, place = divmod(tag.transfer, PLACES)
         index = self._schedules[phase].task_at(track, place)
         with self._lock:
             if tag.attempt != self._epoch:
@@ -283,7 +258,7 @@ class Site:
                         flight.ask_s = now_s + flight.wait_s
                         stalled += [(number, track) for track in set(flight.missing.values())]
             for number, track in stalled:
-                self._tell("missing", {"pass": number, "track": track})
+                self.ports.ask_for(track, number)
 
     def reset(self, epoch: int) -> None:
         """Ends all passes that are under way: the controller has given them up."""
@@ -291,23 +266,23 @@ class Site:
             self._epoch = epoch
             pipeline, self._pipeline = self._pipeline, None
             self._live.clear()
+            self._changed.notify_all()
             self._early.clear()
-        for outlet in self._outlets.values():
-            outlet.forget_all()
+        self.ports.forget_all()
         if pipeline is not None:
             pipeline.stop()
 
     def close(self) -> None:
         """Ends the threads and the links."""
         self._ending.set()
-        for link in (*self._inlets.values(), *self._outlets.values()):
-            link.close()
+        self.ports.close()
         self.reset(-1)
         self._watcher.join()
 
     def _ended(self, number: int, epoch: int, future: Any) -> None:
-        with self._lock:
+        with self._changed:
             self._live.pop(number, None)
+            self._changed.notify_all()
         error = future.exception()
         try:
             if error is None:
@@ -328,10 +303,11 @@ class Site:
             (mesh, leaf): array
             for (mesh, leaf), array in zip(fields["streamed"], arrays, strict=True)
         }
-        if dict(self._config).get("jax_enable_x64"):
-            # A host array left to the call would be narrowed there, outside of this context.
+        if dict(self._config).get("jax_enable_x64") or self._over_processes:
+            # A host array left to the call would be narrowed there, outside of this context, or be
+            # compared with those of the other processes.
             with _jax.using_config(self._config):
-                return {key: jax.device_put(a, self._whole(key[0])) for key, a in fed.items()}
+                return {key: lay([a], [self._whole(key[0])])[0] for key, a in fed.items()}
         return fed
 
     def _take_cells(self, given: Sequence[Sequence[int]], num_stages: int) -> list[Any]:
@@ -348,7 +324,7 @@ class Site:
     def _put(self, mesh: str, specs: Sequence[Any], rows: Sequence[Any]) -> Sequence[jax.Array]:
         live = self._meshes[mesh]
         lying = [jax.sharding.NamedSharding(live, partition_spec(spec)) for spec in specs]
-        return jax.block_until_ready(jax.device_put(list(rows), lying))
+        return jax.block_until_ready(lay(rows, lying))
 
     def _whole(self, mesh: str) -> jax.sharding.NamedSharding:
         return jax.sharding.NamedSharding(self._meshes[mesh], jax.sharding.PartitionSpec())
@@ -367,6 +343,7 @@ class Site:
             clock=time.perf_counter,
             recording=lambda: self._recording,
             send=self._send,
+            in_order=self._over_processes,
         )
 
     def _send(self, work: Pass, transfer: Transfer) -> None:
@@ -376,6 +353,6 @@ class Site:
         assert isinstance(work, _WorkerPass)
         track = track_of_link(transfer.source, transfer.target)
         phase = self._phases.index(work.phase)
-        number = _PLACES * phase + self._schedules[phase].place_of(transfer)
+        number = PLACES * phase + self._schedules[phase].place_of(transfer)
         tag = fabric.Tag(pass_number=work.number, transfer=number, attempt=work.epoch)
-        self._outlets[track].send(tag, self._crossings[track, number], outgoing(work, transfer))
+        self.ports.send(track, tag, outgoing(work, transfer))

@@ -1,6 +1,7 @@
 """What crosses between workers: dtypes, keys, shards of other meshes, and links that break."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from gimlax import fabric
 from gimlax.devices import DeviceKind, Interconnect, WorkerSpec
 from gimlax.fabric import NARROWINGS, narrowing_bound
 from gimlax.graph import trace
-from gimlax.runtime.workers.links import Crossing
+from gimlax.runtime.workers.links import Crossing, End
 from gimlax.runtime.workers.orders import CrossingOrder, ValueOrder
 from tests.runtime.workers.conftest import TWO_DEVICES, cluster_of, compile_on
 
@@ -109,7 +110,8 @@ AXES = (("data", 1), ("model", 2))
 def sent_over_a_ring(arrays, values, axes=AXES):
     """What arrives on a mesh of what is sent on the other, and how many bytes of it each are."""
     order = CrossingOrder(track="a -> b", place=0, source="a", target="b", values=tuple(values))
-    crossing = Crossing(order, axes, axes)
+    end = End(axes=axes, owners=(0,) * math.prod(size for _, size in axes))
+    crossing = Crossing(order, end, end)
     shape = tuple(size for _, size in axes)
     devices = np.array(jax.devices("cpu")[: np.prod(shape)]).reshape(shape)
     mesh = jax.sharding.Mesh(devices, [name for name, _ in axes])
@@ -117,7 +119,7 @@ def sent_over_a_ring(arrays, values, axes=AXES):
         fabric.listen("ring", "a -> b") as receiver,
         fabric.connect(receiver.offer) as sender,
     ):
-        sender.send(fabric.Tag(pass_number=0), crossing.pack(arrays, mesh))
+        sender.send(fabric.Tag(pass_number=0), crossing.pack(arrays, mesh, 0)[0])
         parts = receiver.receive(30).parts
         num_bytes = sum(part.data.nbytes for part in parts)
         found = crossing.unpack(parts, crossing.lie(mesh))
@@ -267,7 +269,7 @@ def test_a_link_that_is_made_anew_carries_what_was_on_the_old_one(workers):
         for _ in range(3):
             made = link.made
             futures = [step.submit(placed, x) for _ in range(8)]
-            links._join("one -> two")
+            links._join(("one -> two", 0, 0))
             for future in futures:
                 np.testing.assert_array_equal(future.result(30), expected)
             assert link.made == made + 1

@@ -1,0 +1,208 @@
+"""The controller's side of a worker of several processes, which are one mesh and fail as one.
+
+All are told the same, in the same order, since a computation over the mesh has to be started in one
+order by all of them. What each answers or tells of its part is put together here, so that
+whoever asks need not know how many there are.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from typing import Any
+
+import jax
+
+from gimlax.errors import BackendError, GimlaxError
+from gimlax.fabric.linking import LOOPBACK
+from gimlax.runtime.workers.peers import Answer, Listener, Member, Peer
+from gimlax.runtime.workers.shares import join
+from gimlax.runtime.workers.wire import Message
+
+__all__ = ["GroupPeer", "join_up"]
+
+_RESET_S = 20.0  # for all to come out of a stage that one of them could not do
+
+
+class GroupPeer:
+    """A worker of several processes; see `Peer`."""
+
+    def __init__(self, name: str, members: Sequence[Member]) -> None:
+        """Takes over processes that know of each other; see `join_up`."""
+        self.name = name
+        self.lost: BackendError | None = None
+        self._members = tuple(members)
+        self._order = threading.Lock()
+        self._lock = threading.Lock()
+        self._when_lost: list[Callable[[Peer], None]] = []
+        self._ending = False
+        self._listeners: dict[int, Listener] = {}
+        self._done: defaultdict[tuple[int, int, int], dict[int, Message]] = defaultdict(dict)
+        for member in self._members:
+            member.when_lost(self._one_is_lost)
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """See `Peer`."""
+        return self._members
+
+    def ask(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> Answer:
+        """What they answer together; `members` of its fields is what each said."""
+        return self.begin(kind, fields, arrays).result()
+
+    def begin(
+        self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()
+    ) -> Future[Answer]:
+        """The future of an answer; see `ask`."""
+        if kind == "reset":
+            self._forget(fields["deployment"])
+        together: Future[Answer] = Future()
+        with self._order:
+            futures = [member.begin(kind, fields, arrays) for member in self._members]
+        rest = set(range(len(futures)))
+        lock = threading.Lock()
+
+        def ended(number: int) -> None:
+            with lock:
+                rest.discard(number)
+                if rest:
+                    return
+            self._settle(together, futures)
+
+        for number, future in enumerate(futures):
+            future.add_done_callback(lambda _, number=number: ended(number))
+        if kind == "reset":
+            self._expect(together)
+        return together
+
+    def tell(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> None:
+        """Sends all what is not answered."""
+        with self._order:
+            for member in self._members:
+                member.tell(kind, fields, arrays)
+
+    def listen(self, deployment: int, listener: Listener) -> None:
+        """See `Peer`; that a pass is done is said once all have said so."""
+        self._listeners[deployment] = listener
+        for number, member in enumerate(self._members):
+            member.listen(deployment, lambda said, number=number: self._hear(number, said))
+
+    def ignore(self, deployment: int) -> None:
+        """Undoes `listen`."""
+        self._listeners.pop(deployment, None)
+        for member in self._members:
+            member.ignore(deployment)
+        self._forget(deployment)
+
+    def when_lost(self, call: Callable[[Peer], None]) -> None:
+        """See `Peer`."""
+        with self._lock:
+            if self.lost is None:
+                self._when_lost.append(call)
+                return
+        call(self)
+
+    def give_up(self, why: str) -> None:
+        """Ends all processes and all that waits for them."""
+        self._members[0].give_up(why)
+
+    def close(self) -> None:
+        """See `Peer`."""
+        with self._lock:
+            self._ending = True
+            calls, self._when_lost = self._when_lost, []
+        for member in self._members:
+            member.close()
+        if self.lost is None:
+            self.lost = self._members[0].lost
+        for call in calls:
+            call(self)
+
+    def _one_is_lost(self, of: Peer) -> None:
+        with self._lock:
+            if self._ending:
+                return
+            self._ending = True
+            calls, self._when_lost = self._when_lost, []
+        number = self._members.index(of)  # type: ignore[arg-type]
+        for member in self._members:
+            member.give_up(f"is one mesh with process {number}, which was lost")
+        with self._lock:
+            self.lost = BackendError(
+                f"worker {self.name!r} of {len(self._members)} processes is lost with one of them:"
+                f" {of.lost}"
+            )
+        for call in calls:
+            call(self)
+
+    def _hear(self, number: int, message: Message) -> None:
+        fields = message.fields
+        listener = self._listeners.get(fields["deployment"])
+        if listener is None or (message.kind == "progress" and number):
+            return
+        if message.kind == "done":
+            key = fields["deployment"], fields["pass"], fields["epoch"]
+            with self._lock:
+                done = self._done[key]
+                done[number] = message
+                if len(done) < len(self._members):
+                    return
+                del self._done[key]
+            arrays, keys = join(
+                [(done[n].fields["shares"], done[n].arrays) for n in range(len(self._members))]
+            )
+            message = Message(kind="done", fields=fields, arrays=arrays, keys=keys)
+        listener(message)
+
+    def _forget(self, deployment: int) -> None:
+        with self._lock:
+            for key in [key for key in self._done if key[0] == deployment]:
+                del self._done[key]
+
+    def _settle(self, together: Future[Answer], futures: Sequence[Future[Answer]]) -> None:
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        if errors:
+            lost = self.lost
+            together.set_exception(errors[0] if lost is None else BackendError(str(lost)))
+            return
+        try:
+            answers = [future.result() for future in futures]
+            fields = {**answers[0][0], "members": [said for said, _ in answers]}
+            arrays: list[Any] = []
+            if "shares" in fields:
+                arrays, keys = join([(said["shares"], parts) for said, parts in answers])
+                for index, generator in keys.items():
+                    arrays[index] = jax.random.wrap_key_data(
+                        jax.numpy.asarray(arrays[index]), impl=generator
+                    )
+            together.set_result((fields, arrays))
+        except GimlaxError as error:
+            together.set_exception(error)
+
+    def _expect(self, together: Future[Answer]) -> None:
+        """Gives up if not all answer in time: they wait for one that has failed."""
+
+        def late() -> None:
+            if not wait([together], _RESET_S).done:
+                self.give_up(f"did not come out of a stage within {_RESET_S:.0f} s of its failure")
+
+        threading.Thread(target=late, name="gimlax reset", daemon=True).start()
+
+
+def join_up(name: str, members: Sequence[Member]) -> GroupPeer:
+    """Lets processes find each other, before their backends start.
+
+    Raises:
+        BackendError: they do not.
+    """
+    first = members[0].launched.host or LOOPBACK
+    port = members[0].ask("port", {"host": first})[0]["port"]
+    futures = [
+        member.begin("join", {"host": first, "port": port, "count": len(members), "number": number})
+        for number, member in enumerate(members)
+    ]
+    wait(futures)
+    for member, future in zip(members, futures, strict=True):
+        if (error := future.exception()) is not None:
+            raise BackendError(f"{member.name}: {error}") from error
+    return GroupPeer(name, members)
