@@ -8,7 +8,7 @@ import pytest
 
 from gimlax.devices import WorkerSpec
 from gimlax.runtime.workers.fleet import Workers
-from gimlax.runtime.workers.peers import Peer
+from gimlax.runtime.workers.peers import Member
 from tests import zoo
 from tests.faults.harness import Round, lost
 from tests.faults.hosts import HERE, THERE, Hosts, OtherHost
@@ -28,7 +28,7 @@ class Crew:
         launcher = Hosts(other)
         try:
             peers = {
-                spec.name: Peer(spec.name, launcher.start(spec, timeout_s=TIMEOUT_S))
+                spec.name: Member(spec.name, launcher.start(spec, timeout_s=TIMEOUT_S))
                 for spec in self.cluster.workers
             }
         except BaseException:
