@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +183,24 @@ def test_what_is_judged_is_what_the_pass_made(deploy):
     step(placed, x)
     assert [check.ok for check in step.checks] == [False, True]
     assert len(calls) == 2
+
+
+def test_a_tap_keeps_no_memory_that_others_want_back():
+    """State is donated, and what was received may lie over a link's memory; results are free."""
+    stage = SimpleNamespace(index=0, received=(("m", 1),), produced=(("m", 2),))
+    given, received, updated, produced = (jnp.full(3, i) for i in range(4))
+    tap = tapping.LocalTap(1)
+    tap.before(stage, [[given]], [received])
+    tap.after(stage, [[updated]], [produced])
+    for array in (given, received, updated):
+        array.delete()
+    kept = (tap.given(0)[0][0], tap.value("m", 1), tap.updated(0)[0][0], tap.value("m", 2))
+    for i, array in enumerate(kept):
+        np.testing.assert_array_equal(array, np.full(3, i))
+    assert kept[3] is produced
+    tap.let_go()
+    with pytest.raises(KeyError):
+        tap.given(0)
 
 
 def test_a_pass_goes_on_if_there_is_no_room_to_check_it(deploy, monkeypatch):
