@@ -324,6 +324,8 @@ class _Worker:
 
     def _tapped(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         taps = self._site(fields).taps
+        if self._is_one_of_several:
+            return {}, (taps.find(fields["pass"], fields["where"]),)
         said, piece = taps.piece(*(fields[key] for key in ("pass", "where", "start", "stop")))
         return said, (piece,)
 

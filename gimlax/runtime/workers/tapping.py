@@ -54,7 +54,7 @@ class Taps:
         key = (number, *where)
         sending = self._sending
         if sending is None or sending[0] != key:
-            sending = self._sending = (key, *_host(self._find(number, where)))
+            sending = self._sending = (key, *_host(self.find(number, where)))
         _, array, generator = sending
         name = name_of(array.dtype)
         if name is None:
@@ -62,7 +62,8 @@ class Taps:
         said = {"dtype": name, "shape": list(array.shape), "generator": generator}
         return said, array.reshape(-1).view(np.uint8)[start:stop]
 
-    def _find(self, number: int, where: Sequence[Any]) -> Any:
+    def find(self, number: int, where: Sequence[Any]) -> Any:
+        """An array; see `piece`."""
         tap = self._tap(number)
         kind, *rest = where
         if kind == VALUE:

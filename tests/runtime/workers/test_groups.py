@@ -139,6 +139,10 @@ def near(found, wanted):
 @pytest.mark.parametrize("axes", AXES, ids=["model 4", "data 2 model 2"])
 @pytest.mark.parametrize("placement", PLACEMENTS, ids="-".join)
 def test_a_mesh_over_two_processes_gives_what_one_device_gives(workers, placement, axes):
+    check_passes(workers, placement, axes)
+
+
+def check_passes(workers, placement, axes=AXES[0]):
     outputs, last = expected(6)
     with deployed(workers, placement, axes) as step:
         params, state, futures = step.place(PARAMS), step.init(STATE), []
@@ -165,6 +169,16 @@ def test_state_over_two_processes_is_copied_read_and_written(workers):
 def test_stages_over_two_processes_are_probed(workers):
     with deployed(workers, ("slice", "other")) as step:
         assert gx.probe(step, PARAMS, STATE, X).ok
+
+
+def test_live_passes_over_two_processes_are_checked(workers):
+    outputs, _ = expected(4)
+    with deployed(workers, ("slice", "other", "slice"), check_every=2) as step:
+        params, state = step.place(PARAMS), step.init(STATE)
+        for number, wanted in enumerate(outputs):
+            found, state = step(params, state, X + number)
+            near(found, wanted)
+        assert [check.ok for check in step.checks] == [True, True]
 
 
 def hurt(workers, member):

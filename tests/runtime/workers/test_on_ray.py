@@ -9,7 +9,7 @@ from gimlax.devices import WorkerSpec
 from tests import zoo
 from tests.runtime.conftest import on_cpu, trace_specimen
 from tests.runtime.test_execution import assert_within
-from tests.runtime.workers import test_parity
+from tests.runtime.workers import test_groups, test_parity
 from tests.runtime.workers.conftest import TWO_DEVICES, cluster_of, compile_on
 
 PLACEMENTS = (("one", "two"), ("one", "two", "three"), ("one", "other"), ("other", "one", "two"))
@@ -36,6 +36,11 @@ def test_cut_over_workers_of_ray_and_uncut_agree(kind, placement, workers):
     with compile_on(workers, trace_specimen(specimen), placement) as step:
         args = (step.place(specimen.args[0]), *specimen.args[1:])
         assert_within(gx.gather(step(*args)), on_cpu(specimen.fn, *specimen.args), 5e-6)
+
+
+def test_a_mesh_over_two_processes_of_ray(plugin_name, ray):
+    with gx.start_workers(test_groups.cluster(plugin_name), ray=True) as workers:
+        test_groups.check_passes(workers, ("slice", "other", "slice"))
 
 
 test_every_single_boundary = test_parity.test_every_single_boundary
