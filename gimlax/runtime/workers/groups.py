@@ -124,14 +124,13 @@ class GroupPeer:
                 return
             self._ending = True
             calls, self._when_lost = self._when_lost, []
-        number = self._members.index(of)  # type: ignore[arg-type]
-        for member in self._members:
-            member.give_up(f"is one mesh with process {number}, which was lost")
-        with self._lock:
-            self.lost = BackendError(
+            self.lost = BackendError(  # before anything fails that waits for the others
                 f"worker {self.name!r} of {len(self._members)} processes is lost with one of them:"
                 f" {of.lost}"
             )
+        for member in self._members:
+            if member is not of:
+                member.give_up(f"is one mesh with {of.name!r}, which was lost")
         for call in calls:
             call(self)
 
