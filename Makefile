@@ -14,6 +14,8 @@ PASSES ?= 2000
 SEED ?= 1
 # The suite in one process a core; empty for one process.
 WORKERS ?= -n logical
+# Long suites that call no JAX of their own, or hurt what others try: `make test` runs them, once is enough.
+ONCE := tests/faults tests/planning/groups tests/planning/solvers tests/planning/test_objectives.py
 OVERHEAD_FLAGS ?= --json=benchmarks/results/overhead.json
 PIPELINE_FLAGS ?= --json=benchmarks/results/pipeline.json
 FABRIC_FLAGS ?= --json=benchmarks/results/fabric.json
@@ -73,7 +75,7 @@ parity:
 
 test-floor:
 	@tools/environment.sh .venv-floor text,test requirements/floor.txt
-	.venv-floor/bin/python -m pytest $(WORKERS) $(PYTEST_FLAGS)
+	.venv-floor/bin/python -m pytest $(WORKERS) $(ONCE:%=--ignore=%) $(PYTEST_FLAGS)
 
 test-faults:
 	@tools/environment.sh $(VENV) text,test
@@ -81,7 +83,7 @@ test-faults:
 
 test-py312:
 	@WANTED_PYTHON=3.12 tools/environment.sh .venv-py312 text,test
-	.venv-py312/bin/python -m pytest $(WORKERS) $(PYTEST_FLAGS)
+	.venv-py312/bin/python -m pytest $(WORKERS) $(ONCE:%=--ignore=%) $(PYTEST_FLAGS)
 
 test-ray:
 	@tools/environment.sh .venv-ray text,test,ray
