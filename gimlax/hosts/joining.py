@@ -324,7 +324,9 @@ class _Kill:
             if process is not None:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(process, signal.SIGKILL)
-                select.select([process], [], [], _ENDING_S)
+                ended = select.poll()  # unlike `select`, for descriptors past 1,023 too
+                ended.register(process, select.POLLIN)
+                ended.poll(_ENDING_S * 1000)
                 os.close(process)
         self._tell()
 

@@ -1,6 +1,7 @@
 """Ray started and joined on terms of this framework, and nothing left behind."""
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from gimlax import hosts
 from gimlax.errors import BackendError, SpecError
 from gimlax.hosts.errand import Errand, marks
+from gimlax.hosts.joining import _Kill
 
 ROOT = Path(__file__).parent.parent.parent
 WATCHDOG_S = 120
@@ -246,3 +248,21 @@ def test_where_no_ray_answers_the_error_says_what_to_check(ray, address):
 def test_an_address_without_a_port_is_refused(ray):
     with pytest.raises(SpecError, match="'auto' is no address of a Ray; give 'host:port'"):
         hosts.join("auto")
+
+
+def test_a_process_is_ended_by_a_descriptor_of_any_number():
+    """`select` takes none past 1,023, and who has many workers and links has more open files."""
+    child = subprocess.Popen(["sleep", "1000"])
+    first = os.pidfd_open(child.pid)
+    try:
+        high = fcntl.fcntl(first, fcntl.F_DUPFD, 1024)
+    except OSError:
+        pytest.skip("this process may not open more than 1,024 files")
+    finally:
+        os.close(first)
+    told = []
+    _Kill(high, lambda: told.append("killed"))()
+    assert child.wait(WATCHDOG_S) == -signal.SIGKILL
+    assert told == ["killed"]
+    with pytest.raises(OSError):
+        os.fstat(high)
