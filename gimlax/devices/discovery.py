@@ -214,6 +214,8 @@ def _start(answers: Iterable[Answer]) -> tuple[dict[str, Backend], dict[str, str
         absent.update((name, explain(str(error))) for name in order)
     live = {name: _live(name, found[name]) for name in _jax.backend_names()}
     if not live:
+        for name in found:
+            absent.setdefault(name, f"left out by JAX_PLATFORMS={','.join(allowed or ())}")
         reasons = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
         raise BackendError(
             f"no backend could be started ({reasons}); correct JAX_PLATFORMS or unset it"

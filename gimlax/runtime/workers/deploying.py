@@ -17,6 +17,7 @@ from gimlax.runtime.deployment import Deployment, Standing, passes_let_in
 from gimlax.runtime.exporting import ExportedStage, abstract_mesh, export_stages
 from gimlax.runtime.inventory import Inventory, take_inventory
 from gimlax.runtime.passes import CompiledPhase
+from gimlax.runtime.workers.binding import bind
 from gimlax.runtime.workers.calling import calling_side
 from gimlax.runtime.workers.executor import RemoteExecutor
 from gimlax.runtime.workers.fleet import Workers
@@ -133,16 +134,7 @@ def _establish(
     programs = emit(plan, chain)
     number = next(NUMBERS)
     workers = {spec.name: fleet.peers[spec.worker] for spec in plan.specs}
-    said: dict[str, Any] = {}
-    owners: dict[str, tuple[int, ...]] = {}
-    for peer in dict.fromkeys(workers.values()):
-        mine = [spec for spec in plan.specs if workers[spec.name] is peer]
-        answer, _ = peer.ask("bind", {"meshes": [to_json(spec, 1) for spec in mine]})
-        said |= answer["meshes"]
-        for spec in mine:
-            of = [each["meshes"][spec.name]["mine"] for each in answer.get("members", [answer])]
-            has = {device: number for number, held in enumerate(of) for device in held}
-            owners[spec.name] = tuple(has[device] for device in range(spec.num_devices))
+    said, owners = bind(plan.specs, workers, fleet.cluster.workers)
     meshes = {spec.name: abstract_mesh(spec) for spec in plan.specs}
     arrangement = Arrangement.of(meshes, plan.shardings, chain)
     inventory = take_inventory(programs, arrangement)
