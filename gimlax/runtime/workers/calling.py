@@ -4,7 +4,6 @@ Arguments, results and handles are those of the uncut model on one imagined mesh
 caller holds names a stage or a worker, and it stays good when stages move.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from gimlax.runtime.compilation import CompiledStage
 from gimlax.runtime.inventory import Inventory, take_inventory
 from gimlax.runtime.passes import CompiledPhase
 
-__all__ = ["WORKERS", "CallingSide", "calling_side"]
+__all__ = ["WORKERS", "CallingSide", "calling_side", "runs_elsewhere"]
 
 WORKERS = "the workers"  # name of the imagined mesh
 
@@ -54,7 +53,7 @@ def _stage(program: Program, row: int, inventory: Inventory) -> CompiledStage:
         index=0,
         mesh=WORKERS,
         description=program.describe_stage(0),
-        call=_runs_elsewhere,
+        call=runs_elsewhere,
         compiled=None,
         row=row,
         resident=tuple(t.index for t in inventory.resident if inventory.rows[t.index][row]),
@@ -66,5 +65,6 @@ def _stage(program: Program, row: int, inventory: Inventory) -> CompiledStage:
     )
 
 
-def _runs_elsewhere(*_: Sequence[Any]) -> Any:
+def runs_elsewhere(*_: Any) -> Any:
+    """Stands for a compiled stage of a worker."""
     raise InternalError("a stage of a worker was called here; please report it")

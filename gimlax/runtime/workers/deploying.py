@@ -1,12 +1,13 @@
 """From programs to workers that run them: export, orders, links between workers."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
 from types import SimpleNamespace
 from typing import Any
 
-from gimlax.errors import BackendError, GimlaxError, InternalError
+from gimlax.errors import BackendError, GimlaxError
 from gimlax.graph import Chain
 from gimlax.planning import Plan
 from gimlax.program import Program, emit
@@ -18,7 +19,7 @@ from gimlax.runtime.exporting import ExportedStage, abstract_mesh, export_stages
 from gimlax.runtime.inventory import Inventory, take_inventory
 from gimlax.runtime.passes import CompiledPhase
 from gimlax.runtime.workers.binding import bind
-from gimlax.runtime.workers.calling import calling_side
+from gimlax.runtime.workers.calling import calling_side, runs_elsewhere
 from gimlax.runtime.workers.executor import RemoteExecutor
 from gimlax.runtime.workers.fleet import Workers
 from gimlax.runtime.workers.footing import NUMBERS, Footing
@@ -87,8 +88,12 @@ def deploy_on_workers(
         max_in_flight=limit,
         config=config,
     )
-    for said in news:
-        executor.tell(said)
+    if news:
+        try:
+            warnings.warn(news, stacklevel=3)  # where `gimlax.compile` was called
+        except UserWarning:
+            executor.close(lambda: None)
+            raise
     return Deployment(
         programs=called.programs,
         phases=called.phases,
@@ -259,7 +264,7 @@ def _phases(
                     index=stage.index,
                     mesh=mesh,
                     description=program.describe_stage(stage.index),
-                    call=_runs_elsewhere,
+                    call=runs_elsewhere,
                     compiled=_analyses(cost, memory),
                     row=row,
                     resident=tuple(
@@ -275,10 +280,6 @@ def _phases(
             row += 1
         phases.append(CompiledPhase.build(program, stages, inventory.arrangement))
     return phases
-
-
-def _runs_elsewhere(*_: Any) -> Any:
-    raise InternalError("a stage of a worker was called here; please report it")
 
 
 def _analyses(cost: Any, memory: Any) -> Any:

@@ -1,5 +1,8 @@
 """Workers that were described wrongly: told when the plan is compiled, by name, once each."""
 
+import os
+import signal
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,8 +10,11 @@ import pytest
 import gimlax as gx
 from gimlax.devices import WorkerSpec
 from gimlax.graph import trace
+from gimlax.runtime.workers import fleet
+from gimlax.runtime.workers.server import PROTOCOL
 from tests.runtime.workers.conftest import cluster_of, compile_on
 
+NO_FLAG = "--xla_no_such_flag=3"
 PARAMS = [np.eye(8, dtype=np.float32)] * 4
 X = np.ones((2, 8), np.float32)
 
@@ -21,6 +27,67 @@ def layers(params, x):
 
 def worker(name, platforms="cpu", flags=""):
     return WorkerSpec(name=name, platforms=platforms, flags=flags)
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """Names of the workers that are started, in order."""
+    told = []
+    real = fleet._start
+
+    def start(spec, *others):
+        told.append(spec.name)
+        return real(spec, *others)
+
+    monkeypatch.setattr(fleet, "_start", start)
+    return told
+
+
+def test_a_worker_with_a_bad_flag_is_told_of_before_compile_returns(starts):
+    cluster = cluster_of(worker("one"), worker("two", flags=NO_FLAG))
+    with gx.start_workers(cluster) as workers:
+        with pytest.warns(UserWarning) as told:
+            step = compile_on(workers, trace(layers, PARAMS, X), ("one", "two"))
+        with step:  # and nothing is left to be told of at the first pass
+            assert step(step.place(PARAMS), X).shape == X.shape
+    (warning,) = told
+    said = str(warning.message)
+    assert "worker 'two' is lost: it " in said and NO_FLAG in said
+    assert said.endswith("The workload was planned anew: segments '0' to '3' on mesh 'one'")
+    assert warning.filename.endswith("conftest.py")  # whoever called `compile`
+    assert sorted(starts) == ["one", "two"]
+
+
+def test_the_warning_as_an_error_leaves_nothing_on_the_workers():
+    cluster = cluster_of(worker("one"), worker("two", flags=NO_FLAG))
+    with gx.start_workers(cluster) as workers:
+        with pytest.raises(UserWarning, match="planned anew"):
+            compile_on(workers, trace(layers, PARAMS, X), ("one", "two"))
+        assert workers.peers["one"]._listeners == {}
+
+
+def test_two_bad_workers_are_named_once_each_and_started_again_once(starts):
+    cluster = cluster_of(worker("one", flags=NO_FLAG), worker("two", flags=NO_FLAG))
+    refused = pytest.raises(gx.BackendError, match="nowhere to run")
+    with gx.start_workers(cluster) as workers, refused as told:
+        compile_on(workers, trace(layers, PARAMS, X), ("one", "two"))
+    said = str(told.value)
+    for name in ("one", "two"):
+        assert said.count(f"worker {name!r}") == 1
+        assert starts.count(name) == 2
+    assert said.count(NO_FLAG) == 2
+
+
+def test_a_worker_that_was_killed_while_alone_is_started_again_and_told_of(starts):
+    with gx.start_workers(cluster_of(worker("one"))) as workers:
+        peer = workers.peers["one"]
+        os.kill(peer.ask("hello", {"protocol": PROTOCOL})[0]["pid"], signal.SIGKILL)
+        told = "worker 'one' is lost.* runs where it was planned, on workers that were started"
+        with pytest.warns(UserWarning, match=told):
+            step = compile_on(workers, trace(layers, PARAMS, X), ("one",), cuts=())
+        with step:
+            assert step(step.place(PARAMS), X).shape == X.shape
+    assert starts == ["one", "one"]
 
 
 def test_platforms_that_are_not_there_are_named_with_their_worker_and_what_is():
