@@ -105,7 +105,7 @@ class RemoteExecutor:
                 for phase, called in zip(footing.phases, self._phases, strict=True)
             ]
         for peer in footing.peers.values():
-            peer.when_lost(lambda _, footing=footing: self._lost(footing))
+            peer.when_lost(lambda _, footing=footing: self._lost(footing), footing.number)
 
     def tell(self, news: str) -> None:
         """Warns the caller, in the caller's thread, at the next chance."""

@@ -5,6 +5,7 @@ order by all of them. What each answers or tells of its part is put together her
 whoever asks need not know how many there are.
 """
 
+import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ class GroupPeer:
         self._members = tuple(members)
         self._order = threading.Lock()
         self._lock = threading.Lock()
-        self._when_lost: list[Callable[[Peer], None]] = []
+        self._when_lost: defaultdict[int, list[Callable[[Peer], None]]] = defaultdict(list)
         self._ending = False
         self._listeners: dict[int, Listener] = {}
         self._done: defaultdict[tuple[int, int, int], dict[int, Message]] = defaultdict(dict)
@@ -88,17 +89,19 @@ class GroupPeer:
             member.listen(deployment, lambda said, number=number: self._hear(number, said))
 
     def ignore(self, deployment: int) -> None:
-        """Undoes `listen`."""
+        """Undoes `listen` and `when_lost`."""
         self._listeners.pop(deployment, None)
+        with self._lock:
+            self._when_lost.pop(deployment, None)
         for member in self._members:
             member.ignore(deployment)
         self._forget(deployment)
 
-    def when_lost(self, call: Callable[[Peer], None]) -> None:
+    def when_lost(self, call: Callable[[Peer], None], deployment: int = -1) -> None:
         """See `Peer`."""
         with self._lock:
             if self.lost is None:
-                self._when_lost.append(call)
+                self._when_lost[deployment].append(call)
                 return
         call(self)
 
@@ -110,12 +113,12 @@ class GroupPeer:
         """See `Peer`."""
         with self._lock:
             self._ending = True
-            calls, self._when_lost = self._when_lost, []
+            calls, self._when_lost = self._when_lost, defaultdict(list)
         for member in self._members:
             member.close()
         if self.lost is None:
             self.lost = self._members[0].lost
-        for call in calls:
+        for call in itertools.chain(*calls.values()):
             call(self)
 
     def _one_is_lost(self, of: Peer) -> None:
@@ -123,7 +126,7 @@ class GroupPeer:
             if self._ending:
                 return
             self._ending = True
-            calls, self._when_lost = self._when_lost, []
+            calls, self._when_lost = self._when_lost, defaultdict(list)
             self.lost = BackendError(  # before anything fails that waits for the others
                 f"worker {self.name!r} of {len(self._members)} processes is lost with one of them:"
                 f" {of.lost}"
@@ -131,7 +134,7 @@ class GroupPeer:
         for member in self._members:
             if member is not of:
                 member.give_up(f"is one mesh with {of.name!r}, which was lost")
-        for call in calls:
+        for call in itertools.chain(*calls.values()):
             call(self)
 
     def _hear(self, number: int, message: Message) -> None:

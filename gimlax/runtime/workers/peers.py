@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -51,7 +52,7 @@ class Peer(Protocol):
 
     def ignore(self, deployment: int) -> None: ...
 
-    def when_lost(self, call: Callable[["Peer"], None]) -> None: ...
+    def when_lost(self, call: Callable[["Peer"], None], deployment: int = -1) -> None: ...
 
     def give_up(self, why: str) -> None: ...
 
@@ -69,7 +70,7 @@ class Member:
         self._lock = threading.Lock()
         self._asked: dict[int, Future[Answer]] = {}
         self._listeners: dict[int, Listener] = {}
-        self._when_lost: list[Callable[[Peer], None]] = []
+        self._when_lost: defaultdict[int, list[Callable[[Peer], None]]] = defaultdict(list)
         self._closing = False
         self._giving_up = False
         self._control = self._call("control")
@@ -123,14 +124,16 @@ class Member:
         self._listeners[deployment] = listener
 
     def ignore(self, deployment: int) -> None:
-        """Undoes `listen`."""
+        """Undoes `listen` and `when_lost`."""
         self._listeners.pop(deployment, None)
+        with self._lock:
+            self._when_lost.pop(deployment, None)
 
-    def when_lost(self, call: Callable[["Peer"], None]) -> None:
-        """Calls once if the worker is given up, at once if it has been."""
+    def when_lost(self, call: Callable[["Peer"], None], deployment: int = -1) -> None:
+        """Calls once if the worker is given up, at once if it has been; `ignore` undoes it."""
         with self._lock:
             if self.lost is None:
-                self._when_lost.append(call)
+                self._when_lost[deployment].append(call)
                 return
         call(self)
 
@@ -145,10 +148,10 @@ class Member:
         with self._lock:
             self.lost = BackendError(f"worker {self.name!r} is lost: it {why}; {said}")
             asked, self._asked = self._asked, {}
-            calls, self._when_lost = self._when_lost, []
+            calls, self._when_lost = self._when_lost, defaultdict(list)
         self._control.close()
         self._pulse.end()
-        for call in calls:
+        for call in itertools.chain(*calls.values()):
             call(self)
         for future in asked.values():
             future.set_exception(self._own(self.lost))
@@ -158,7 +161,7 @@ class Member:
         with self._lock:
             self._closing = True
             asked, self._asked = self._asked, {}
-            calls, self._when_lost = self._when_lost, []
+            calls, self._when_lost = self._when_lost, defaultdict(list)
             if self.lost is None:
                 self.lost = BackendError(
                     f"worker {self.name!r} was closed; start workers and compile again"
@@ -169,7 +172,7 @@ class Member:
         if self._thread is not threading.current_thread():
             self._thread.join()
         self.launched.kill()
-        for call in calls:
+        for call in itertools.chain(*calls.values()):
             call(self)
         for future in asked.values():
             future.set_exception(self._own(self.lost))

@@ -1,6 +1,8 @@
 """Whatever ends first, nothing waits for ever: workers, executables, passes, and their restarts."""
 
+import gc
 import threading
+import weakref
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +73,17 @@ def test_workers_may_be_closed_before_what_runs_on_them(started):
     within_limit(step.close)
     with pytest.raises(gx.SpecError, match="is closed"):
         step.place(PARAMS)
+
+
+def test_workers_keep_nothing_of_what_was_closed(started):
+    workers, _ = started
+    step = compile_on(workers, trace(layers, PARAMS, X), ("one",), cuts=())
+    step(step.place(PARAMS), X)
+    ended = weakref.ref(step._deployment.executor)
+    step.close()
+    del step
+    gc.collect()
+    assert ended() is None
 
 
 def test_a_workload_with_nowhere_to_run_ends_its_passes(started, monkeypatch):
