@@ -30,12 +30,11 @@ Atom = Var | Literal
 __all__ = [
     "Atom", "ClosedJaxpr", "Device", "DropVar", "Jaxpr", "JaxprEqn", "Literal", "Primitive",
     "ScanParts", "Var", "allowed_backends", "aval_of", "backend_name_of", "backend_names",
-    "backends_initialised", "bind", "callee", "close_jaxpr", "copy_arrays", "cost_of",
-    "empty_scope", "evaluate", "generator_of", "initialise_backends", "inner_jaxprs",
-    "inside_trace", "nbytes",
-    "num_devices", "put_shards", "read_config", "register_module", "register_plugin",
-    "registered_backends", "registered_plugins", "release_dropped", "rename", "reshaped",
-    "scan_parts", "scope_below", "scope_of", "using_config", "with_body", "with_shapes",
+    "backends_initialised", "bind", "callee", "close_jaxpr", "compile_lowered", "copy_arrays",
+    "cost_of", "empty_scope", "evaluate", "generator_of", "initialise_backends", "inner_jaxprs",
+    "inside_trace", "nbytes", "num_devices", "put_shards", "read_config", "register_module",
+    "register_plugin", "registered_backends", "registered_plugins", "release_dropped", "rename",
+    "reshaped", "scan_parts", "scope_below", "scope_of", "using_config", "with_body", "with_shapes",
 ]
 # fmt: on
 
@@ -188,24 +187,17 @@ def scan_parts(eqn: JaxprEqn) -> ScanParts:
         num_consts, num_carry = len(consts), len(carry)
     else:
         num_consts, num_carry = params["num_consts"], params["num_carry"]
-    return ScanParts(
-        num_consts=num_consts,
-        num_carry=num_carry,
-        length=params["length"],
-        reverse=params["reverse"],
-        unroll=params["unroll"],
-        body=_closed(params["jaxpr"]),
-    )
+    told = {name: params[name] for name in ("length", "reverse", "unroll")}
+    body = _closed(params["jaxpr"])
+    return ScanParts(num_consts=num_consts, num_carry=num_carry, body=body, **told)
 
 
 def bind(eqn: JaxprEqn, inputs: Sequence[Any]) -> list[Any]:
     """Applies one equation to values or tracers, keeping its scope and its compute context."""
     params = eqn.primitive.get_bind_params(eqn.params)
     scope = source_info_util.current_name_stack() + eqn.source_info.name_stack
-    with (
-        source_info_util.user_context(eqn.source_info.traceback, name_stack=scope),
-        eqn.ctx.manager,
-    ):
+    where = source_info_util.user_context(eqn.source_info.traceback, name_stack=scope)
+    with where, eqn.ctx.manager:
         outputs = eqn.primitive.bind(*inputs, **params)
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
 
@@ -379,6 +371,16 @@ def initialise_backends(names: Sequence[str]) -> None:
         jax.config.update("jax_platforms", platforms)
         for finder in finders:
             setattr(xla_bridge, finder, kept[finder])
+
+
+def compile_lowered(lowered: Any) -> Any:
+    """`lowered.compile()`, which also takes arrays of less than a byte an element: JAX 0.10 tells
+    of those that lie packed, as they have to, that they do not, and refuses them for it."""
+    compiled = lowered.compile()
+    if layouts := getattr(compiled._executable, "_xla_in_layouts", None):
+        kept = [None if getattr(of, "sub_byte_element_size_in_bits", 0) else of for of in layouts]
+        compiled._executable._xla_in_layouts = kept
+    return compiled
 
 
 def cost_of(compiled: Any) -> Mapping[str, float]:

@@ -163,7 +163,7 @@ def _lower(
 def _compile(order: Order) -> Any:
     with _jax.using_config(order.config):
         try:
-            return order.lowered.compile()
+            return _jax.compile_lowered(order.lowered)
         except Exception as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise BackendError(

@@ -13,11 +13,13 @@ from typing import Any
 
 import jax
 import jax.export
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 
 from gimlax import _jax
 from gimlax.devices import MeshSpec
 from gimlax.errors import BackendError
+from gimlax.graph import Role
 from gimlax.partition import Spec, normal, partition_spec
 from gimlax.program import Program
 from gimlax.runtime.forms import Form, form_of
@@ -104,7 +106,8 @@ def export_stage(
         donates: whether it takes over the memory of its carried state.
 
     Raises:
-        BackendError: an operation has no lowering for the platform; names stage and segments.
+        BackendError: an operation has no lowering for the platform, or an array a dtype that cannot
+            be exported; names stage and segments.
     """
     description = program.describe_stage(index)
     form = form_of(program, program.partition.stages[index], row, inventory)
@@ -125,7 +128,7 @@ def export_stage(
         description=description,
         platform=platform,
         axes=tuple(zip(mesh.axis_names, mesh.axis_sizes, strict=True)),
-        artifact=bytes(exported.serialize()),
+        artifact=_serialized(exported, program, index),
         inputs=tuple(
             normal(leaf.sharding.spec, leaf.ndim) for leaf in jax.tree.leaves(form.inputs)
         ),
@@ -138,6 +141,39 @@ def export_stage(
         donates=donates,
         config=config,
     )
+
+
+def _serialized(exported: Any, program: Program, index: int) -> bytes:
+    """The artefact of a stage.
+
+    Raises:
+        BackendError: it has a dtype that JAX's format has no number for; names an array of it.
+    """
+    try:
+        return bytes(exported.serialize())
+    except KeyError as error:
+        (dtype,) = error.args
+        if not isinstance(dtype, np.dtype):
+            raise
+        raise BackendError(
+            f"{program.describe_stage(index)} has {_array_of(program, index, dtype)} of dtype"
+            f" {dtype}, which this JAX cannot export; keep it as int8 outside of the stage and"
+            " convert it inside, or compile for meshes of this process"
+        ) from error
+
+
+def _array_of(program: Program, index: int, dtype: np.dtype) -> str:
+    """What an array of this dtype that enters or leaves a stage is called."""
+    partition, stage = program.partition, program.partition.stages[index]
+    parts = [(Role.RESIDENT, part) for part in stage.resident]
+    parts += [(Role.CARRIED, part) for part in stage.carried]
+    leaves = [partition.leaf(role, part) for role, part in parts]
+    arguments = [partition.traced.arguments[leaf] for leaf in (*leaves, *stage.streamed)]
+    for argument in arguments:
+        if argument.aval.dtype == dtype:
+            return f"argument {argument.path!r}"
+    shapes = [partition.avals[v] for v in (*stage.received, *stage.produced)]
+    return next((f"a value {aval.shape}" for aval in shapes if aval.dtype == dtype), "something")
 
 
 def module_text(stage: ExportedStage) -> str:

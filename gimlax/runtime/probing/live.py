@@ -118,7 +118,8 @@ class LiveStages:
 
     def _call(self, stage: int, form: Form) -> Any:
         if stage not in self._calls:
-            self._calls[stage] = form.jit(donates=False).lower(*form.inputs).compile()
+            lowered = form.jit(donates=False).lower(*form.inputs)
+            self._calls[stage] = _jax.compile_lowered(lowered)
         return self._calls[stage]
 
 

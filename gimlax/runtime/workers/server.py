@@ -356,7 +356,7 @@ class _Worker:
             treedef = jax.tree.structure(lowered.args_info)
             lying = [NamedSharding(mesh, partition_spec(spec)) for spec in stage.inputs]
             args, _ = jax.tree.unflatten(treedef, lay(given, lying))
-            updated, produced, _ = lowered.compile()(*args)
+            updated, produced, _ = _jax.compile_lowered(lowered)(*args)
         return {}, jax.tree.leaves((updated, produced))
 
     def _echo(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
