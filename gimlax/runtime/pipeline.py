@@ -195,6 +195,11 @@ class Pipeline:
         with self._lock:
             return tuple(job.future for job in self._live)
 
+    def under_way(self) -> dict[str, Running]:
+        """Of each mesh the stage that its device is at: the first dispatched that is not done."""
+        with self._lock:
+            return {running.stage.mesh: running for running in reversed(self._running)}
+
     def _thread(self, target: Callable[[str], None], track: str, name: str) -> threading.Thread:
         return threading.Thread(target=self._guarded, args=(target, track), name=name, daemon=True)
 

@@ -449,3 +449,43 @@ def test_spans_of_a_mesh_do_not_overlap(deploy):
         assert all(a.end_s <= b.start_s for a, b in zip(spans, spans[1:]))
     with step.record(), pytest.raises(SpecError, match="under way already"), step.record():
         pass
+
+
+class Slow:
+    """Stands for a token that comes when it is released."""
+
+    def __init__(self, token):
+        self.token = token
+        self.released = threading.Event()
+
+    def block_until_ready(self):
+        assert self.released.wait(60)
+        return self.token.block_until_ready()
+
+
+def test_a_pipeline_says_what_its_devices_are_at(deploy, gate):
+    step = deploy(trace_counting(), ("cpu", "plugin"))
+    held = gate(step, 0)
+    held.open.set()
+    call, tokens = held.call, []
+
+    def slow(*args):
+        state, produced, token = call(*args)
+        tokens.append(Slow(token))
+        return state, produced, tokens[-1]
+
+    held.call = slow
+    placed = step.place(PARAMS)
+    first = step.submit(placed, step.init(STATE), ONES)
+    second = step.submit(placed, first.carried[0], ONES)
+    (pipeline,) = step._deployment.executor._pipelines
+    jobs = first.job, second.job
+    for count, (job, future) in enumerate(zip(jobs, (first, second), strict=True), 1):
+        while len(tokens) < count or "plugin" in pipeline.under_way():
+            threading.Event().wait(0.001)
+        running = pipeline.under_way()["cpu"]
+        assert running.job is job
+        assert running.stage.index == 0
+        tokens[count - 1].released.set()
+        future.result(60)
+    assert pipeline.under_way() == {}

@@ -311,6 +311,9 @@ class Footing:
 
     def _hear(self, name: str, message: Message) -> None:
         fields = message.fields
+        if message.kind == "hung":
+            self.peers[name].give_up(f"hangs: {fields['what']}")
+            return
         if message.kind not in ("done", "failed"):
             self._links.hear(message.kind, fields)
             return

@@ -24,6 +24,7 @@ from gimlax.runtime.pipeline import Pipeline
 from gimlax.runtime.recording import Recording
 from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.stores import Cell
+from gimlax.runtime.workers.hanging import Hangs
 from gimlax.runtime.workers.laying import lay
 from gimlax.runtime.workers.orders import Orders
 from gimlax.runtime.workers.ports import PLACES, Ports
@@ -110,6 +111,7 @@ class Site:
         self._ending = threading.Event()
         self._pipeline: Pipeline | None = None
         self._phases = tuple(phases)
+        self._hangs = Hangs(self._phases, _STALLED_S / 2)
         self._over_processes = any(mesh.is_multi_process for mesh in meshes.values())
         elsewhere = {
             end
@@ -226,7 +228,7 @@ class Site:
         if job is not None:
             for task, values in early.items():
                 pipeline.arrive(job, task, values)
-        future.add_done_callback(lambda ended: self._ended(number, fields["epoch"], ended))
+        future.add_done_callback(lambda ended: self._ended(number, index, fields["epoch"], ended))
 
     def _arrive(self, track: str, tag: fabric.Tag, arrays: list[jax.Array]) -> None:
         """Takes values that another worker sent: of a pass that may not have been started yet."""
@@ -247,7 +249,8 @@ class Site:
         pipeline.arrive(flight.job, index, arrays)
 
     def _ask_again(self) -> None:
-        """Asks for values that do not come: a link may have lost them without a trace."""
+        """Asks for values that do not come, as a link may have lost them without a trace, and tells
+        of a stage that does not end."""
         while not self._ending.wait(_STALLED_S / 2):
             now_s = time.monotonic()
             stalled: list[tuple[int, str]] = []
@@ -259,6 +262,10 @@ class Site:
                         stalled += [(number, track) for track in set(flight.missing.values())]
             for number, track in stalled:
                 self.ports.ask_for(track, number)
+            if (pipeline := self._pipeline) is not None:
+                at: Any = pipeline.under_way().items()
+                if hung := self._hangs.look({m: (of.job.work.number, of.stage) for m, of in at}):
+                    self._tell("hung", {"what": hung})
 
     def reset(self, epoch: int) -> None:
         """Ends all passes that are under way: the controller has given them up."""
@@ -279,13 +286,14 @@ class Site:
         self.reset(-1)
         self._watcher.join()
 
-    def _ended(self, number: int, epoch: int, future: Any) -> None:
+    def _ended(self, number: int, phase: int, epoch: int, future: Any) -> None:
         with self._changed:
             self._live.pop(number, None)
             self._changed.notify_all()
         error = future.exception()
         try:
             if error is None:
+                self._hangs.came_through(phase)
                 self._tell("done", {"pass": number, "epoch": epoch}, future.result())
                 return
         except Exception as problem:  # an output that cannot be read or sent
