@@ -17,7 +17,7 @@ from gimlax.runtime.deployment import deploy_here
 from gimlax.runtime.executable import Executable, Executables
 from gimlax.runtime.probing.checking import probe as run_probe
 from gimlax.runtime.probing.checking import require
-from gimlax.runtime.workers import Workers, deploy_on_workers
+from gimlax.runtime.workers import Workers, deploy_on_workers, refuse_callbacks
 
 
 @overload
@@ -84,7 +84,8 @@ def compile(
 
     Raises:
         PlanError: the plan belongs to another model.
-        SpecError: a mesh is missing, is not what was planned, or mixes clients.
+        SpecError: a mesh is missing, is not what was planned, or mixes clients; a segment
+            that is to run on a worker calls Python of this process.
         BackendError: a backend refuses a stage; names stage, segments and mesh. Or a check failed;
             names the stage, the first segment that diverges, the error and the bound.
     """
@@ -105,6 +106,7 @@ def compile(
     if on_loss not in (None, "replay", "fail"):
         raise SpecError(f"on_loss is {shown(on_loss)}; give 'replay' or 'fail'")
     if any(spec.worker for spec in plan.specs):
+        refuse_callbacks(chain)
         deployment = deploy_on_workers(
             plan,
             chain,
