@@ -32,6 +32,7 @@ from gimlax.fabric.failures import FrameError
 __all__ = [
     "ALIGNMENT_BYTES",
     "HEAD_BYTES",
+    "MOST_ARRAYS",
     "Described",
     "Frame",
     "Head",
@@ -55,6 +56,7 @@ _ARRAY = struct.Struct("<BBHI")  # dtype, dims, zero, index
 _DIM = struct.Struct("<QQQ")  # of the whole, first of the block, of the block
 
 HEAD_BYTES = _HEAD.size + _CRC.size
+MOST_ARRAYS = 2**16 - 1  # that a head can count
 _MOST_DIMS = 32
 _LARGEST = 2**48  # of a dimension
 

@@ -1,17 +1,20 @@
 """The ends in this process of all links of a deployment: made, mended, sent over, closed."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from gimlax import fabric
+from gimlax.errors import BackendError
+from gimlax.fabric.frames import ALIGNMENT_BYTES, MOST_ARRAYS
 from gimlax.fabric.linking import LOOPBACK
 from gimlax.planning.carriers import TCP
 from gimlax.runtime.workers.links import Crossing, End, Gathering, Inlet, Outlet
 from gimlax.runtime.workers.orders import Orders
 
-__all__ = ["PLACES", "Ports"]
+__all__ = ["PLACES", "Ports", "needed"]
 
 PLACES = 2**16  # transfers of one link in a phase: a tag says which of all phases
 
@@ -73,7 +76,8 @@ class Ports:
         if (old := self._inlets.pop((track, sender), None)) is not None:
             old.close()
         at = host if kind == TCP and host else LOOPBACK
-        receiver = fabric.listen(kind, track, host=at)
+        limits = needed(self._crossings[track].values(), self._member)
+        receiver = fabric.listen(kind, track, host=at, limits=limits)
         gathering = self._gatherings[track]
         about = {"track": track, "from": sender, "to": self._member, "made": made}
         self._inlets[track, sender] = Inlet(
@@ -128,3 +132,32 @@ class Ports:
         """Ends the links."""
         for link in (*self._inlets.values(), *self._outlets.values()):
             link.close()
+
+
+def needed(crossings: Iterable[Crossing], to: int) -> fabric.Limits:
+    """What a link has to take in one message for these; no less than any link takes.
+
+    Args:
+        crossings: those of the link.
+        to: the process of the target that it goes to.
+
+    Raises:
+        BackendError: a crossing has more blocks than a message can.
+    """
+    usual = fabric.Limits()
+    payload_bytes, arrays = usual.payload_bytes, usual.arrays
+    for crossing in crossings:
+        sizes = [
+            math.prod(block.shape) * piece.dtype.itemsize + ALIGNMENT_BYTES
+            for value in crossing.values
+            for piece in value.pieces
+            for block in piece.blocks[to]
+        ]
+        if len(sizes) > MOST_ARRAYS:
+            raise BackendError(
+                f"{len(crossing.values)} values that cross at once are cut into {len(sizes)} blocks"
+                f" by the devices of both meshes, and a message has at most {MOST_ARRAYS}; plan for"
+                " smaller meshes, or with another cut"
+            )
+        payload_bytes, arrays = max(payload_bytes, sum(sizes)), max(arrays, len(sizes))
+    return fabric.Limits(payload_bytes=payload_bytes, arrays=arrays)

@@ -12,9 +12,11 @@ import gimlax as gx
 from gimlax import fabric
 from gimlax.devices import DeviceKind, Interconnect, WorkerSpec
 from gimlax.fabric import NARROWINGS, narrowing_bound
+from gimlax.fabric.frames import Described, spans
 from gimlax.graph import trace
 from gimlax.runtime.workers.links import Crossing, End
-from gimlax.runtime.workers.orders import CrossingOrder, ValueOrder
+from gimlax.runtime.workers.orders import CrossingOrder, Orders, PhaseOrder, ValueOrder
+from gimlax.runtime.workers.ports import Ports, needed
 from tests.runtime.workers.conftest import TWO_DEVICES, cluster_of, compile_on
 
 
@@ -273,3 +275,59 @@ def test_a_link_that_is_made_anew_carries_what_was_on_the_old_one(workers):
             for future in futures:
                 np.testing.assert_array_equal(future.result(30), expected)
             assert link.made == made + 1
+
+
+def crossing_of(shape, source, target, axes=AXES):
+    value = ValueOrder(shape=shape, dtype="float32", source_spec=source, target_spec=target)
+    order = CrossingOrder(track="a -> b", place=0, source="a", target="b", values=(value,) * 2)
+    end = End(axes=axes, owners=(0,) * math.prod(size for _, size in axes))
+    return Crossing(order, end, end)
+
+
+HUGE = (2**15, 2**14)  # 2 GiB of float32, and nothing of it is made
+
+
+@pytest.mark.parametrize("target", [((), ()), (("model",), ()), ((), ("model",))], ids=str)
+def test_a_link_takes_as_much_as_the_plan_sends(target):
+    crossing = crossing_of(HUGE, ((), ("model",)), target)
+    described = [
+        Described(index=0, dtype=piece.dtype, whole=HUGE, start=block.start, shape=block.shape)
+        for value in crossing.values
+        for piece in value.pieces
+        for block in piece.blocks[0]
+    ]
+    small = crossing_of((3,), ((),), ((),))
+    (_, sent), limits = spans(described), needed([small, crossing], 0)
+    assert sent == 2**32
+    assert sent <= limits.payload_bytes <= sent + 64 * len(described)
+    assert needed([], 0) == needed([small], 0) == fabric.Limits()
+
+
+def test_a_process_offers_to_take_that():
+    mesh = jax.sharding.Mesh(np.array(jax.devices("cpu")[:1]).reshape(1, 1), ("data", "model"))
+    value = ValueOrder(shape=HUGE, dtype="float32", source_spec=((), ()), target_spec=((), ()))
+    crossing = CrossingOrder(track="a -> b", place=0, source="a", target="b", values=(value,))
+    phase = PhaseOrder(
+        name="f", num_stages=2, steps=(), stages=(), outputs=(), lying=(), crossings=(crossing,)
+    )
+    axes = (("data", 1), ("model", 1))
+    orders = Orders(
+        phases=(phase,),
+        axes=(("a", axes), ("b", axes)),
+        owners=(("a", (0,)), ("b", (0,))),
+        max_in_flight=1,
+    )
+    ports = Ports(orders, {"b": mesh}, (), 0, print, print, print)
+    try:
+        offer = fabric.Offer.from_json(ports.offer("a -> b", 0, "ring", "", 1))
+    finally:
+        ports.close()
+    assert offer.payload_bytes >= 2**31
+
+
+def test_more_blocks_than_a_message_can_have_are_refused_in_numbers():
+    axes = (("data", 1), ("model", 256))
+    crossing = crossing_of((256, 256), (("model",), ()), ((), ("model",)), axes)
+    told = "2 values that cross at once are cut into 131072 blocks .* at most 65535"
+    with pytest.raises(gx.BackendError, match=told):
+        needed([crossing], 0)
