@@ -4,7 +4,8 @@ python scripts/verify.py --model=llama3-8b --topology='v5e:2x2,v6e:2x2,H100 SXM'
 python scripts/verify.py --model=llama3-70b --cluster=cluster.toml
 
 Exit code 0: every stage was compiled and fits. 1: something would not run. 2: a mistake in what was
-asked. 3: nothing is wrong, but not all of it could be compiled here.
+asked. 3: nothing is wrong, but not all of it could be compiled here, or what memory it needs is not
+known.
 """
 
 import json

@@ -120,6 +120,8 @@ def _summary(verification: "Verification") -> str:
         else "it would not run"
         if verification.faults
         else "not all of it could be compiled here"
+        if any(stage.compiled is None for stage in verification.stages)
+        else "it compiles, and how much memory it needs is not known"
     )
     return f"{verdict}: {len(verification.stages)} stages, {said}"
 

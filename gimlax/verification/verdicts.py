@@ -165,9 +165,9 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether every stage was compiled and every mesh has room."""
+        """Whether every stage was compiled and every mesh is known to have room."""
         return all(stage.outcome == COMPILED for stage in self.stages) and all(
-            mesh.fits is not False for mesh in self.meshes
+            mesh.fits is True for mesh in self.meshes
         )
 
     @property

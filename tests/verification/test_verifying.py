@@ -138,6 +138,14 @@ def test_a_mesh_without_room_is_a_fault_with_its_bytes(plain):
     assert "it would not run" in str(found) and "no room" in str(found)
 
 
+def test_a_mesh_whose_memory_nobody_told_is_not_taken_to_have_room(plain):
+    _, _, before, _ = plain
+    meshes = tuple(dataclasses.replace(mesh, needed_bytes=None) for mesh in before.meshes)
+    found = dataclasses.replace(before, meshes=meshes)
+    assert before.ok and not found.ok and not found.faults
+    assert "it compiles, and how much memory it needs is not known: 1 stages" in str(found)
+
+
 def test_room_counts_what_other_stages_hold():
     held = [
         Held(mesh="a", arrays={"w": 100, "shared": 7}),
