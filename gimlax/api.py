@@ -100,6 +100,7 @@ class Jitted:
         self._cluster = cluster
         self._workers = workers
         self._end: Callable[[], Any] = lambda: None  # of workers that were started here
+        self._closed = False
         self._objective = objective
         self._resident = resident
         self._carried = carried
@@ -112,13 +113,15 @@ class Jitted:
         self._starting = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs `fn`, compiled for these shapes."""
+        """Runs `fn`, compiled for these shapes; raises `SpecError` after `close`."""
+        self._check_open()
         key = self._key(args, kwargs)
         executable = self._compiled.get(key)
         if executable is None:
             with self._lock:
                 executable = self._compiled.get(key)
                 if executable is None:
+                    self._check_open()
                     executable = self._compiled[key] = self._find(args, kwargs)
         dynamic, keywords = self._static.dynamic(args, kwargs)
         return executable(*dynamic, **keywords)
@@ -157,8 +160,12 @@ class Jitted:
         return Lowered(traced, found, chosen, self._start)
 
     def close(self) -> None:
-        """Ends the threads of what calls have compiled, and the workers that were started here."""
-        with self._lock:
+        """Ends the threads of what calls have compiled, and the workers that were started here.
+
+        What `lower(...).compile()` gave is closed by itself, but ends with workers that end here.
+        """
+        with self._lock, self._starting:
+            self._closed = True
             compiled, self._compiled = self._compiled, {}
             for executable in compiled.values():
                 executable.close()
@@ -170,9 +177,16 @@ class Jitted:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SpecError(
+                f"what gimlax.jit made of {self.__name__!r} is closed; call gimlax.jit again"
+            )
+
     def _start(self) -> Workers | None:
         """The workers of the cluster, started when the first function is compiled for them."""
         with self._starting:
+            self._check_open()
             if self._workers is None and self._cluster is not None and self._cluster.workers:
                 self._workers = start_workers(self._cluster)
                 self._end = weakref.finalize(self, self._workers.close)

@@ -237,3 +237,13 @@ def test_a_static_role_and_an_unhashable_static_are_refused(cluster):
 
 def f(a, b):
     return jnp.asarray(a) * b
+
+
+def test_a_call_after_close_is_refused():
+    step = gx.jit(lambda w, x: x @ w, resident=())
+    x = jnp.ones((2, 2))
+    np.testing.assert_array_equal(step(x, x), x @ x)
+    step.close()
+    step.close()
+    with pytest.raises(gx.SpecError, match=r"gimlax\.jit made of '<lambda>' is closed"):
+        step(x, x)

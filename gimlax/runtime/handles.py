@@ -327,6 +327,10 @@ def _putting(
     paths = [tree.paths[part.leaf - tree.first] for part in parts]
     try:
         yield rows, [inventory.arrangement.argument(mesh, path) for path in paths]
+    except BackendError as error:  # of workers: it says where, and not always what
+        if str(error).startswith(tree.name):
+            raise
+        raise BackendError(f"{tree.name} could not be put there: {error}") from error
     except RuntimeError as error:
         nbytes = sum(_jax.nbytes(jax.typeof(row)) for row in rows)
         raise BackendError(

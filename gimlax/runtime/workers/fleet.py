@@ -57,6 +57,11 @@ class Workers:
         """Names of those that have been given up."""
         return tuple(name for name, peer in self._peers.items() if peer.lost is not None)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def start_again(self, name: str) -> None:
         """Starts a lost worker anew, from its description; one that lives stays as it is.
 

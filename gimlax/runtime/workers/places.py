@@ -131,7 +131,7 @@ class Places:
     def _start_again(self, why: dict[str, str], most_starts: int) -> bool:
         """Tries to start lost workers; whether that was still allowed."""
         names = [name for name, _ in self._lost() if self._starts[name] < most_starts]
-        if not names:
+        if not names or self._workers.closed:
             return False
         self._starts.update(names)
         with ThreadPoolExecutor(len(names), "gimlax start") as pool:

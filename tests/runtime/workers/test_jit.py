@@ -40,6 +40,29 @@ def test_the_first_call_starts_the_workers_and_close_ends_them():
     step.close()
 
 
+def test_after_close_it_says_so_and_starts_nothing():
+    cluster = cluster_of(WorkerSpec(name="one", platforms="cpu"))
+    before = set(psutil.Process().children())
+    step = gx.jit(two_layers, cluster=cluster)
+    step(*ARGS)
+    lowered = step.lower(*ARGS)
+    compiled = lowered.compile()
+    step.close()
+    told = "what gimlax.jit made of 'two_layers' is closed; call gimlax.jit again"
+    for use in (lambda: step(*ARGS), lambda: step(ARGS[0], jnp.ones((3, 8))), lowered.compile):
+        with pytest.raises(gx.SpecError, match=told):
+            use()
+    assert str(step.lower(*ARGS)) == str(lowered)  # a plan needs no workers
+    # What was compiled apart from it has lost its workers, and says that once.
+    with pytest.raises(gx.BackendError) as told_of_workers:
+        compiled(*ARGS)
+    said = str(told_of_workers.value)
+    assert said.startswith("resident argument 0 of 'two_layers' could not be put there: ")
+    assert said.count("worker 'one'") == 1 and "was closed; start workers and compile" in said
+    compiled.close()
+    assert set(psutil.Process().children()) == before
+
+
 def test_workers_that_were_given_are_used_and_not_ended(workers):
     before = set(psutil.Process().children())
     with gx.jit(two_layers, workers=workers, meshes=("one", "two"), cuts=(1,)) as step:
