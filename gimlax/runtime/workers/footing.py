@@ -20,6 +20,7 @@ from gimlax.program import Program
 from gimlax.runtime.inventory import Inventory
 from gimlax.runtime.passes import CompiledPhase
 from gimlax.runtime.workers.attempts import Attempt, Numbers, Placing
+from gimlax.runtime.workers.clocks import ahead_by
 from gimlax.runtime.workers.files import where_filed
 from gimlax.runtime.workers.garbage import Garbage
 from gimlax.runtime.workers.joining import Links
@@ -99,6 +100,7 @@ class Footing:
         self._garbage = garbage
         self._links = links
         self._epoch = 0
+        self._ahead_s: dict[str, float] = {}  # clocks of workers, since the recording began
         self._finished: dict[str, list[int]] = {name: [] for name in self.peers}
         self._lock = threading.Lock()
         self._attempts: dict[int, Attempt] = {}
@@ -263,15 +265,20 @@ class Footing:
     def record(self) -> None:
         """Lets all workers collect spans."""
         self._ask_all("record", {})
+        self._ahead_s = {
+            name: ahead_by(lambda peer=peer: peer.ask("clock", {})[0]["now_s"])
+            for name, peer in self.peers.items()
+        }
 
     def end_record(self) -> list[list[Any]]:
-        """What those that are left have collected: (mesh, task, start, end)."""
+        """What those that are left have collected: (mesh, task, start, end), by the clock here."""
         spans: list[list[Any]] = []
-        for peer in self.peers.values():
+        for name, peer in self.peers.items():
             if peer.lost is None:
                 with contextlib.suppress(BackendError):
                     said, _ = peer.ask("end record", {"deployment": self.number})
-                    spans += said["spans"]
+                    by_s = self._ahead_s.get(name, 0.0)
+                    spans += [[*what, a - by_s, b - by_s] for *what, a, b in said["spans"]]
         return spans
 
     def close(self, *, last: bool = False) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -76,6 +77,7 @@ class _Worker:
             "read": self._read,
             "write": self._write,
             "copy": self._copy,
+            "clock": lambda *_: ({"now_s": time.perf_counter()}, ()),
             "record": self._record,
             "end record": self._end_record,
             "census": self._census,
