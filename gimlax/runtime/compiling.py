@@ -78,9 +78,10 @@ def compile(
             and must be within the tolerances of the plan; see `gimlax.probe`.
         probe: the arguments of that, as those of a call, by name of the phase unless the workload
             is a `Traced`; by default made from the shapes that were traced.
-        check_every: that often a live pass, the first one and then every so-many-th, is probed with
-            its own inputs and state, in a thread and without a change to its results. What is off,
-            NaN or infinite is told by a `ContractWarning`; see `Executable.checks`.
+        check_every: that often what the stages of a live pass, the first one and then every
+            so-many-th, were given and made is compared with the reference, in a thread and without
+            a change to its results. What is off, NaN or infinite is told by a `ContractWarning`;
+            see `Executable.checks`.
 
     Raises:
         PlanError: the plan belongs to another model.

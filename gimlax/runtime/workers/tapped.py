@@ -22,7 +22,7 @@ from gimlax.runtime.workers.wire import dtype_named
 
 __all__ = ["RemoteTap"]
 
-_PIECE_BYTES = 2**20  # well under a millisecond between two processes of one host
+_PIECE_BYTES = 2**18  # about what a socket buffers anyway
 
 
 class RemoteTap:

@@ -51,7 +51,7 @@ def test_passes_are_within_their_bounds_and_unchanged(kind, workers):
         jax.tree.map(np.testing.assert_array_equal, found, gx.gather(step(*args)))
 
 
-@pytest.mark.parametrize("piece_bytes", [2**20, 100])
+@pytest.mark.parametrize("piece_bytes", [2**18, 100])
 def test_every_nth_pass_is_checked_with_its_own_state(piece_bytes, workers, monkeypatch):
     """State is donated by the stage that takes it, and handed on before the check asks for it."""
     monkeypatch.setattr("gimlax.runtime.workers.tapped._PIECE_BYTES", piece_bytes)
