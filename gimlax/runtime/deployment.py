@@ -88,7 +88,8 @@ class Deployment:
         self.executor = executor
         self.standing = standing
         self.new_tap = new_tap
-        self.standing_of = standing_of or (lambda _: self.standing())
+        # Not by way of this object, which would keep itself until the collector runs.
+        self.standing_of = standing_of or (lambda _: standing())
         self.closed = False
         self.closing: list[Callable[[], None]] = []
         self._store = store
