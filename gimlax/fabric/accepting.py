@@ -11,7 +11,7 @@ import numpy as np
 
 from gimlax import _jax
 from gimlax.fabric.failures import LinkClosed, LinkError, LinkTimeout
-from gimlax.fabric.frames import Frame, Head, Kind, spans
+from gimlax.fabric.frames import Frame, Head, Kind
 from gimlax.fabric.handshake import ask
 from gimlax.fabric.reading import FrameReader
 from gimlax.fabric.seam import Message, Offer, Part
@@ -150,23 +150,12 @@ class SocketReceiver:
         parts: list[Part] = []
         if payload is not None:
             payload.flags.writeable = False
-            for start, block in zip(spans(frame.described)[0], frame.described, strict=True):
-                data = payload[start : start + block.nbytes].view(block.dtype)
-                parts.append(
-                    Part(
-                        index=block.index,
-                        whole=block.whole,
-                        start=block.start,
-                        data=data.reshape(block.shape),
-                    )
-                )
-        return Message(
-            tag=head.tag,
-            sequence=head.sequence,
-            parts=tuple(parts),
-            shared=head.kind is Kind.LOAN,
-            void=head.kind is Kind.VOID,
-        )
+            layout = frame.layout
+            for start, block in zip(layout.starts, layout.described, strict=True):
+                data = np.ndarray(block.shape, block.dtype, payload, start)
+                parts.append(Part(block.index, block.whole, block.start, data))
+        kind = head.kind
+        return Message(head.tag, head.sequence, tuple(parts), kind is Kind.LOAN, kind is Kind.VOID)
 
     def _closed_here(self) -> LinkClosed:
         return LinkClosed(self.link, "it was closed at this end")

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec, Sharding
 from gimlax import _jax
 from gimlax.errors import SpecError
 from gimlax.fabric.arena import fresh
-from gimlax.fabric.landing import Landed, keep_dtype, lies_over
+from gimlax.fabric.landing import Landed, keep_dtype
 from gimlax.fabric.seam import Outgoing, Part
 
 __all__ = ["Block", "assemble", "cut", "route", "shards"]
@@ -139,28 +139,33 @@ def cut(
         blocks: of `route`.
         devices: by the keys that `route` was given.
     """
-    held = {shard.device: shard for shard in array.addressable_shards}
     found = []
+    held = _held(array)
     for block in blocks:
-        shard = held.get(devices[block.source])
-        if shard is None:  # another process of this mesh sends it
+        if devices[block.source] not in held:  # another process of this mesh sends it
             continue
-        take = tuple(
-            slice(start - first, start - first + size)
-            for start, size, (first, _) in zip(
-                block.start, block.shape, _box(array.shape, shard.index), strict=True
+        data, firsts = held[devices[block.source]]
+        take = None
+        if block.shape != data.shape:
+            take = tuple(
+                slice(start - first, start - first + size)
+                for start, size, first in zip(block.start, block.shape, firsts, strict=True)
             )
-        )
         found.append(
-            Outgoing(
-                data=shard.data,
-                index=index,
-                whole=array.shape,
-                start=block.start,
-                take=None if block.shape == shard.data.shape else take,
-            )
+            Outgoing(data=data, index=index, whole=array.shape, start=block.start, take=take)
         )
     return found
+
+
+def _held(array: jax.Array) -> dict[Any, tuple[jax.Array, tuple[int, ...]]]:
+    """By device of this process its shard, and where in the array that begins."""
+    devices = array.sharding.device_set
+    if len(devices) == 1:
+        return dict.fromkeys(devices, (array, (0,) * array.ndim))
+    return {
+        shard.device: (shard.data, tuple(first for first, _ in _box(array.shape, shard.index)))
+        for shard in array.addressable_shards
+    }
 
 
 def assemble(parts: Sequence[Part], shape: Sequence[int], dtype: Any, sharding: Sharding) -> Landed:
@@ -178,6 +183,10 @@ def assemble(parts: Sequence[Part], shape: Sequence[int], dtype: Any, sharding: 
                 f"array {part.index}: a block of {part.data.dtype} {part.whole} came, and "
                 f"{dtype} {shape} is expected; both sides have to agree on them beforehand"
             )
+    keep_dtype(dtype)
+    if len(parts) == 1 and parts[0].data.shape == shape and len(sharding.device_set) == 1:
+        host = dict.fromkeys(sharding.device_set, parts[0].data)
+        return Landed(_jax.put_shards(shape, sharding, host), host)
     boxes = [
         tuple((s, s + size) for s, size in zip(part.start, part.data.shape, strict=True))
         for part in parts
@@ -185,17 +194,10 @@ def assemble(parts: Sequence[Part], shape: Sequence[int], dtype: Any, sharding: 
     for one, other in itertools.combinations(boxes, 2):
         if _volume(_common(one, other)):
             raise SpecError(f"an array {shape}: two of its blocks, {one} and {other}, overlap")
-    keep_dtype(dtype)
     host: dict[Any, np.ndarray] = {}
     for box, devices in _boxes_here(shape, sharding).items():
         host |= dict.fromkeys(devices, _put_together(box, boxes, parts, dtype))
-    array = _jax.put_shards(shape, sharding, host)
-    if len(host) == 1:
-        return Landed(array=array, aliased=lies_over(array, *host.values()))
-    shards = array.addressable_shards
-    return Landed(
-        array=array, aliased=any(lies_over(shard.data, host[shard.device]) for shard in shards)
-    )
+    return Landed(_jax.put_shards(shape, sharding, host), host)
 
 
 def _put_together(

@@ -16,11 +16,13 @@ again is for the layer above.
 """
 
 import enum
+import functools
 import math
 import struct
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -33,16 +35,18 @@ __all__ = [
     "ALIGNMENT_BYTES",
     "HEAD_BYTES",
     "MOST_ARRAYS",
+    "NOTHING",
     "Described",
     "Frame",
     "Head",
     "Kind",
+    "Layout",
     "Limits",
     "Tag",
     "decode_description",
     "decode_head",
     "encode",
-    "spans",
+    "layout_of",
 ]
 
 ALIGNMENT_BYTES = 64  # what XLA's CPU clients ask of memory that they take over as it is
@@ -73,19 +77,24 @@ class Kind(enum.IntEnum):
 _KINDS: Mapping[int, Kind] = types.MappingProxyType({int(kind): kind for kind in Kind})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tag:
+class _Tag(NamedTuple):
+    pass_number: int
+    transfer: int
+    attempt: int
+
+
+class Tag(_Tag):
     """What a message belongs to, for the layer above; a link only carries it."""
 
-    pass_number: int
-    transfer: int = 0
-    attempt: int = 0
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        for name, bits in (("pass_number", 64), ("transfer", 32), ("attempt", 32)):
-            value = getattr(self, name)
+    def __new__(cls, pass_number: int, transfer: int = 0, attempt: int = 0) -> Self:
+        """Raises `SpecError` if a number is out of its range."""
+        made = super().__new__(cls, pass_number, transfer, attempt)
+        for name, value, bits in zip(cls._fields, made, (64, 32, 32), strict=True):
             if not isinstance(value, int) or not 0 <= value < 2**bits:
                 raise SpecError(f"tag: {name} is {value!r}; give 0 to 2**{bits} - 1")
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +121,7 @@ class Described:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class Head(NamedTuple):
     """The fixed part of a frame; `slot` and `offset` are of a loan."""
 
     kind: Kind
@@ -127,42 +135,42 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class Layout:
+    """How blocks lie in a payload; messages over one link have few, again and again.
+
+    Attributes:
+        described: the blocks.
+        starts: by block its first byte.
+        payload_bytes: of all, with what is between them.
+        record: the description as it goes on the wire, with its checksum.
+    """
+
+    described: tuple[Described, ...]
+    starts: tuple[int, ...]
+    payload_bytes: int
+    record: bytes
+
+
+class Frame(NamedTuple):
     """A whole frame; a void has no payload."""
 
     head: Head
-    described: tuple[Described, ...] = ()
+    layout: Layout
     payload: np.ndarray | None = None
 
 
-def spans(described: Sequence[Described]) -> tuple[tuple[int, ...], int]:
-    """Where in the payload each block begins, and the bytes of the payload."""
-    if len(described) == 1:
-        return (0,), described[0].nbytes
-    starts, end = [], 0
-    for block in described:
-        start = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        starts.append(start)
-        end = start + block.nbytes
-    return tuple(starts), end
-
-
-def encode(
-    kind: Kind,
-    sequence: int,
-    tag: Tag,
-    described: Sequence[Described] = (),
-    *,
-    slot: int = 0,
-    offset: int = 0,
-) -> bytes:
-    """Head and description of a frame, as they go on the wire.
+@functools.lru_cache(maxsize=1024)
+def layout_of(described: tuple[Described, ...]) -> Layout:
+    """Where each block begins in the payload, and what says so.
 
     Raises:
         SpecError: an array cannot be described.
     """
-    parts = []
+    starts, end, parts = [], 0, []
     for block in described:
+        start = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        starts.append(start)
+        end = start + block.nbytes
         code = code_of(block.dtype, f"array {block.index}")
         if len(block.shape) > _MOST_DIMS:
             raise SpecError(
@@ -171,22 +179,37 @@ def encode(
         parts.append(_ARRAY.pack(code, len(block.shape), 0, block.index))
         parts += map(_DIM.pack, block.whole, block.start, block.shape)
     description = b"".join(parts)
+    return Layout(
+        described=described,
+        starts=tuple(starts),
+        payload_bytes=end,
+        record=description + _CRC.pack(crc32c(description)) if described else b"",
+    )
+
+
+NOTHING = layout_of(())  # of a frame without blocks
+
+
+def encode(
+    kind: Kind, sequence: int, tag: Tag, layout: Layout = NOTHING, *, slot: int = 0, offset: int = 0
+) -> bytes:
+    """Head and description of a frame, as they go on the wire."""
+    record = layout.record
     head = _HEAD.pack(
         _MAGIC,
         _VERSION,
         kind,
-        len(described),
+        len(layout.described),
         sequence,
         tag.pass_number,
         tag.transfer,
         tag.attempt,
-        len(description),
-        spans(described)[1],
+        len(record) - _CRC.size if record else 0,
+        layout.payload_bytes,
         slot,
         offset,
     )
-    head += _CRC.pack(crc32c(head))
-    return head + description + _CRC.pack(crc32c(description)) if described else head
+    return head + _CRC.pack(crc32c(head)) + record
 
 
 def decode_head(data: bytes, link: str, expected: int, limits: Limits) -> Head:
@@ -196,88 +219,112 @@ def decode_head(data: bytes, link: str, expected: int, limits: Limits) -> Head:
         FrameError: it is corrupt, of another version, out of turn or beyond the limits.
     """
 
-    def wrong(said: str) -> FrameError:
-        return FrameError(link, expected, said)
-
     fields, (crc,) = data[: _HEAD.size], _CRC.unpack_from(data, _HEAD.size)
-    if not fields.startswith(_MAGIC):
-        raise wrong(f"its head begins with {fields[:4]!r} instead of {_MAGIC!r}")
-    if (found := crc32c(fields)) != crc:
-        raise wrong(f"the checksum of its head is {found:#010x}, and {crc:#010x} was sent with it")
+    if (found := crc32c(fields)) != crc or not fields.startswith(_MAGIC):
+        said = f"the checksum of its head is {found:#010x}, and {crc:#010x} was sent with it"
+        if not fields.startswith(_MAGIC):
+            said = f"its head begins with {fields[:4]!r} instead of {_MAGIC!r}"
+        raise FrameError(link, expected, said)
     values = _HEAD.unpack(fields)
-    _, version, kind, arrays, sequence, number, transfer, attempt, described, payload = values[:10]
-    if version != _VERSION:
-        raise wrong(f"it is of version {version}, and this gimlax reads {_VERSION}")
-    if kind not in _KINDS:
-        raise wrong(f"it is of kind {kind}, which is not known")
-    if sequence != expected:
-        how = "it came before" if sequence < expected else "what lies between is missing"
-        raise wrong(f"number {sequence} came instead; {how}")
-    if arrays > limits.arrays:
-        raise wrong(f"it has {arrays} arrays, and at most {limits.arrays} are taken")
-    if payload > limits.payload_bytes:
-        raise wrong(f"it has {payload} bytes, and at most {limits.payload_bytes} are taken")
-    if kind in (Kind.FAREWELL, Kind.VOID) and arrays:
-        raise wrong(f"it has {arrays} arrays, and its kind {Kind(kind).name} has none")
+    _, version, kind, arrays, sequence, number, transfer, attempt, described, payload, *at = values
     least, most = arrays * _ARRAY.size, arrays * (_ARRAY.size + _MOST_DIMS * _DIM.size)
-    if not least <= described <= most:
-        raise wrong(
-            f"its description has {described} bytes, where {arrays} arrays need {least} to {most}"
-        )
+    if (
+        version != _VERSION
+        or kind not in _KINDS
+        or sequence != expected
+        or arrays > limits.arrays
+        or payload > limits.payload_bytes
+        or (arrays and kind in (Kind.FAREWELL, Kind.VOID))
+        or not least <= described <= most
+    ):
+        raise FrameError(link, expected, _wrong(values, expected, limits))
     return Head(
-        kind=_KINDS[kind],
-        sequence=sequence,
-        tag=Tag(pass_number=number, transfer=transfer, attempt=attempt),
-        arrays=arrays,
-        description_bytes=described + _CRC.size if arrays else 0,
-        payload_bytes=payload,
-        slot=values[10],
-        offset=values[11],
+        _KINDS[kind],
+        sequence,
+        Tag._make((number, transfer, attempt)),
+        arrays,
+        described + _CRC.size if arrays else 0,
+        payload,
+        *at,
     )
 
 
-def decode_description(data: bytes, head: Head, link: str) -> tuple[Described, ...]:
+def _wrong(values: Sequence[Any], expected: int, limits: Limits) -> str:
+    """What is wrong with a head, whose checksum is right."""
+    _, version, kind, arrays, sequence, *_, described, payload, _, _ = values
+    if version != _VERSION:
+        return f"it is of version {version}, and this gimlax reads {_VERSION}"
+    if kind not in _KINDS:
+        return f"it is of kind {kind}, which is not known"
+    if sequence != expected:
+        how = "it came before" if sequence < expected else "what lies between is missing"
+        return f"number {sequence} came instead; {how}"
+    if arrays > limits.arrays:
+        return f"it has {arrays} arrays, and at most {limits.arrays} are taken"
+    if payload > limits.payload_bytes:
+        return f"it has {payload} bytes, and at most {limits.payload_bytes} are taken"
+    if kind in (Kind.FAREWELL, Kind.VOID) and arrays:
+        return f"it has {arrays} arrays, and its kind {Kind(kind).name} has none"
+    least, most = arrays * _ARRAY.size, arrays * (_ARRAY.size + _MOST_DIMS * _DIM.size)
+    return f"its description has {described} bytes, where {arrays} arrays need {least} to {most}"
+
+
+def decode_description(data: bytes, head: Head, link: str) -> Layout:
     """The blocks of a frame from its description and the checksum behind it.
 
     Raises:
         FrameError: it is corrupt, describes what cannot be, or adds up to another payload.
     """
-
-    def wrong(said: str) -> FrameError:
-        return FrameError(link, head.sequence, said)
-
     if not head.arrays:
         if head.payload_bytes:
-            raise wrong(f"it has {head.payload_bytes} bytes of no array")
-        return ()
+            raise FrameError(link, head.sequence, f"it has {head.payload_bytes} bytes of no array")
+        return NOTHING
+    try:
+        layout = _read(data, head.arrays)
+    except _Unreadable as error:
+        raise FrameError(link, head.sequence, str(error)) from None
+    if layout.payload_bytes != head.payload_bytes:
+        raise FrameError(
+            link,
+            head.sequence,
+            f"its arrays have {layout.payload_bytes} bytes, and its head says {head.payload_bytes}",
+        )
+    return layout
+
+
+class _Unreadable(Exception):
+    """Says what is wrong with a description."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(data: bytes, num_arrays: int) -> Layout:
+    """The layout that a description of so many arrays says; checks everything."""
     end = len(data) - _CRC.size
     (crc,) = _CRC.unpack_from(data, end)
     if (found := crc32c(data[:end])) != crc:
-        raise wrong(
+        raise _Unreadable(
             f"the checksum of its description is {found:#010x}, and {crc:#010x} was sent with it"
         )
     described, at = [], 0
-    for number in range(head.arrays):
+    for number in range(num_arrays):
         if at + _ARRAY.size > end:
-            raise wrong(f"its description ends before array {number}")
+            raise _Unreadable(f"its description ends before array {number}")
         code, num_dims, zero, index = _ARRAY.unpack_from(data, at)
         at += _ARRAY.size
         dtype = dtype_of_code(code)
         if dtype is None or zero or num_dims > _MOST_DIMS:
-            raise wrong(
+            raise _Unreadable(
                 f"array {number} has dtype {code} and {num_dims} dimensions, not known here"
             )
         if at + num_dims * _DIM.size > end:
-            raise wrong(f"its description ends inside array {number}")
+            raise _Unreadable(f"its description ends inside array {number}")
         dims = [_DIM.unpack_from(data, at + k * _DIM.size) for k in range(num_dims)]
         at += num_dims * _DIM.size
         for whole, start, size in dims:
             if not start + size <= whole <= _LARGEST:
-                raise wrong(f"array {number} has a block of {size} from {start} of {whole}")
+                raise _Unreadable(f"array {number} has a block of {size} from {start} of {whole}")
         whole, start, shape = zip(*dims, strict=True) if dims else ((), (), ())
         described.append(Described(index=index, dtype=dtype, whole=whole, start=start, shape=shape))
     if at != end:
-        raise wrong(f"its description has {end - at} bytes too many")
-    if (total := spans(described)[1]) != head.payload_bytes:
-        raise wrong(f"its arrays have {total} bytes, and its head says {head.payload_bytes}")
-    return tuple(described)
+        raise _Unreadable(f"its description has {end - at} bytes too many")
+    return layout_of(tuple(described))

@@ -7,8 +7,8 @@ nothing would be saved. Others copy, which `Landed.aliased` says; the memory is 
 have.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,13 +19,17 @@ from gimlax.errors import SpecError
 __all__ = ["Landed", "keep_dtype", "land", "lies_over"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Landed:
-    """An array of one device; `aliased` if it lies over memory of a link, so that donating it is
-    of no use and to be left out."""
+class Landed(NamedTuple):
+    """An array, and what was received for each of its devices."""
 
     array: jax.Array
-    aliased: bool
+    received: Mapping[Any, np.ndarray]
+
+    @property
+    def aliased(self) -> bool:
+        """Whether it lies over memory of a link, so that donating it is of no use."""
+        shards = self.array.addressable_shards
+        return any(lies_over(shard.data, self.received[shard.device]) for shard in shards)
 
 
 def land(data: np.ndarray, device: Any) -> Landed:
@@ -37,11 +41,13 @@ def land(data: np.ndarray, device: Any) -> Landed:
     keep_dtype(data.dtype)
     sharding = jax.sharding.SingleDeviceSharding(device)
     array = _jax.put_shards(data.shape, sharding, {device: data})
-    return Landed(array=array, aliased=lies_over(array, data))
+    return Landed(array, {device: data})
 
 
 def keep_dtype(dtype: np.dtype) -> None:
     """Raises SpecError if JAX would change a dtype here."""
+    if dtype.itemsize < 8:
+        return
     kept = jax.dtypes.canonicalize_dtype(dtype)
     if kept != dtype:
         raise SpecError(

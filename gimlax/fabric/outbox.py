@@ -1,8 +1,9 @@
 """Messages that wait to be sent: a queue bounded by bytes, and the thread that empties it.
 
 The thread waits for the values, so that `put` returns while they are still computed. A small
-message whose values are there, with none before it, is carried by the caller: handing it over to a
-thread would take longer than sending it.
+message whose values are there, with none before it, is sent by the caller, since handing it over to
+a thread would take longer than sending it; what the system does not take of it at once is left to
+the thread, so that a caller waits for room in the queue only, or for nothing at all.
 """
 
 import collections
@@ -25,7 +26,9 @@ class Outbox:
         link: for messages.
         limit_bytes: payloads that may wait, the one under way included; one that is larger waits
             alone.
-        carry: sends a packet; called by one thread at a time.
+        carry: sends a packet, or what is left of one that was begun.
+        begin: sends what it can of a small packet without waiting; whether that was all. Of these
+            two one runs at a time.
         ended: called once, after `stop`, when no `carry` runs any more.
     """
 
@@ -33,12 +36,15 @@ class Outbox:
         self,
         link: str,
         limit_bytes: int,
+        *,
         carry: Callable[[Packet], None],
+        begin: Callable[[Packet], bool],
         ended: Callable[[], None],
     ) -> None:
         self._link = link
         self._limit_bytes = limit_bytes
         self._carry = carry
+        self._begin = begin
         self._ended = ended
         self._waiting: collections.deque[Packet] = collections.deque()
         self._bytes = 0
@@ -51,8 +57,8 @@ class Outbox:
         self._thread = threading.Thread(target=self._run, name=f"gimlax {link}", daemon=True)
         self._thread.start()
 
-    def put(self, packet: Packet) -> None:
-        """Takes a packet once there is room.
+    def put(self, packet: Packet, *, wait: bool = True) -> bool:
+        """Takes a packet once there is room; without `wait` only if there is, and whether it did.
 
         Raises:
             LinkError: why none is carried any more.
@@ -61,6 +67,8 @@ class Outbox:
             while self._failure is None and (
                 self._bytes and self._bytes + packet.payload_bytes > self._limit_bytes
             ):
+                if not wait:
+                    return False
                 self._changed.wait()
             if self._failure is not None:
                 raise self._failure.with_traceback(None)
@@ -69,11 +77,17 @@ class Outbox:
                 self._waiting.append(packet)
                 self._bytes += packet.payload_bytes
                 self._work.notify()
-                return
+                return True
             self._busy = True
-        self._carry_one(packet, 0)
-        if (failure := self._failure) is not None:
-            raise failure.with_traceback(None)
+        all_sent, failure = self._attempt(self._begin, packet)
+        with self._changed:
+            if not all_sent and not self._stopped:
+                self._waiting.appendleft(packet)
+                self._bytes += packet.payload_bytes
+            self._settle(failure)
+            if (failure := self._failure) is not None:
+                raise failure.with_traceback(None)
+        return True
 
     def drain(self, timeout_s: float | None) -> None:
         """Waits until nothing waits and nothing is under way.
@@ -119,26 +133,32 @@ class Outbox:
                     break
                 packet = self._waiting.popleft()
                 self._busy = True
-            self._carry_one(packet, packet.payload_bytes)
-            del packet  # its arrays are not held while nothing is to be done
+            _, failure = self._attempt(self._carry, packet)
+            with self._changed:
+                self._bytes -= packet.payload_bytes
+                self._settle(failure)
+            del packet, failure  # their arrays are not held while nothing is to be done
         self._ended()
 
-    def _carry_one(self, packet: Packet, counted_bytes: int) -> None:
-        failure: LinkError | None = None
+    def _attempt(
+        self, send: Callable[[Packet], bool | None], packet: Packet
+    ) -> tuple[bool | None, LinkError | None]:
+        """What `send` returned, and why it could not."""
         try:
-            self._carry(packet)
+            return send(packet), None
         except LinkError as error:
-            failure = error
+            return True, error
         except Exception as error:  # ours; the thread may not die of it unseen
             failure = LinkError(self._link, f"{packet.tag} was not sent: {error!r}")
             failure.__cause__ = error
-        with self._changed:
-            self._busy = False
-            self._bytes -= counted_bytes
-            if failure is not None and self._failure is None:
-                self._failure = failure
-            if failure is not None:
-                self._waiting.clear()
-            if self._waiting or self._stopped:
-                self._work.notify()
-            self._changed.notify_all()
+            return True, failure
+
+    def _settle(self, failure: LinkError | None) -> None:
+        """Nothing is under way any more; the caller holds the lock."""
+        self._busy = False
+        if failure is not None:
+            self._failure = self._failure or failure
+            self._waiting.clear()
+        if self._waiting or self._stopped:
+            self._work.notify()
+        self._changed.notify_all()

@@ -12,10 +12,10 @@ from gimlax.fabric.checksums import PIECE_BYTES, crc32c
 from gimlax.fabric.failures import FrameError, LinkClosed, LinkError, LinkLost
 from gimlax.fabric.frames import (
     HEAD_BYTES,
-    Described,
     Frame,
     Head,
     Kind,
+    Layout,
     Limits,
     decode_description,
     decode_head,
@@ -59,7 +59,7 @@ class FrameReader:
         self._used = self._filled = 0
         # the frame that is under way
         self._head: Head | None = None
-        self._described: tuple[Described, ...] | None = None
+        self._layout: Layout | None = None
         self._payload: np.ndarray | None = None
         self._got = self._crc = 0
 
@@ -85,9 +85,9 @@ class FrameReader:
             head = self._head = decode_head(data, self._link, self._sequence, self._limits)
             if head.kind is Kind.FAREWELL:
                 raise LinkClosed(self._link, f"the sender closed it after {head.sequence} messages")
-        if (described := self._described) is None:
+        if (layout := self._layout) is None:
             data = self._whole_description(head.description_bytes)
-            described = self._described = decode_description(data, head, self._link)
+            layout = self._layout = decode_description(data, head, self._link)
         payload = self._borrow(head) if head.kind is Kind.LOAN else None
         if head.kind is Kind.DATA:
             payload = self._whole_payload(head.payload_bytes)
@@ -99,10 +99,10 @@ class FrameReader:
                     f"the checksum of its payload of {head.payload_bytes} bytes is "
                     f"{self._crc:#010x}, and {crc:#010x} was sent with it",
                 )
-        self._head = self._described = self._payload = None
+        self._head = self._layout = self._payload = None
         self._got = self._crc = 0
         self._sequence += 1
-        return Frame(head=head, described=described, payload=payload)
+        return Frame(head=head, layout=layout, payload=payload)
 
     def _exactly(self, num_bytes: int) -> bytes:
         """So many bytes of at most a buffer; keeps what came if the rest does not."""

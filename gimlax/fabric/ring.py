@@ -29,7 +29,7 @@ import numpy as np
 from gimlax.fabric.accepting import SocketReceiver
 from gimlax.fabric.arena import Loans, Ranges, fresh
 from gimlax.fabric.failures import FrameError, LinkLost, LinkTimeout
-from gimlax.fabric.frames import Head, Kind, Limits, spans
+from gimlax.fabric.frames import Head, Kind, Limits
 from gimlax.fabric.handshake import answer, new_secret
 from gimlax.fabric.packing import Packet
 from gimlax.fabric.seam import Offer
@@ -182,23 +182,40 @@ class _RingCarrier:
         """Sends a packet; blocks while the ring is full of what was not yet received."""
         place = None
         if packet.payload_bytes > _SMALL_BYTES:
-            place = self._take(packet.payload_bytes)
+            place = self._take(packet.payload_bytes, wait=True)
         if place is None:
             self._stream.carry(packet, arrays)
             return
+        self._fill(place, packet, arrays)
+        self._writer.write(Kind.LOAN, packet.tag, packet.layout, slot=place[0], offset=place[1])
+
+    def begin(self, packet: Packet, arrays: Sequence[np.ndarray]) -> bool:
+        """Begins to send it so; of what finds no room at once nothing is sent."""
+        if packet.payload_bytes <= _SMALL_BYTES:
+            return self._stream.begin(packet, arrays)
+        place = self._take(packet.payload_bytes, wait=False)
+        if place is None:
+            return False
+        self._fill(place, packet, arrays)
         slot, offset = place
-        for start, array in zip(spans(packet.described)[0], arrays, strict=True):
-            first = offset + start
-            _copy(self._bytes[first : first + array.nbytes], array)
-        self._states[slot] = _SENT
-        self._writer.write(Kind.LOAN, packet.tag, packet.described, slot=slot, offset=offset)
+        return self._writer.begin(Kind.LOAN, packet.tag, packet.layout, slot=slot, offset=offset)
 
     def close(self) -> None:
         """Unmaps the ring."""
         del self._states, self._bytes, self._room
 
-    def _take(self, num_bytes: int) -> tuple[int, int] | None:
-        """A free slot and its first byte, None if only the receiver's arrays could make room."""
+    def _fill(self, place: tuple[int, int], packet: Packet, arrays: Sequence[np.ndarray]) -> None:
+        slot, offset = place
+        for start, array in zip(packet.layout.starts, arrays, strict=True):
+            first = offset + start
+            _copy(self._bytes[first : first + array.nbytes], array)
+        self._states[slot] = _SENT
+
+    def _take(self, num_bytes: int, *, wait: bool) -> tuple[int, int] | None:
+        """A free slot and its first byte.
+
+        None if only the receiver's arrays could make room, or it is not to wait for some.
+        """
         if num_bytes > self._ranges.num_bytes:
             return None
         while True:
@@ -210,7 +227,7 @@ class _RingCarrier:
             if slot is not None and (start := self._ranges.take(num_bytes)) is not None:
                 self._lent[slot] = start
                 return slot, start + _NUM_SLOTS
-            if all(self._states[s] != _SENT for s in self._lent):
+            if not wait or all(self._states[s] != _SENT for s in self._lent):
                 return None
             if any(fd != self._room.fd for fd, _ in self._poll.poll()):
                 raise self._writer.lost()

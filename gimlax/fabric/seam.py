@@ -3,12 +3,13 @@
 A receiver is made first. Its `offer` is plain data, so that whatever channel the two sides already
 have can carry it; `connect` makes the sender of it. A link goes one way, from one sender to one
 receiver, and keeps its order. Ways to move bytes, one for remote direct memory access too, differ
-behind these two protocols only.
+behind these two protocols only. What is made for every message is a named tuple, which takes a
+fifth of the time of a frozen dataclass.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import jax
 import numpy as np
@@ -71,8 +72,7 @@ class Offer:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A block of an array, to be sent.
 
     `data` holds the block, or with `take` something that it is cut out of once its values are
@@ -81,24 +81,22 @@ class Outgoing:
     """
 
     data: jax.Array | np.ndarray
-    index: int = 0
+    index: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
     whole: tuple[int, ...] | None = None
     start: tuple[int, ...] | None = None
     take: tuple[slice, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(NamedTuple):
     """A block of an array, as it came: read-only, and over memory of the link while it lives."""
 
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     whole: tuple[int, ...]
     start: tuple[int, ...]
     data: np.ndarray
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(NamedTuple):
     """What one call of `send` sent.
 
     `shared` says that the bytes still lie where the sender wrote them; `void` that there are none,
@@ -120,11 +118,19 @@ class Sender(Protocol):
         """Its name in messages."""
         ...
 
-    def send(self, tag: Tag, arrays: Sequence[jax.Array | np.ndarray | Outgoing]) -> None:
-        """Takes arrays to be sent; they go in the order of the calls, on a thread of the link.
+    def send(
+        self,
+        tag: Tag,
+        arrays: Sequence[jax.Array | np.ndarray | Outgoing],
+        *,
+        wait: bool = True,
+    ) -> bool:
+        """Takes arrays to be sent, in the order of the calls.
 
-        Returns once the bytes that wait fit the queue's bound, so it blocks while the other side
-        is behind.
+        What is small and there, with nothing before it, is sent as far as the system takes it at
+        once; the rest goes on a thread of the link. Returns once the bytes that wait fit the
+        queue's bound: with `wait` it blocks while the other side is behind, else it returns False
+        and has taken nothing.
 
         Raises:
             SpecError: these arrays cannot be sent over this link; the link is as before.

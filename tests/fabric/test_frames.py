@@ -15,7 +15,7 @@ from gimlax.fabric import FrameError, Limits, LinkClosed, LinkLost, LinkTimeout,
 from gimlax.fabric.arena import fresh
 from gimlax.fabric.checksums import crc32c
 from gimlax.fabric.dtypes import code_of, dtype_of_code
-from gimlax.fabric.frames import HEAD_BYTES, Described, Kind, encode, spans
+from gimlax.fabric.frames import HEAD_BYTES, Described, Kind, encode, layout_of
 from gimlax.fabric.packing import as_bytes
 from gimlax.fabric.reading import FrameReader
 from tests import reference
@@ -36,11 +36,11 @@ def described(array, index=0):
 
 def written(arrays, sequence=0, tag=TAG):
     """The bytes of a frame, put together in the plainest way."""
-    blocks = [described(array, number) for number, array in enumerate(arrays)]
+    layout = layout_of(tuple(described(array, number) for number, array in enumerate(arrays)))
     payload = b""
-    for start, array in zip(spans(blocks)[0], arrays):
+    for start, array in zip(layout.starts, arrays):
         payload += bytes(start - len(payload)) + array.tobytes()
-    head = encode(Kind.DATA, sequence, tag, blocks)
+    head = encode(Kind.DATA, sequence, tag, layout)
     return head + payload + struct.pack("<I", crc32c(payload))
 
 
@@ -80,7 +80,7 @@ def all_dtypes():
 def test_every_dtype_of_jax_travels(dtype):
     array = np.arange(6).reshape(2, 3).astype(dtype)
     frame = reader(written([array])).read()
-    assert frame.described == (described(array),)
+    assert frame.layout.described == (described(array),)
     assert frame.payload.tobytes() == array.tobytes()
 
 
@@ -132,8 +132,8 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(messages, sizes):
     assert [frame.head.sequence for frame in frames] == list(range(len(messages)))
     for frame, arrays in zip(frames, messages):
         assert frame.head.tag == TAG
-        assert frame.described == tuple(described(a, k) for k, a in enumerate(arrays))
-        for start, array in zip(spans(frame.described)[0], arrays):
+        assert frame.layout.described == tuple(described(a, k) for k, a in enumerate(arrays))
+        for start, array in zip(frame.layout.starts, arrays):
             assert start % 64 == 0
             assert frame.payload[start : start + array.nbytes].tobytes() == array.tobytes()
 
@@ -256,7 +256,7 @@ def test_a_long_description_and_a_long_payload_are_read_whole():
     arrays.append(np.arange(300_000, dtype=np.float32))
     limits = Limits(arrays=2000)
     frame = reader(written(arrays) * 1, limits=limits).read()
-    assert len(frame.described) == 901
+    assert len(frame.layout.described) == 901
     assert frame.payload[-1_200_000:].tobytes() == arrays[-1].tobytes()
 
 

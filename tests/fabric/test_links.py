@@ -289,6 +289,34 @@ def test_a_sender_of_a_stopped_receiver_waits_and_can_be_closed(kind):
         assert isinstance(ended(), LinkClosed)
 
 
+def test_small_messages_never_wait_if_told_not_to(kind):
+    """Those that the system does not take wait in the queue, one of them sent in part."""
+    with Peer("receive", kind, MIB) as peer, connected(peer, queue_bytes=MIB) as sender:
+        peer.stop()
+        count, array = 0, np.zeros(10_000, np.uint8)
+        while sender.send(Tag(pass_number=count), [array], wait=False):
+            count += 1
+        assert count >= MIB // array.nbytes
+        peer.go_on()
+        for number in range(count):
+            peer.tell("")
+            assert peer.line() == f"{number} {array.nbytes}"
+        assert sender.send(Tag(pass_number=count), [array], wait=False)
+        peer.tell("")
+        assert peer.line() == f"{count} {array.nbytes}"
+
+
+def test_what_finds_no_room_in_the_ring_does_not_wait_for_it(pair):
+    sender, receiver = pair
+    arrays = [np.full(60_000, number, np.uint8) for number in range(200)]  # 12 MB of 4
+    for number, array in enumerate(arrays):
+        assert sender.send(Tag(pass_number=number), [array], wait=False)
+    for array in arrays:
+        message = receiver.receive(WATCHDOG_S)
+        assert (message.parts[0].data == array[0]).all()
+        del message
+
+
 def test_a_stopped_receiver_lets_nobody_in(kind):
     with Peer("stop", kind) as peer:
         offer = peer.offer()

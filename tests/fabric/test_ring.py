@@ -8,7 +8,7 @@ import pytest
 
 from gimlax import fabric
 from gimlax.fabric import FrameError, LinkTimeout, Tag, land
-from gimlax.fabric.frames import Described, Kind
+from gimlax.fabric.frames import Described, Kind, layout_of
 from tests.fabric.children import WATCHDOG_S, Peer, mapped_rings, open_descriptors
 
 MIB = 2**20
@@ -124,6 +124,7 @@ def test_a_loan_of_what_was_not_lent_is_refused(pair, loan, said):
     sender._carrier._states[0] = 1  # sent
     dtype = np.dtype(np.uint8)
     block = Described(index=0, dtype=dtype, whole=(4096,), start=(0,), shape=(4096,))
-    sender._writer.write(Kind.LOAN, Tag(pass_number=0), [block], slot=loan[0], offset=loan[1])
+    layout = layout_of((block,))
+    sender._writer.write(Kind.LOAN, Tag(pass_number=0), layout, slot=loan[0], offset=loan[1])
     with pytest.raises(FrameError, match=rf"link 'a -> b': frame 0: .*{said}"):
         receiver.receive(WATCHDOG_S)

@@ -12,7 +12,7 @@ import gimlax as gx
 from gimlax import fabric
 from gimlax.devices import DeviceKind, Interconnect, WorkerSpec
 from gimlax.fabric import NARROWINGS, narrowing_bound
-from gimlax.fabric.frames import Described, spans
+from gimlax.fabric.frames import Described, layout_of
 from gimlax.graph import trace
 from gimlax.runtime.workers.links import Crossing, End
 from gimlax.runtime.workers.orders import CrossingOrder, Orders, PhaseOrder, ValueOrder
@@ -297,7 +297,7 @@ def test_a_link_takes_as_much_as_the_plan_sends(target):
         for block in piece.blocks[0]
     ]
     small = crossing_of((3,), ((),), ((),))
-    (_, sent), limits = spans(described), needed([small, crossing], 0)
+    sent, limits = layout_of(tuple(described)).payload_bytes, needed([small, crossing], 0)
     assert sent == 2**32
     assert sent <= limits.payload_bytes <= sent + 64 * len(described)
     assert needed([], 0) == needed([small], 0) == fabric.Limits()
