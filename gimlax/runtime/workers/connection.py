@@ -25,6 +25,8 @@ Address = tuple[str, str, int]  # ('unix', name, 0) or ('tcp', host, port)
 _NONCE_BYTES = 32
 _BUFFER_BYTES = 1 << 16
 _ALIGNMENT = 64
+_SMALL_BYTES = 1 << 10
+_SLAB_BYTES = 1 << 14
 _MOST_BUFFERS = 512  # of one sendmsg; the system takes 1,024
 
 
@@ -111,6 +113,12 @@ def _receive(sock: socket.socket, count: int) -> bytes:
     return data
 
 
+def _aligned(count: int) -> np.ndarray:
+    spare = np.empty(count + _ALIGNMENT, np.uint8)
+    start = -spare.ctypes.data % _ALIGNMENT
+    return spare[start : start + count]
+
+
 class Connection:
     """Messages both ways. Any thread may send, one may receive."""
 
@@ -127,6 +135,7 @@ class Connection:
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
         self._first = self._last = 0  # what of the buffer is received and not read
+        self._slab, self._slab_at = np.empty(0, np.uint8), 0
 
     def send(self, message: Message) -> None:
         """Takes a message to be sent, and never waits for the other side to read.
@@ -192,12 +201,12 @@ class Connection:
         """
         try:
             self._need(PREFIX_BYTES)
-            header_bytes, payload_bytes = read_prefix(self._take(PREFIX_BYTES))
+            header_bytes, payload_bytes, numbers = read_prefix(self._take(PREFIX_BYTES))
             header = self._bytes(header_bytes)
             payload = self._payload(payload_bytes)
         except OSError:
             return None
-        return decode(header, payload)
+        return decode(header, payload, numbers)
 
     def close(self) -> None:
         """Hangs up; who receives, here or there, is told."""
@@ -237,12 +246,17 @@ class Connection:
         return bytes(found)
 
     def _payload(self, count: int) -> np.ndarray:
-        """Bytes at an aligned address of their own."""
-        spare = np.empty(count + _ALIGNMENT, np.uint8)
-        start = -spare.ctypes.data % _ALIGNMENT
-        payload = spare[start : start + count]
-        if count:
-            self._fill(memoryview(payload.data))
+        """Bytes at an aligned address; small ones share memory, kept while one of them is."""
+        if count <= _SMALL_BYTES:
+            if self._slab_at + count > len(self._slab):
+                self._slab, self._slab_at = _aligned(_SLAB_BYTES), 0
+            payload = self._slab[self._slab_at : self._slab_at + count]
+            self._slab_at += count + -count % _ALIGNMENT
+            if count:
+                self._fill(memoryview(payload.data))
+            return payload
+        payload = _aligned(count)
+        self._fill(memoryview(payload.data))
         return payload
 
     def _fill(self, target: memoryview) -> None:

@@ -1,15 +1,20 @@
 """Messages between a controller and its workers: a kind, plain fields, and arrays as raw bytes.
 
-A message is a prefix (magic, bytes of the header, bytes of the payload), a JSON header and the
-arrays, each at a multiple of 64 bytes so that XLA can use them where they were received. Nothing is
-pickled. What a header says is checked before memory is made for it. Chosen over a serialisation
-library because the arrays must not be copied, and the rest is a few numbers.
+A message is a prefix (magic, bytes of the header, bytes of the payload, how many numbers), a JSON
+header and the payload: integers of 64 bits, and the arrays, each at a multiple of 64 bytes so that
+XLA can use them where they were received. Nothing is pickled. What a header says is checked before
+memory is made for it. Chosen over a serialisation library because the arrays must not be copied,
+and the rest is a few numbers.
+
+What differs from pass to pass goes as numbers. Without them headers repeat, so that each is written
+and read once.
 """
 
+import functools
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,13 +37,15 @@ __all__ = [
     "to_wire",
 ]
 
-_PREFIX = struct.Struct("<4sIQ")
+_PREFIX = struct.Struct("<4sIQI")
 PREFIX_BYTES = _PREFIX.size
-_MAGIC = b"gmx1"
+_MAGIC = b"gmx2"
 _ALIGNMENT = 64
 _MOST_HEADER_BYTES = 2**28
 _MOST_PAYLOAD_BYTES = 2**42
 _MOST_DIMS = 64
+_SMALL_BYTES = 4096  # of an array that is copied, so that its message is one piece
+_NUMBERS = np.dtype("<i8")
 _KEY = "key<"  # a typed PRNG key travels as its data
 
 _DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -85,16 +92,21 @@ def dtype_named(name: str) -> np.dtype[Any]:
 class Message:
     """What is sent: `kind` says what is wanted, `fields` are plain data, `arrays` numpy arrays.
 
-    An array may stand for a typed PRNG key: `keys` holds the names of the generators by index.
+    An array may stand for a typed PRNG key: `keys` holds the names of the generators by index. With
+    `numbers`, `fields` are names, integers and the like that are often the same; they are shared
+    by the messages that are received.
     """
 
     kind: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     arrays: Sequence[np.ndarray] = ()
     keys: Mapping[int, str] = field(default_factory=dict)
+    numbers: Sequence[int] = ()
 
 
-def to_wire(kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> Message:
+def to_wire(
+    kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = (), numbers: Sequence[int] = ()
+) -> Message:
     """A message of arrays of any sort; waits for those that are still being computed."""
     host: list[np.ndarray] = []
     keys: dict[int, str] = {}
@@ -103,11 +115,13 @@ def to_wire(kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) ->
             keys[index] = str(jax.random.key_impl(array))
             array = jax.random.key_data(array)
         host.append(np.ascontiguousarray(array).reshape(np.shape(array)))
-    return Message(kind=kind, fields=fields, arrays=host, keys=keys)
+    return Message(kind=kind, fields=fields, arrays=host, keys=keys, numbers=numbers)
 
 
 def from_wire(message: Message) -> list[Any]:
     """The arrays of a message; PRNG keys as typed `jax.Array`s of the default device."""
+    if not message.keys:
+        return list(message.arrays)
     return [
         jax.random.wrap_key_data(jnp.asarray(array), impl=message.keys[index])
         if index in message.keys
@@ -118,37 +132,72 @@ def from_wire(message: Message) -> list[Any]:
 
 def encode(message: Message) -> list[Any]:
     """The message as buffers to be written one after another."""
-    described: list[Any] = []
+    arrays, keys, numbers = message.arrays, message.keys, message.numbers
+    described = tuple(
+        [(array.dtype, array.shape, keys.get(index, "")) for index, array in enumerate(arrays)]
+    )
+    about = message.kind, tuple(message.fields.items()), described, len(numbers)
+    try:
+        head = _repeated(*about) if numbers else _header(*about)
+    except TypeError:  # of a list among the fields
+        head = _header(*about)
     buffers: list[Any] = []
-    size = 0
-    for index, array in enumerate(message.arrays):
-        name = _NAMES.get(array.dtype)
+    small = [head, struct.pack(f"<{len(numbers)}q", *numbers), _padding(8 * len(numbers))]
+    for array in arrays:
+        if array.nbytes > _SMALL_BYTES:
+            buffers += [b"".join(small), array.reshape(-1).view(np.uint8)]
+            small = []
+        else:
+            small.append(array.tobytes())
+        small.append(_padding(array.nbytes))
+    buffers.append(b"".join(small))
+    return [buffer for buffer in buffers if len(buffer)]
+
+
+def _padding(nbytes: int) -> bytes:
+    return bytes(-nbytes % _ALIGNMENT)
+
+
+def _header(kind: str, fields: Iterable[Any], described: Iterable[Any], num_numbers: int) -> bytes:
+    """Prefix and header of a message.
+
+    Args:
+        kind: of it.
+        fields: names and values.
+        described: of each array dtype, shape and generator.
+        num_numbers: how many numbers it has.
+
+    Raises:
+        BackendError: an array cannot be sent.
+    """
+    arrays: list[Any] = []
+    size = 8 * num_numbers + -8 * num_numbers % _ALIGNMENT
+    for dtype, shape, key in described:
+        name = _NAMES.get(dtype)
         if name is None:
             raise BackendError(
-                f"an array of dtype {array.dtype} cannot be sent to another process; those that"
-                f" can are {', '.join(_DTYPES)}"
+                f"an array of dtype {dtype} cannot be sent to another process; those that can are"
+                f" {', '.join(_DTYPES)}"
             )
-        described.append([name, list(array.shape), message.keys.get(index, "")])
-        if array.nbytes:
-            buffers.append(array.reshape(-1).view(np.uint8))
-            padding = -array.nbytes % _ALIGNMENT
-            if padding:
-                buffers.append(bytes(padding))
-            size += array.nbytes + padding
-    header = {"kind": message.kind, "arrays": described, "fields": message.fields}
-    text = _write(header).encode()
-    return [_PREFIX.pack(_MAGIC, len(text), size) + text, *buffers]
+        arrays.append([name, list(shape), key])
+        nbytes = math.prod(shape) * dtype.itemsize
+        size += nbytes + -nbytes % _ALIGNMENT
+    text = _write({"kind": kind, "arrays": arrays, "fields": dict(fields)}).encode()
+    return _PREFIX.pack(_MAGIC, len(text), size, num_numbers) + text
+
+
+_repeated = functools.lru_cache(maxsize=1024)(_header)
 
 
 def read_prefix(
     prefix: bytes | memoryview, most_bytes: int = _MOST_PAYLOAD_BYTES
-) -> tuple[int, int]:
-    """Bytes of the header and of the payload that follow a prefix.
+) -> tuple[int, int, int]:
+    """Bytes of the header and of the payload that follow a prefix, and how many numbers that has.
 
     Raises:
         BackendError: it is none, or says more than can be meant.
     """
-    magic, header_bytes, payload_bytes = _PREFIX.unpack(prefix)
+    magic, header_bytes, payload_bytes, num_numbers = _PREFIX.unpack(prefix)
     if magic != _MAGIC:
         raise BackendError(
             f"a message begins with {bytes(magic)!r} instead of {_MAGIC!r}: the other side is no"
@@ -159,40 +208,58 @@ def read_prefix(
             f"a message of {header_bytes} and {payload_bytes} bytes was announced, more than the"
             f" {most_bytes} that can be meant"
         )
-    return header_bytes, payload_bytes
+    return header_bytes, payload_bytes, num_numbers
 
 
-def decode(header: bytes | memoryview, payload: np.ndarray) -> Message:
+def decode(header: bytes, payload: np.ndarray, num_numbers: int = 0) -> Message:
     """The message of a header and its payload, which the arrays are views of.
 
     Args:
         header: JSON as `encode` wrote it.
         payload: bytes, at an address that is a multiple of 64.
+        num_numbers: how many numbers the payload begins with.
 
     Raises:
         BackendError: they do not belong together.
     """
     try:
-        data = json.loads(bytes(header))
-        arrays: list[np.ndarray] = []
-        keys: dict[int, str] = {}
-        start = 0
-        for index, (name, shape, key) in enumerate(data["arrays"]):
-            dtype = _DTYPES[name]
-            if len(shape) > _MOST_DIMS or any(type(n) is not int or n < 0 for n in shape):
-                raise ValueError(f"shape {shape}")
-            nbytes = math.prod(shape) * dtype.itemsize
-            if start + nbytes > payload.size:
-                raise ValueError(f"{nbytes} bytes at {start} of {payload.size}")
-            arrays.append(payload[start : start + nbytes].view(dtype).reshape(shape))
-            if key:
-                keys[index] = str(key)
-            start += nbytes + -nbytes % _ALIGNMENT
-        if start != payload.size:
-            raise ValueError(f"{start} bytes described of {payload.size}")
-        fields = data["fields"]
-        if not isinstance(fields, dict):
-            raise ValueError(f"fields {fields!r}")
-        return Message(kind=str(data["kind"]), fields=fields, arrays=arrays, keys=keys)
+        read = _read_repeated if num_numbers else _read
+        kind, fields, described, keys, size = read(header, num_numbers)
+        if size != payload.size:
+            raise ValueError(f"{size} bytes described of {payload.size}")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BackendError(f"a message cannot be read: {type(error).__name__}: {error}") from error
+    return Message(
+        kind=kind,
+        fields=fields,
+        arrays=[
+            payload[start:stop].view(dtype).reshape(shape)
+            for start, stop, dtype, shape in described
+        ],
+        keys=keys,
+        numbers=payload[: 8 * num_numbers].view(_NUMBERS).tolist() if num_numbers else (),
+    )
+
+
+def _read(header: bytes, num_numbers: int) -> tuple[str, Any, Any, Any, int]:
+    """What a header says: kind, fields, where each array lies and what it is, keys, and bytes."""
+    data = json.loads(header)
+    arrays: list[tuple[int, int, Any, tuple[int, ...]]] = []
+    keys: dict[int, str] = {}
+    start = 8 * num_numbers + -8 * num_numbers % _ALIGNMENT
+    for index, (name, shape, key) in enumerate(data["arrays"]):
+        dtype = _DTYPES[name]
+        if len(shape) > _MOST_DIMS or any(type(n) is not int or n < 0 for n in shape):
+            raise ValueError(f"shape {shape}")
+        nbytes = math.prod(shape) * dtype.itemsize
+        arrays.append((start, start + nbytes, dtype, tuple(shape)))
+        if key:
+            keys[index] = str(key)
+        start += nbytes + -nbytes % _ALIGNMENT
+    fields = data["fields"]
+    if not isinstance(fields, dict):
+        raise ValueError(f"fields {fields!r}")
+    return str(data["kind"]), fields, arrays, keys, start
+
+
+_read_repeated = functools.lru_cache(maxsize=1024)(_read)
