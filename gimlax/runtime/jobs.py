@@ -5,12 +5,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import jax
-
 from gimlax.errors import GimlaxError
+from gimlax.program import Run
 from gimlax.runtime.compilation import CompiledStage
 from gimlax.runtime.handles import Carried
-from gimlax.runtime.passes import Pass
+from gimlax.runtime.passes import Pass, first_line
 from gimlax.runtime.schedule import Schedule
 from gimlax.runtime.stores import Cell
 
@@ -65,6 +64,28 @@ class PassFuture(Future[Any]):
             raise
 
 
+class Ending:
+    """Stands where a `PassFuture` does if nobody waits: calls with the result or the error."""
+
+    __slots__ = ("_call", "job")
+
+    def __init__(self, call: Callable[[Any, BaseException | None], None]) -> None:
+        self._call = call
+        self.job: Job | None = None
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Nobody cancels it."""
+        return True
+
+    def set_result(self, result: Any) -> None:
+        """It has ended well."""
+        self._call(result, None)
+
+    def set_exception(self, error: BaseException) -> None:
+        """It has failed."""
+        self._call(None, error)
+
+
 class Job:
     """A pass in the pipeline: what its tasks still wait for, and how it ends."""
 
@@ -84,7 +105,7 @@ class Job:
         self,
         work: Pass,
         schedule: Schedule,
-        future: PassFuture,
+        future: Any,  # a `PassFuture` or an `Ending`
         assemble: Callable[[Pass], Any],
     ) -> None:
         self.work = work
@@ -97,14 +118,94 @@ class Job:
         self.dispatched = False
         self.ended = False
 
+    def waits(self) -> list[int]:
+        """Lets tasks wait for carried state that is still to come; which tasks are ready at once.
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+        The caller holds the pipeline's lock, as for the following.
+        """
+        work, schedule = self.work, self.schedule
+        for tree, cells in enumerate(work.state):
+            for stage, cell in enumerate(cells):
+                task = schedule.task_of_stage[stage]
+                # A stage that uses nothing of a state has no arrays to wait for.
+                if (
+                    task is not None
+                    and cell.arrays is None
+                    and tree in work.phase.stages[stage].carried
+                ):
+                    self.missing[task] += 1
+                    cell.waiters.append((self, task))
+        return [
+            task
+            for task, missing in enumerate(self.missing)
+            if missing == 0 and task not in schedule.inbound
+        ]
+
+    def begin(self) -> bool:
+        """Whether a task of this pass may still be dispatched; from then on it is under way."""
+        if self.ended:
+            return False
+        if not self.dispatched:
+            self.dispatched = True
+            # Without carried state a pass can be cancelled until it ends.
+            if self.work.handles:
+                self.future.set_running_or_notify_cancel()
+        return True
+
+    def give_up(self) -> bool:
+        """Takes the states of a pass that is cancelled back, if that leaves all consistent."""
+        work = self.work
+        if work.handles:
+            if self.dispatched or not withdraw(work.next_handles):
+                return False
+            for handle in work.next_handles:
+                handle._lose("was to come from a pass that was cancelled")
+            work.give_back()
+        return True
+
+    def lose(self, error: BaseException) -> None:
+        """Marks its states as what the failure of a pass made of them."""
+        if self.dispatched:
+            self.work.lose_state(f"was lost when a pass failed ({first_line(error)})")
+            return
+        for handle in self.work.next_handles:
+            handle._lose(f"never came to be, a pass before it failed ({error})")
+        self.work.give_back()
+
+    def done(self, index: int) -> "list[tuple[Job, int]]":
+        """A task was dispatched: drops what nobody reads again; what is ready by that."""
+        schedule, work, missing = self.schedule, self.work, self.missing
+        ready: list[tuple[Job, int]] = []
+        for task in schedule.wakes[index]:
+            missing[task] -= 1
+            if missing[task] == 0:
+                ready.append((self, task))
+        task = schedule.tasks[index]
+        if work.next_state and isinstance(task, Run):
+            for cells in work.next_state:
+                cell = cells[task.stage]
+                for other, waiting in cell.waiters:
+                    other.missing[waiting] -= 1
+                    if other.missing[waiting] == 0:
+                        ready.append((other, waiting))
+                cell.waiters.clear()
+        for key in schedule.counted[index]:
+            self.readers[key] -= 1
+            if self.readers[key] == 0:
+                work.values.pop(key, None)
+        for key in schedule.unread[index]:
+            work.values.pop(key, None)
+        return ready
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Running:
-    """A dispatched stage whose token has not come in."""
+    """A dispatched stage whose token has not come in; `index` is its task."""
 
     job: Job
+    index: int
     stage: CompiledStage
-    token: jax.Array
+    token: Any
     start_s: float
 
 

@@ -4,7 +4,7 @@ In this process they are `jax.Array`s on live meshes (`LocalStore`). A store ove
 gives stand-ins that are converted to numpy when somebody reads them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
@@ -21,14 +21,14 @@ Arrays = tuple[jax.Array, ...]
 class Cell:
     """The carried arrays of one stage, None until the pass that makes them has run it.
 
-    `waiters` are called, under the pipeline's lock, when the arrays arrive.
+    `waiters` are the tasks of passes, for the pipeline, that wait for the arrays.
     """
 
     __slots__ = ("arrays", "waiters")
 
     def __init__(self, arrays: Sequence[jax.Array] | None = None) -> None:
         self.arrays = arrays
-        self.waiters: list[Callable[[], None]] = []
+        self.waiters: list[tuple[Any, int]] = []
 
     def filled(self) -> Sequence[jax.Array]:
         """The arrays, which must be there."""

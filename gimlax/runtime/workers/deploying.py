@@ -150,7 +150,7 @@ def _establish(
         platforms,
         {name: of["donates"] for name, of in said.items()},
     )
-    limit = passes_let_in(max_in_flight, programs)
+    passes_let_in(max_in_flight, programs)  # refused before anything is compiled
     try:
         answers = _prepare(
             plan,
@@ -161,7 +161,6 @@ def _establish(
             exported,
             inventory,
             workers,
-            limit,
             config,
             progress,
         )
@@ -204,7 +203,6 @@ def _prepare(
     exported: Sequence[Sequence[ExportedStage]],
     inventory: Inventory,
     workers: Mapping[str, Peer],
-    limit: int,
     config: Sequence[tuple[str, Any]],
     progress: Callable[[Progress], None] | None,
 ) -> dict[str, Mapping[str, Any]]:
@@ -221,9 +219,7 @@ def _prepare(
 
     for peer in dict.fromkeys(workers.values()):
         mine = [mesh for mesh, of in workers.items() if of is peer]
-        orders, arrays = write_orders(
-            mine, owners, programs, exported, inventory, narrowings, limit
-        )
+        orders, arrays = write_orders(mine, owners, programs, exported, inventory, narrowings)
         peer.listen(number, lambda message, name=peer.name: hear(name, message))
         futures[peer.name] = peer.begin(
             "prepare",

@@ -26,6 +26,7 @@ from gimlax.runtime.workers.garbage import Garbage
 from gimlax.runtime.workers.joining import Links
 from gimlax.runtime.workers.peers import Peer, error_of
 from gimlax.runtime.workers.room import with_worker
+from gimlax.runtime.workers.telling import PassOrder, streamed_keys
 from gimlax.runtime.workers.wire import Message, from_wire
 
 __all__ = ["NUMBERS", "Footing"]
@@ -34,16 +35,22 @@ NUMBERS = itertools.count()  # of deployments, arrays, cells and passes: unique 
 
 
 class _Share:
-    """What a worker does in a phase."""
+    """What a worker does in a phase.
 
-    __slots__ = ("cells", "outputs", "streamed")
+    `ends` says whether a stage of it feeds no other: when all of those have ended, so have the
+    stages that they wait for, and nobody else has to tell.
+    """
+
+    __slots__ = ("cells", "ends", "outputs", "streamed")
 
     def __init__(
         self, phase: CompiledPhase, program: Program, mine: Sequence[str], trees: int
     ) -> None:
         stages = [stage for stage in phase.stages if stage.mesh in mine]
+        used = {value for stage in phase.stages for _, value in stage.received}
+        self.ends = any(used.isdisjoint(v for _, v in stage.produced) for stage in stages)
         self.cells = [(tree, stage.index) for tree in range(trees) for stage in stages]
-        self.streamed = list(dict.fromkeys(key for stage in stages for key in stage.streamed))
+        self.streamed = streamed_keys(stages)
         self.outputs = list(dict.fromkeys(key for key in phase.outputs if key and key[0] in mine))
 
 
@@ -101,6 +108,7 @@ class Footing:
         self._links = links
         self._epoch = 0
         self._ahead_s: dict[str, float] = {}  # clocks of workers, since the recording began
+        self._is_recorded = False  # then all tell of the end of a pass: their spans are there
         self._finished: dict[str, list[int]] = {name: [] for name in self.peers}
         self._lock = threading.Lock()
         self._attempts: dict[int, Attempt] = {}
@@ -141,31 +149,38 @@ class Footing:
     def start(self, attempt: Attempt) -> None:
         """Tells every worker of a pass. Whoever calls does so in one order for all passes."""
         number = next(NUMBERS)
-        attempt.missing = set(self.peers)
+        shares = {name: self._shares[name, attempt.phase] for name in self.peers}
+        attempt.missing = {
+            name
+            for name, share in shares.items()
+            if share.ends or (attempt.wanted and share.outputs) or self._is_recorded
+        }
         if attempt.tap is not None:
             attempt.tap.begin(self, number, attempt.phase)
         with self._lock:
             self._attempts[number] = attempt
         for name, peer in self.peers.items():
-            share = self._shares[name, attempt.phase]
-            before, after, streamed = attempt.before, attempt.after, attempt.streamed
+            share, streamed = shares[name], attempt.streamed
             with self._lock:
                 finished, self._finished[name] = self._finished[name], []
-            fields = {
-                "deployment": self.number,
-                "drop": self._garbage.take(name),
-                "finished": finished,
-                "pass": number,
-                "epoch": self._epoch,
-                "phase": attempt.phase,
-                "placed": [self._placed(placing, name) for placing in attempt.placed],
-                "cells": [[t, s, before[t][s], after[t][s]] for t, s in share.cells],
-                "streamed": share.streamed,
-                "wanted": attempt.wanted,
-            }
-            if attempt.tap is not None:
-                fields["tap"] = True
-            peer.tell("pass", fields, [streamed[leaf] for _, leaf in share.streamed])
+            drop, told = self._garbage.take(name), []
+            placed = [self._placed(placing, name, told) for placing in attempt.placed]
+            if drop or told:
+                peer.tell("keep", {"deployment": self.number, "drop": drop, "placed": told})
+            order = PassOrder(
+                number=number,
+                epoch=self._epoch,
+                phase=attempt.phase,
+                is_wanted=attempt.wanted,
+                tells=name in attempt.missing,
+                is_tapped=attempt.tap is not None,
+                finished=finished,
+                placed=placed,
+                before=[attempt.before[tree][stage] for tree, stage in share.cells],
+                after=[attempt.after[tree][stage] for tree, stage in share.cells],
+            )
+            arrays = [streamed[leaf] for _, leaf in share.streamed]
+            peer.tell("pass", {"deployment": self.number}, arrays, order.numbers())
 
     def reset(self) -> None:
         """Gives up all attempts; returns when no worker works on one any more.
@@ -264,6 +279,7 @@ class Footing:
 
     def record(self) -> None:
         """Lets all workers collect spans."""
+        self._is_recorded = True
         self._ask_all("record", {})
         self._ahead_s = {
             name: ahead_by(lambda peer=peer: peer.ask("clock", {})[0]["now_s"])
@@ -272,6 +288,7 @@ class Footing:
 
     def end_record(self) -> list[list[Any]]:
         """What those that are left have collected: (mesh, task, start, end), by the clock here."""
+        self._is_recorded = False
         spans: list[list[Any]] = []
         for name, peer in self.peers.items():
             if peer.lost is None:
@@ -297,17 +314,15 @@ class Footing:
                         "close", {"deployment": self.number, "owner": self.owner, "last": last}
                     )
 
-    def _placed(self, placing: Placing, name: str) -> Any:
-        """Number of an argument on a worker, and the first time what stages read of it."""
+    def _placed(self, placing: Placing, name: str, told: list[Any]) -> int:
+        """Number of an argument on a worker; adds the first time what stages read of it."""
         number = placing.workers.get(name)
-        if number is not None:
-            return [number, None]
-        number = placing.workers[name] = next(NUMBERS)
-        rows = self.inventory.rows[placing.tree]
-        return [
-            number,
-            [[row, [placing.arrays[slot] for slot in rows[row]]] for row in self._rows[name]],
-        ]
+        if number is None:
+            number = placing.workers[name] = next(NUMBERS)
+            rows = self.inventory.rows[placing.tree]
+            read = [[row, [placing.arrays[at] for at in rows[row]]] for row in self._rows[name]]
+            told.append([number, read])
+        return number
 
     def _ask(self, mesh: str, kind: str, fields: Mapping[str, Any], arrays: Any = ()) -> Any:
         return self.workers[mesh].ask(kind, {"deployment": self.number, **fields}, arrays)
@@ -317,17 +332,17 @@ class Footing:
         _settle([peer.begin(kind, fields) for peer in self.peers.values() if peer.lost is None])
 
     def _hear(self, name: str, message: Message) -> None:
-        fields = message.fields
         if message.kind == "hung":
-            self.peers[name].give_up(f"hangs: {fields['what']}")
+            self.peers[name].give_up(f"hangs: {message.fields['what']}")
             return
         if message.kind not in ("done", "failed"):
-            self._links.hear(message.kind, fields)
+            self._links.hear(message.kind, message.fields)
             return
+        number, epoch = message.numbers
         arrays = from_wire(message)
         with self._lock:
-            attempt = self._attempts.get(fields["pass"])
-            if attempt is None or fields["epoch"] != self._epoch:
+            attempt = self._attempts.get(number)
+            if attempt is None or epoch != self._epoch:
                 return
             if message.kind == "done":
                 if arrays:
@@ -336,15 +351,15 @@ class Footing:
                 attempt.missing.discard(name)
                 if attempt.missing:
                     return
-            del self._attempts[fields["pass"]]
+            del self._attempts[number]
         if message.kind == "done":
             self._links.progress()
             with self._lock:
                 for finished in self._finished.values():
-                    finished.append(fields["pass"])
+                    finished.append(number)
             attempt.done(attempt.values)
         else:
-            attempt.failed(with_worker(error_of(fields), name))
+            attempt.failed(with_worker(error_of(message.fields), name))
 
 
 def _settle(futures: Sequence[Any]) -> None:

@@ -38,7 +38,7 @@ class GroupPeer:
         self._when_lost: defaultdict[int, list[Callable[[Peer], None]]] = defaultdict(list)
         self._ending = False
         self._listeners: dict[int, Listener] = {}
-        self._done: defaultdict[tuple[int, int, int], dict[int, Message]] = defaultdict(dict)
+        self._done: defaultdict[tuple[int, ...], dict[int, Message]] = defaultdict(dict)
         for member in self._members:
             member.when_lost(self._one_is_lost)
 
@@ -76,11 +76,17 @@ class GroupPeer:
             self._expect(together)
         return together
 
-    def tell(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> None:
+    def tell(
+        self,
+        kind: str,
+        fields: Mapping[str, Any],
+        arrays: Sequence[Any] = (),
+        numbers: Sequence[int] = (),
+    ) -> None:
         """Sends all what is not answered."""
         with self._order:
             for member in self._members:
-                member.tell(kind, fields, arrays)
+                member.tell(kind, fields, arrays, numbers)
 
     def listen(self, deployment: int, listener: Listener) -> None:
         """See `Peer`; that a pass is done is said once all have said so."""
@@ -143,7 +149,7 @@ class GroupPeer:
         if listener is None or (message.kind == "progress" and number):
             return
         if message.kind == "done":
-            key = fields["deployment"], fields["pass"], fields["epoch"]
+            key = (fields["deployment"], *message.numbers)
             with self._lock:
                 done = self._done[key]
                 done[number] = message
@@ -153,7 +159,8 @@ class GroupPeer:
             arrays, keys = join(
                 [(done[n].fields["shares"], done[n].arrays) for n in range(len(self._members))]
             )
-            message = Message(kind="done", fields=fields, arrays=arrays, keys=keys)
+            numbers = message.numbers
+            message = Message(kind="done", fields=fields, arrays=arrays, keys=keys, numbers=numbers)
         listener(message)
 
     def _forget(self, deployment: int) -> None:

@@ -170,11 +170,13 @@ class Crossing:
         self, parts: Sequence[fabric.Part], lying: Sequence[NamedSharding]
     ) -> list[jax.Array]:
         """The arrays of the blocks that came, where `lie` says."""
+        by_number: dict[int, list[fabric.Part]] = {}
+        for part in parts:
+            by_number.setdefault(part.index, []).append(part)
         numbers = itertools.count()
 
         def whole(piece: _Piece, sharding: NamedSharding) -> jax.Array:
-            number = next(numbers)
-            mine = [part for part in parts if part.index == number]
+            mine = by_number.get(next(numbers), ())
             # An array that lies over memory of the link is an input of stages, never donated.
             return fabric.assemble(mine, piece.shape, piece.dtype, sharding).array
 
@@ -216,13 +218,26 @@ class Outlet:
             old.close()
         self._put(to, again)
 
-    def send(self, tag: fabric.Tag, crossing: Crossing, arrays: Sequence[jax.Array]) -> None:
-        """Takes values to be sent; waits while too many bytes are on their way."""
+    def send(
+        self, tag: fabric.Tag, crossing: Crossing, arrays: Sequence[jax.Array], *, wait: bool = True
+    ) -> bool:
+        """Takes values to be sent; waits while too many bytes are on their way.
+
+        Without `wait` it returns False instead, and has taken nothing; so it does of what goes to
+        several processes.
+        """
         item = tag, crossing.pack(arrays, self._mesh, self._member)
+        if not wait and len(item[1]) > 1:
+            return False
         with self._lock:
             self._kept.setdefault(tag.pass_number, []).append(item)
-        for to in item[1]:
-            self._put(to, [item])
+        if all([self._put(to, [item], wait=wait) for to in item[1]]):  # noqa: C419
+            return True
+        with self._lock:
+            kept = self._kept.get(tag.pass_number)
+            if kept and kept[-1] is item:  # else it is forgotten already
+                kept.pop()
+        return False
 
     def send_again(self, to: int, pass_number: int) -> bool:
         """Sends once more what was sent of a pass to a process; whether there was anything."""
@@ -247,13 +262,19 @@ class Outlet:
             sender.close()
 
     def _put(
-        self, to: int, items: Sequence[tuple[fabric.Tag, dict[int, list[fabric.Outgoing]]]]
+        self,
+        to: int,
+        items: Sequence[tuple[fabric.Tag, dict[int, list[fabric.Outgoing]]]],
+        *,
+        wait: bool = True,
     ) -> bool:
+        """Whether any of it was for this process, and was taken."""
         sender, made = self._senders[to]  # every link is made before the first pass
         mine = [(tag, packed[to]) for tag, packed in items if to in packed]
         try:
             for tag, packed in mine:
-                sender.send(tag, packed)
+                if not sender.send(tag, packed, wait=wait):
+                    return False
         except fabric.LinkError:
             if self._senders[to] == (sender, made):
                 self._broken(to, made)

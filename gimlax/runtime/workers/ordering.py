@@ -30,7 +30,6 @@ def write_orders(
     exported: Sequence[Sequence[ExportedStage]],
     inventory: Inventory,
     narrowings: Mapping[tuple[str, str], str],
-    limit: int,
 ) -> tuple[Orders, list[Any]]:
     """The orders of a worker.
 
@@ -41,7 +40,6 @@ def write_orders(
         exported: the stages of each.
         inventory: how arguments lie on the meshes.
         narrowings: what float32 goes as between two meshes, where that is not as it is.
-        limit: passes in flight.
 
     Returns:
         The orders, and the arrays that they number: artefacts and constants.
@@ -66,7 +64,6 @@ def write_orders(
             for name, mesh in inventory.arrangement.meshes.items()
         ),
         owners=tuple((name, tuple(of)) for name, of in owners.items()),
-        max_in_flight=limit,
     )
     return orders, arrays
 

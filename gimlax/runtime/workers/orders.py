@@ -140,7 +140,7 @@ class PhaseOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """All phases, the limit of passes in flight, and about all meshes their axes and owners.
+    """All phases, and about all meshes their axes and owners.
 
     The owners of a mesh are by device which process of its worker has it.
     """
@@ -148,7 +148,6 @@ class Orders:
     phases: tuple[PhaseOrder, ...]
     axes: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
     owners: tuple[tuple[str, tuple[int, ...]], ...]
-    max_in_flight: int
 
 
 def phase_order(

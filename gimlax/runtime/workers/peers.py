@@ -46,7 +46,13 @@ class Peer(Protocol):
         self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()
     ) -> Future[Answer]: ...
 
-    def tell(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> None: ...
+    def tell(
+        self,
+        kind: str,
+        fields: Mapping[str, Any],
+        arrays: Sequence[Any] = (),
+        numbers: Sequence[int] = (),
+    ) -> None: ...
 
     def listen(self, deployment: int, listener: Listener) -> None: ...
 
@@ -111,11 +117,17 @@ class Member:
         self.tell(kind, {"request": number, **fields}, arrays)
         return future
 
-    def tell(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> None:
+    def tell(
+        self,
+        kind: str,
+        fields: Mapping[str, Any],
+        arrays: Sequence[Any] = (),
+        numbers: Sequence[int] = (),
+    ) -> None:
         """Sends what is not answered. To a lost worker nothing is sent."""
         if self.lost is None:
             try:
-                self._control.send(to_wire(kind, fields, arrays))
+                self._control.send(to_wire(kind, fields, arrays, numbers))
             except OSError as error:
                 self.give_up(f"cannot be reached any more ({error})")
 

@@ -104,9 +104,10 @@ class Ports:
         outlet = self._outlets[track]
         outlet.connect(to, fabric.Offer.from_json(offer), made, timeout_s=_CONNECT_S)
 
-    def send(self, track: str, tag: fabric.Tag, arrays: Sequence[jax.Array]) -> None:
-        """Takes values to be sent; waits while too many bytes are on their way."""
-        self._outlets[track].send(tag, self._crossings[track][tag.transfer], arrays)
+    def send(self, track: str, tag: fabric.Tag, arrays: Sequence[jax.Array], *, wait: bool) -> bool:
+        """Takes values to be sent; see `Outlet.send`."""
+        crossing = self._crossings[track][tag.transfer]
+        return self._outlets[track].send(tag, crossing, arrays, wait=wait)
 
     def send_again(self, track: str, to: int, number: int) -> None:
         """Sends once more what this pass sent over a link, if it is still kept."""

@@ -33,6 +33,7 @@ from gimlax.runtime.workers.orders import Orders
 from gimlax.runtime.workers.possessions import Possessions
 from gimlax.runtime.workers.shares import share
 from gimlax.runtime.workers.site import Site
+from gimlax.runtime.workers.telling import PassOrder
 from gimlax.runtime.workers.wire import Message, from_wire, to_wire
 
 __all__ = ["PROTOCOL", "serve"]
@@ -134,6 +135,9 @@ class _Worker:
         while (message := connection.receive()) is not None:
             if message.kind == "pass":
                 self._pass(message)
+            elif message.kind == "keep":
+                if (site := self._sites.get(message.fields["deployment"])) is not None:
+                    site.keep(message.fields["drop"], message.fields["placed"])
             elif message.kind == "again":
                 # May wait for the link; of what has been closed meanwhile nothing is sent.
                 threading.Thread(
@@ -156,18 +160,12 @@ class _Worker:
             site.ports.send_again(fields["track"], fields["to"], fields["pass"])
 
     def _pass(self, message: Message) -> None:
-        fields = message.fields
+        order, number = PassOrder.of(message.numbers), message.fields["deployment"]
         try:
-            self._sites[fields["deployment"]].start(fields, from_wire(message))
+            self._sites[number].start(order, from_wire(message))
         except Exception as error:
-            self._tell(
-                "failed",
-                {
-                    **{key: fields[key] for key in ("deployment", "pass", "epoch")},
-                    "error": type(error).__name__,
-                    "what": str(error),
-                },
-            )
+            said = {"deployment": number, "error": type(error).__name__, "what": str(error)}
+            self._tell("failed", said, numbers=(order.number, order.epoch))
 
     def _answer(self, message: Message) -> None:
         number = message.fields["request"]
@@ -196,10 +194,15 @@ class _Worker:
         said = str(error) if isinstance(error, GimlaxError | RuntimeError) else repr(error)
         self._tell("refusal", {"request": number, "error": kind, "what": said})
 
-    def _tell(self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()) -> None:
-        connection = self._control
-        if connection is not None:
-            message = to_wire(kind, fields, arrays)  # may wait for arrays, and raise their error
+    def _tell(
+        self,
+        kind: str,
+        fields: Mapping[str, Any],
+        arrays: Sequence[Any] = (),
+        numbers: Sequence[int] = (),
+    ) -> None:
+        if (connection := self._control) is not None:
+            message = to_wire(kind, fields, arrays, numbers)  # may wait, and raise an array's error
             with contextlib.suppress(OSError):  # the controller has gone; so shall this process
                 connection.send(message)
 
@@ -255,11 +258,16 @@ class _Worker:
         )
         names = {step.track for phase in orders.phases for step in phase.steps}
 
-        def tell(kind: str, said: Mapping[str, Any], values: Sequence[Any] = ()) -> None:
+        def tell(
+            kind: str,
+            said: Mapping[str, Any],
+            values: Sequence[Any] = (),
+            numbers: Sequence[int] = (),
+        ) -> None:
             about = {"deployment": number, **said}
             if kind == "done" and self._is_one_of_several:
                 about["shares"], values = share(values)
-            self._tell(kind, about, values)
+            self._tell(kind, about, values, numbers)
 
         def progress(step: Progress) -> None:
             tell("progress", {"done": step.done, "total": step.total, "what": step.what})

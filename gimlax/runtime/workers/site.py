@@ -18,7 +18,7 @@ from gimlax import _jax, fabric
 from gimlax.errors import GimlaxError, InternalError
 from gimlax.partition import partition_spec
 from gimlax.program import Transfer, track_of_link
-from gimlax.runtime.jobs import Job
+from gimlax.runtime.jobs import Ending, Job
 from gimlax.runtime.passes import CompiledPhase, Key, Pass, outgoing, send
 from gimlax.runtime.pipeline import Pipeline
 from gimlax.runtime.recording import Recording
@@ -29,6 +29,7 @@ from gimlax.runtime.workers.laying import lay
 from gimlax.runtime.workers.orders import Orders
 from gimlax.runtime.workers.ports import PLACES, Ports
 from gimlax.runtime.workers.tapping import Taps
+from gimlax.runtime.workers.telling import PassOrder, streamed_keys
 
 __all__ = ["Site"]
 
@@ -120,7 +121,18 @@ class Site:
             for end in (step.source, step.target)
             if end and end not in meshes
         }
+        mine = [[stage for stage in phase.stages if stage] for phase in self._phases]
+        self._mine = [[stage.index for stage in stages] for stages in mine]
+        self._streamed = [streamed_keys(stages) for stages in mine]
         self._schedules = tuple(Schedule.build(phase, elsewhere) for phase in self._phases)
+        self._places = {
+            (phase, schedule.tasks[task]): PLACES * index + place
+            for index, (phase, schedule) in enumerate(
+                zip(self._phases, self._schedules, strict=True)
+            )
+            for of in schedule.links.values()
+            for place, task in enumerate(of)
+        }
         self.ports = Ports(
             orders,
             meshes,
@@ -151,13 +163,6 @@ class Site:
             copies = [array.copy() for array in arrays]  # what was received must not be donated
             self.cells[number] = Cell(tuple(copies))
 
-    def _rows(self, number: int, rows: Sequence[Any] | None) -> _Rows:
-        """The argument of this number; `rows`, told the first time, is what each stage reads."""
-        known = self.arrays
-        if rows is not None:
-            self._placed[number] = _Rows({row: tuple(known[n] for n in of) for row, of in rows})
-        return self._placed[number]
-
     def _kept(self) -> dict[str, Any]:
         placed = self._placed
         return {"arrays": self.arrays, "cells": self.cells, "placed": placed, "taps": self.taps}
@@ -182,53 +187,52 @@ class Site:
         spans = recording.timeline.spans if recording is not None else ()
         return [[s.mesh, s.task, s.start_s, s.end_s] for s in spans]
 
-    def start(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> None:
-        """Starts a pass; how it ends is told.
+    def keep(
+        self, drop: Mapping[str, Sequence[int]] | None, placed: Sequence[tuple[int, Any]]
+    ) -> None:
+        """Lets go of what no handle stands for, and takes what placed arguments are made of."""
+        if drop is not None:
+            self._drop(drop)
+        known = self.arrays
+        for number, rows in placed:
+            self._placed[number] = _Rows({row: tuple(known[n] for n in of) for row, of in rows})
 
-        Args:
-            fields: number and epoch of the pass, phase, placed arguments by tree as [number, rows
-                if it is new], cells as [tree, stage, number in, number out], streamed leaves as
-                [mesh, leaf], whether outputs are wanted, whether it is to be checked, and what
-                to drop.
-            arrays: of the streamed leaves.
-        """
-        if fields["drop"] is not None:
-            self._drop(fields["drop"])
-        self.ports.forget(fields["finished"])
-        number, index = fields["pass"], fields["phase"]
-        phase = self._phases[index]
-        placed: Any = [self._rows(*of) for of in fields["placed"]]
-        work = _WorkerPass(phase, placed, (), self._feed(fields, arrays))
-        for taken, fresh in self._take_cells(fields["cells"], len(phase.stages)):
-            work.state.append(taken)
-            work.next_state.append(fresh)
-        outputs = self._orders.phases[index].outputs if fields["wanted"] else ()
+    def start(self, order: PassOrder, arrays: Sequence[Any]) -> None:
+        """Starts a pass; `arrays` are those of its streamed leaves. How it ends is told."""
+        if order.finished:
+            self.ports.forget(order.finished)
+        number, phase = order.number, self._phases[order.phase]
+        placed: Any = [self._placed[of] for of in order.placed]
+        work = _WorkerPass(phase, placed, (), self._feed(order.phase, arrays))
+        self._take_cells(work, order)
+        outputs = self._orders.phases[order.phase].outputs if order.is_wanted else ()
         with self._lock:
-            if fields["epoch"] != self._epoch:
+            if order.epoch != self._epoch:
                 return
             if self._pipeline is None or self._pipeline.stopped:
                 self._pipeline = self._new_pipeline()
             pipeline = self._pipeline
-        work.number, work.epoch = number, fields["epoch"]
-        if fields.get("tap"):
+        work.number, work.epoch = number, order.epoch
+        if order.is_tapped:
             work.tap = self.taps.new(number)
-        schedule = self._schedules[index]
-        future = pipeline.submit(work, schedule, lambda done: [done.values[key] for key in outputs])
-        if future is None:
+        schedule = self._schedules[order.phase]
+        job = Job(
+            work,
+            schedule,
+            Ending(lambda found, error: self._ended(order, found, error)),
+            lambda done: [done.values[key] for key in outputs],
+        )
+        if not pipeline.begin(job):
             return  # a pass before it failed, which was told
-        job = future.job
         with self._lock:
             self._last = max(self._last, number)
             early = self._early.pop(number, {})
-            if job is not None:
+            if not job.ended:
                 missing = {i: schedule.tracks[i] for i in schedule.inbound if i not in early}
-                self._live[number] = _Flight(
-                    job, time.monotonic() + _STALLED_S, _STALLED_S, missing
-                )
-        if job is not None:
-            for task, values in early.items():
-                pipeline.arrive(job, task, values)
-        future.add_done_callback(lambda ended: self._ended(number, index, fields["epoch"], ended))
+                ask_s = time.monotonic() + _STALLED_S
+                self._live[number] = _Flight(job, ask_s, _STALLED_S, missing)
+        for task, values in early.items():
+            pipeline.arrive(job, task, values)
 
     def _arrive(self, track: str, tag: fabric.Tag, arrays: list[jax.Array]) -> None:
         """Takes values that another worker sent: of a pass that may not have been started yet."""
@@ -286,31 +290,28 @@ class Site:
         self.reset(-1)
         self._watcher.join()
 
-    def _ended(self, number: int, phase: int, epoch: int, future: Any) -> None:
+    def _ended(self, order: PassOrder, outputs: Any, error: BaseException | None) -> None:
         with self._changed:
-            self._live.pop(number, None)
+            self._live.pop(order.number, None)
             self._changed.notify_all()
-        error = future.exception()
         try:
             if error is None:
-                self._hangs.came_through(phase)
-                self._tell("done", {"pass": number, "epoch": epoch}, future.result())
+                self._hangs.came_through(order.phase)
+                if order.tells:
+                    self._tell("done", {}, outputs, (order.number, order.epoch))
                 return
         except Exception as problem:  # an output that cannot be read or sent
             error = problem
-        self._failed(number, epoch, error)
+        self._failed(order.number, order.epoch, error)
 
     def _failed(self, number: int, epoch: int, error: BaseException) -> None:
         known = isinstance(error, GimlaxError)
         kind = type(error).__name__ if known else "BackendError"
         what = str(error) if known else f"{type(error).__name__}: {error}"
-        self._tell("failed", {"pass": number, "epoch": epoch, "error": kind, "what": what})
+        self._tell("failed", {"error": kind, "what": what}, (), (number, epoch))
 
-    def _feed(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> dict[Key, Any]:
-        fed = {
-            (mesh, leaf): array
-            for (mesh, leaf), array in zip(fields["streamed"], arrays, strict=True)
-        }
+    def _feed(self, phase: int, arrays: Sequence[Any]) -> dict[Key, Any]:
+        fed = dict(zip(self._streamed[phase], arrays, strict=True))
         if dict(self._config).get("jax_enable_x64") or self._over_processes:
             # A host array left to the call would be narrowed there, outside of this context, or be
             # compared with those of the other processes.
@@ -318,16 +319,20 @@ class Site:
                 return {key: lay([a], [self._whole(key[0])])[0] for key, a in fed.items()}
         return fed
 
-    def _take_cells(self, given: Sequence[Sequence[int]], num_stages: int) -> list[Any]:
-        trees: dict[int, tuple[list[Any], list[Any]]] = {}
-        for tree, stage, before, after in given:
-            taken, fresh = trees.setdefault(tree, ([None] * num_stages, [None] * num_stages))
-            cell = self.cells.pop(before, None)
-            if cell is None:
-                raise InternalError(f"state {before} is not on this worker; please report it")
-            taken[stage] = cell
-            fresh[stage] = self.cells[after] = Cell()
-        return [trees[tree] for tree in sorted(trees)]
+    def _take_cells(self, work: _WorkerPass, order: PassOrder) -> None:
+        mine, num_stages = self._mine[order.phase], len(work.phase.stages)
+        for first in range(0, len(order.before), len(mine)):
+            taken: list[Any] = [None] * num_stages
+            fresh: list[Any] = [None] * num_stages
+            numbers = (of[first : first + len(mine)] for of in (order.before, order.after))
+            for stage, before, after in zip(mine, *numbers, strict=True):
+                cell = self.cells.pop(before, None)
+                if cell is None:
+                    raise InternalError(f"state {before} is not on this worker; please report it")
+                taken[stage] = cell
+                fresh[stage] = self.cells[after] = Cell()
+            work.state.append(tuple(taken))
+            work.next_state.append(tuple(fresh))
 
     def _put(self, mesh: str, specs: Sequence[Any], rows: Sequence[Any]) -> Sequence[jax.Array]:
         live = self._meshes[mesh]
@@ -347,20 +352,22 @@ class Site:
         return Pipeline(
             tuple(self._meshes),
             tuple(links),
-            max_in_flight=self._orders.max_in_flight,
+            max_in_flight=None,  # the controller lets in as many as it wants
             clock=time.perf_counter,
             recording=lambda: self._recording,
             send=self._send,
+            try_send=lambda work, transfer: self._send(work, transfer, wait=False),
             in_order=self._over_processes,
         )
 
-    def _send(self, work: Pass, transfer: Transfer) -> None:
+    def _send(self, work: Pass, transfer: Transfer, *, wait: bool = True) -> bool:
+        """Whether it was sent; without `wait` it is not if that would have to be waited for."""
         if transfer.target in self._meshes:
-            send(work, transfer)
-            return
+            if wait:
+                send(work, transfer)
+            return wait
         assert isinstance(work, _WorkerPass)
         track = track_of_link(transfer.source, transfer.target)
-        phase = self._phases.index(work.phase)
-        number = PLACES * phase + self._schedules[phase].place_of(transfer)
+        number = self._places[work.phase, transfer]
         tag = fabric.Tag(pass_number=work.number, transfer=number, attempt=work.epoch)
-        self.ports.send(track, tag, outgoing(work, transfer))
+        return self.ports.send(track, tag, outgoing(work, transfer), wait=wait)

@@ -108,7 +108,7 @@ def test_a_site_tells_of_what_its_pipeline_hangs_at(monkeypatch):
         ended.set()
 
     running = SimpleNamespace(job=SimpleNamespace(work=SimpleNamespace(number=7)), stage=MINE)
-    orders = Orders(phases=(), axes=(), owners=(), max_in_flight=1)
+    orders = Orders(phases=(), axes=(), owners=())
     site = Site(orders, (), {}, {}, (), tell, member=0)
     site._hangs = Hangs([Phase(None, MINE)], 1.0)
     site._hangs.came_through(0)

@@ -315,7 +315,6 @@ def test_a_process_offers_to_take_that():
         phases=(phase,),
         axes=(("a", axes), ("b", axes)),
         owners=(("a", (0,)), ("b", (0,))),
-        max_in_flight=1,
     )
     ports = Ports(orders, {"b": mesh}, (), 0, print, print, print)
     try:

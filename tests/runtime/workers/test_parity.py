@@ -9,6 +9,7 @@ import pytest
 
 import gimlax as gx
 from gimlax.graph import chain, trace
+from gimlax.runtime.workers.footing import Footing
 from tests import zoo
 from tests.runtime.conftest import on_cpu, trace_specimen
 from tests.runtime.test_execution import assert_within
@@ -124,6 +125,26 @@ def test_a_recording_has_the_spans_of_all_workers(workers):
         assert set(recording.timeline.tracks()) == {"one", "one -> two", "two"}
         first = {span.mesh: span for span in reversed(recording.timeline.spans)}
         assert first["one"].start_s <= first["one -> two"].start_s <= first["two"].start_s
+
+
+def test_only_those_tell_of_the_end_that_nobody_waits_for(workers, monkeypatch):
+    told = []
+    hear = Footing._hear
+
+    def listening(footing, name, message):
+        told.append((name, message.kind))
+        hear(footing, name, message)
+
+    monkeypatch.setattr(Footing, "_hear", listening)
+    specimen = zoo.ZOO["plain"]()
+    with compile_on(workers, trace_specimen(specimen), ("one", "two", "other")) as step:
+        args = (step.place(specimen.args[0]), *specimen.args[1:])
+        step(*args)
+        assert told == [("other", "done")]
+        told.clear()
+        with step.record():  # then all spans have to be there
+            step(*args)
+        assert sorted(told) == [("one", "done"), ("other", "done"), ("two", "done")]
 
 
 def test_closing_ends_the_threads_of_the_executable(workers):
