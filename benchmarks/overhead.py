@@ -11,12 +11,15 @@ Cases that are compared took turns in one run. A call lasts until its result is 
   process, as gimlax does in another process of the same kind; they take turns. Dispatch is the time
   until the call returns; both are also compared with the uncut model under `jax.jit`.
 
-The goal over workers, 100 µs per stage, is missed. While other work used the cores (load 5 to 12,
-AMD Genoa, 2 cores, November 2026) a stage took 320 to 380 µs of a stream. In one such run the
-threads of a worker used, per pass: receiving an order 67 to 81 µs of processor, the stage 65 to 89,
-its watcher 17 to 88, sending a value 132 or receiving it 146; and the caller 111. On one core with
-nothing between them the pieces are cheap (a message 17 µs, to a thread and back 5 µs), so what
-costs is probably that four or five threads of each worker wake for every pass.
+The goal over workers, 100 µs per stage, is missed while other work uses the cores (load 10, AMD
+Genoa, 2 cores, November 2026): a stage of a stream took 314 µs with four workers and 365 with two,
+185 and 197 in the turn that was disturbed least; with one worker 400, and 106 in that turn. Of the
+processors such a stage took 330 to 370 µs, 212 to 219 in that turn: with four workers 78 in the
+caller, and in each worker about 75 to hear of the pass and 150 to receive a value, run the stage
+and send. With everything in the caches those cost a fifth of that (a message 8 to 10 µs to send or
+to receive, a stage 4, a value onto its device 4), so what costs is mostly that five processes take
+turns on two cores; fewer lines of Python help, fewer switches no more: two threads of a worker
+wake for a pass.
 """
 
 import contextlib
