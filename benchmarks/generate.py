@@ -15,7 +15,7 @@ from report import Figure, Report
 
 import gimlax as gx
 from gimlax import models, serving
-from gimlax.models.llama import DType
+from gimlax.models.decoder import DType
 
 JSON = flags.DEFINE_string("json", None, "write the report here too")
 QUICK = flags.DEFINE_bool("quick", False, "one repeat of few tokens")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from gimlax import models
-from gimlax.models.llama import DType
+from gimlax.models.decoder import DType
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from absl import flags
 
 import gimlax as gx
 from gimlax import models, serving
-from gimlax.models.llama import DType
+from gimlax.models.decoder import DType
 
 MODEL = flags.DEFINE_string("model", None, "GGUF file; by default the installed SmolLM2-135M")
 PROMPT = flags.DEFINE_string("prompt", "Why is the sky blue?", "what to answer")

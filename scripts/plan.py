@@ -13,7 +13,7 @@ from workloads import MODELS, llama_workload
 
 import gimlax as gx
 from gimlax.devices import Calibration
-from gimlax.models.llama import DType
+from gimlax.models.decoder import DType
 from gimlax.planning import check_known
 
 MODEL = flags.DEFINE_enum("model", "smollm2-135m", sorted(MODELS), "what to plan")

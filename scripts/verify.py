@@ -22,7 +22,7 @@ from workloads import MODELS, llama_workload
 
 import gimlax as gx
 from gimlax import models
-from gimlax.models.llama import DType
+from gimlax.models.decoder import DType
 from gimlax.verification import mesh_of
 
 MODEL = flags.DEFINE_list(

@@ -6,17 +6,26 @@ that `gimlax.trace` asks for.
 
 from gimlax.models.adapters import from_linen, from_nnx, from_stateful_nnx
 from gimlax.models.chat import ChatTemplate, load_chat_template
+from gimlax.models.decoder import (
+    DecoderConfig,
+    abstract_cache,
+    abstract_params,
+    decoder_apply,
+    init_cache,
+    init_params,
+)
 from gimlax.models.gguf import Gguf, TensorInfo, read_gguf
 from gimlax.models.llama import (
     LLAMA3_8B,
     LLAMA3_70B,
+    LLAMA31_8B,
+    LLAMA31_405B,
+    LLAMA32_1B,
+    LLAMA32_3B,
     SMOLLM2_135M,
     Llama,
     LlamaConfig,
-    abstract_cache,
-    abstract_params,
-    init_cache,
-    init_params,
+    RopeScaling,
     llama_apply,
 )
 from gimlax.models.llama_gguf import iter_llama, llama_config, load_llama
@@ -26,16 +35,23 @@ from gimlax.models.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 __all__ = [
     "LLAMA3_8B",
     "LLAMA3_70B",
+    "LLAMA31_8B",
+    "LLAMA31_405B",
+    "LLAMA32_1B",
+    "LLAMA32_3B",
     "SMOLLM2_135M",
     "ChatTemplate",
+    "DecoderConfig",
     "Gguf",
     "Llama",
     "LlamaConfig",
+    "RopeScaling",
     "StreamDecoder",
     "TensorInfo",
     "Tokenizer",
     "abstract_cache",
     "abstract_params",
+    "decoder_apply",
     "find_smollm2",
     "from_linen",
     "from_nnx",

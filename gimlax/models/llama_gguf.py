@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from gimlax.errors import SpecError
+from gimlax.models.decoder import DType, Params, abstract_params
 from gimlax.models.gguf import Gguf, read_gguf
-from gimlax.models.llama import DType, LlamaConfig, Params, abstract_params
+from gimlax.models.llama import LlamaConfig
 
 KeyPath = tuple[str | int, ...]
 Progress = Callable[[int, int], None]

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gimlax import models
 from gimlax.errors import SpecError
 from gimlax.models import (
-    LLAMA3_70B,
-    SMOLLM2_135M,
     Llama,
     LlamaConfig,
+    RopeScaling,
     abstract_cache,
     abstract_params,
     init_cache,
@@ -36,6 +36,13 @@ CONFIGS = {
     "grouped, untied": dataclasses.replace(GROUPED, tied=False),
     "one key/value head per head": dataclasses.replace(GROUPED, num_kv_heads=6),
     "one key/value head for all": dataclasses.replace(GROUPED, num_kv_heads=1),
+    "rotary frequencies kept, blended and divided": dataclasses.replace(
+        GROUPED,
+        rope_theta=100.0,  # wavelengths 6.3, 20, 63, 199, where 8 and 32 are the bounds
+        rope_scaling=RopeScaling(
+            factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=32
+        ),
+    ),
 }
 ABSOLUTE = 5e-6  # float32 against float32 at another shape
 ABSOLUTE_BFLOAT16 = 0.15  # bfloat16 against float32; logits are of order 1
@@ -57,11 +64,27 @@ def logits_in_numpy(config, params, tokens):
     def norm(x, scale):
         return x / np.sqrt((x * x).mean() + config.norm_eps) * scale
 
+    def scaled(frequency):
+        scaling = config.rope_scaling
+        if scaling is None:
+            return frequency
+        low = scaling.original_context / scaling.low_freq_factor
+        high = scaling.original_context / scaling.high_freq_factor
+        length = 2 * np.pi / frequency
+        if length < high:
+            return frequency
+        if length > low:
+            return frequency / scaling.factor
+        smooth = (scaling.original_context / length - scaling.low_freq_factor) / (
+            scaling.high_freq_factor - scaling.low_freq_factor
+        )
+        return (1 - smooth) * frequency / scaling.factor + smooth * frequency
+
     def rotate(head, position):
         half = config.head_size // 2
         out = np.empty_like(head)
         for i in range(half):
-            angle = position / config.rope_theta ** (2 * i / config.head_size)
+            angle = position * scaled(config.rope_theta ** (-2 * i / config.head_size))
             a, b = head[i], head[i + half]
             out[i] = a * np.cos(angle) - b * np.sin(angle)
             out[i + half] = b * np.cos(angle) + a * np.sin(angle)
@@ -230,13 +253,22 @@ def test_only_the_residual_stream_crosses_from_layer_to_layer():
     assert {var.aval.shape for var in crossing} == {(1, 3, GROUPED.width)}
 
 
-def test_shapes_of_the_published_models_need_no_weights():
-    counts = {}
-    for name, config in (("smollm2", SMOLLM2_135M), ("llama3", LLAMA3_70B)):
-        leaves = jax.tree.leaves(abstract_params(config))
-        assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
-        counts[name] = sum(leaf.size for leaf in leaves)
-    assert counts == {"smollm2": 134_515_008, "llama3": 70_553_706_496}
+PUBLISHED = {
+    "SMOLLM2_135M": 134_515_008,
+    "LLAMA32_1B": 1_235_814_400,
+    "LLAMA32_3B": 3_212_749_824,
+    "LLAMA3_8B": 8_030_261_248,
+    "LLAMA31_8B": 8_030_261_248,
+    "LLAMA3_70B": 70_553_706_496,
+    "LLAMA31_405B": 405_853_388_800,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_presets_have_as_many_parameters_as_published_and_need_no_weights(name):
+    leaves = jax.tree.leaves(abstract_params(getattr(models, name)))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+    assert sum(leaf.size for leaf in leaves) == PUBLISHED[name]
 
 
 def test_abstract_params_describe_real_ones(config):
@@ -263,6 +295,14 @@ def test_everything_wrong_with_a_config_is_said_at_once():
         dataclasses.replace(GROUPED, width=0, num_kv_heads=4, head_size=7, norm_eps=float("nan"))
     for words in ("width is 0", "num_heads is 6", "num_kv_heads 4", "head_size is 7", "norm_eps"):
         assert words in str(caught.value)
+
+
+def test_everything_wrong_with_a_scaling_is_said_with_it():
+    scaling = RopeScaling(
+        factor=-1.0, low_freq_factor=4.0, high_freq_factor=2.0, original_context=32
+    )
+    with pytest.raises(SpecError, match=r"LlamaConfig: .*factor is -1.*4.0, not below .* 2.0"):
+        dataclasses.replace(GROUPED, rope_scaling=scaling)
 
 
 @pytest.mark.parametrize("context", [0, 65])
