@@ -19,6 +19,7 @@ SCRIPTS = sorted([*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").glob(
 RANKS = {
     "_floor": 0,
     "errors": 0,
+    "experts": 0,
     "units": 0,
     "checking": 0,
     "records": 0,

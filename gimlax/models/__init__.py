@@ -29,6 +29,7 @@ from gimlax.models.llama import (
     llama_apply,
 )
 from gimlax.models.llama_gguf import iter_llama, llama_config, load_llama
+from gimlax.models.mixtral import MIXTRAL_8X7B, MIXTRAL_8X22B, Mixtral, MixtralConfig
 from gimlax.models.smollm2 import find_smollm2
 from gimlax.models.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
@@ -39,12 +40,16 @@ __all__ = [
     "LLAMA31_405B",
     "LLAMA32_1B",
     "LLAMA32_3B",
+    "MIXTRAL_8X7B",
+    "MIXTRAL_8X22B",
     "SMOLLM2_135M",
     "ChatTemplate",
     "DecoderConfig",
     "Gguf",
     "Llama",
     "LlamaConfig",
+    "Mixtral",
+    "MixtralConfig",
     "RopeScaling",
     "StreamDecoder",
     "TensorInfo",
