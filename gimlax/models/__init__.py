@@ -15,6 +15,8 @@ from gimlax.models.decoder import (
     init_params,
 )
 from gimlax.models.gguf import Gguf, TensorInfo, read_gguf
+from gimlax.models.huggingface import load_huggingface, open_huggingface
+from gimlax.models.leaves import Leaf, ModelFiles, read_leaves
 from gimlax.models.llama import (
     LLAMA3_8B,
     LLAMA3_70B,
@@ -28,7 +30,7 @@ from gimlax.models.llama import (
     RopeScaling,
     llama_apply,
 )
-from gimlax.models.llama_gguf import iter_llama, llama_config, load_llama
+from gimlax.models.llama_gguf import iter_llama, llama_config, load_llama, open_gguf
 from gimlax.models.mixtral import MIXTRAL_8X7B, MIXTRAL_8X22B, Mixtral, MixtralConfig
 from gimlax.models.smollm2 import find_smollm2
 from gimlax.models.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
@@ -46,10 +48,12 @@ __all__ = [
     "ChatTemplate",
     "DecoderConfig",
     "Gguf",
+    "Leaf",
     "Llama",
     "LlamaConfig",
     "Mixtral",
     "MixtralConfig",
+    "ModelFiles",
     "RopeScaling",
     "StreamDecoder",
     "TensorInfo",
@@ -67,7 +71,11 @@ __all__ = [
     "llama_apply",
     "llama_config",
     "load_chat_template",
+    "load_huggingface",
     "load_llama",
     "load_tokenizer",
+    "open_gguf",
+    "open_huggingface",
     "read_gguf",
+    "read_leaves",
 ]

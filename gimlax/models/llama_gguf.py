@@ -1,26 +1,37 @@
-"""Llama out of a GGUF file: its sizes from the metadata, its parameters by name.
+"""Llama and Mixtral out of a GGUF file: sizes from the metadata, parameters by name.
 
-Files of architecture `llama` store the rows of query and key weights with the two halves of each
-head interleaved (llama.cpp rotates neighbours); our rotary embedding pairs the halves, so those
-rows are put back in order here.
+Files of architecture `llama` (a Mixtral is one with experts) store the rows of query and key
+weights with the two halves of each head interleaved (llama.cpp rotates neighbours); our rotary
+embedding pairs the halves, so those rows are put back in order here. Of a scaling of rotary
+frequencies they have only what each frequency is divided by.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from gimlax.errors import SpecError
-from gimlax.models.decoder import DType, Params, abstract_params
+from gimlax.models.decoder import DecoderConfig, DType, Params, abstract_params
 from gimlax.models.gguf import Gguf, read_gguf
-from gimlax.models.llama import LlamaConfig
+from gimlax.models.leaves import (
+    Held,
+    KeyPath,
+    Leaf,
+    ModelFiles,
+    Progress,
+    check_fit,
+    flat_shapes,
+    leaf_of,
+    read_leaves,
+    read_tree,
+    wanted_tensors,
+)
+from gimlax.models.llama import LlamaConfig, RopeScaling
+from gimlax.models.mixtral import MixtralConfig
 
-KeyPath = tuple[str | int, ...]
-Progress = Callable[[int, int], None]
-
-LAYER_NAMES = {
+LAYER_NAMES: dict[KeyPath, str] = {
     ("attention_norm", "scale"): "attn_norm",
     ("attention", "query"): "attn_q",
     ("attention", "key"): "attn_k",
@@ -30,19 +41,23 @@ LAYER_NAMES = {
     ("mlp", "gate"): "ffn_gate",
     ("mlp", "up"): "ffn_up",
     ("mlp", "down"): "ffn_down",
+    ("mlp", "router"): "ffn_gate_inp",
 }
-MODEL_NAMES = {
+MODEL_NAMES: dict[KeyPath, str] = {
     ("embed",): "token_embd.weight",
     ("norm", "scale"): "output_norm.weight",
     ("head",): "output.weight",
 }
-MAX_LISTED = 10
+EXPERTS = ("gate", "up", "down")
+FREQUENCIES = "rope_freqs.weight"
+# What Llama 3.1 and 3.2 have; files keep the result for each frequency, not what it follows from.
+LOW, HIGH, ORIGINAL_CONTEXT = 1.0, 4.0, 8192
 
 
-def llama_config(gguf: Gguf, *, dtype: DType = "float32") -> LlamaConfig:
-    """Sizes of the Llama in `gguf`, with parameters, computation and cache in `dtype`.
+def llama_config(gguf: Gguf, *, dtype: DType = "float32") -> LlamaConfig | MixtralConfig:
+    """Sizes of the model in `gguf`, with parameters, computation and cache in `dtype`.
 
-    Raises `SpecError` for another architecture, and for a variant that `Llama` does not compute.
+    Raises `SpecError` for another architecture, and for a variant that is not computed.
     """
     architecture = gguf.field("general.architecture", str)
     if architecture != "llama":
@@ -58,7 +73,6 @@ def llama_config(gguf: Gguf, *, dtype: DType = "float32") -> LlamaConfig:
     head_size = size("attention.key_length", width // num_heads if num_heads else 0)
     scaling = gguf.field("llama.rope.scaling.type", str, "none")
     only = {
-        "llama.expert_count": (size("expert_count", 0), 0),
         "llama.rope.dimension_count": (size("rope.dimension_count", head_size), head_size),
         "llama.attention.value_length": (size("attention.value_length", head_size), head_size),
         "llama.rope.scaling.type": (scaling, "none"),
@@ -68,11 +82,17 @@ def llama_config(gguf: Gguf, *, dtype: DType = "float32") -> LlamaConfig:
     ]
     if faults:
         raise SpecError(f"'{gguf.path}' needs what is not supported: {'; '.join(faults)}")
-    num_layers = size("block_count")
-    if num_layers * len(LAYER_NAMES) > len(gguf.tensors):  # also bounds what follows
+    num_layers, num_experts = size("block_count"), size("expert_count", 0)
+    if num_layers * 9 > len(gguf.tensors):  # also bounds what follows
         raise SpecError(
             f"'{gguf.path}' announces {num_layers} layers and has {len(gguf.tensors)} tensors, "
-            f"fewer than {len(LAYER_NAMES)} a layer"
+            "fewer than 9 a layer"
+        )
+    single = "blk.0.ffn_gate.0.weight" in gguf.tensors  # a tensor for each expert
+    if single and num_layers * num_experts * len(EXPERTS) > len(gguf.tensors):
+        raise SpecError(
+            f"'{gguf.path}' announces {num_experts} experts in {num_layers} layers and has"
+            f" {len(gguf.tensors)} tensors"
         )
     embed = gguf.tensors.get("token_embd.weight")
     sizes: dict[str, Any] = {
@@ -88,72 +108,115 @@ def llama_config(gguf: Gguf, *, dtype: DType = "float32") -> LlamaConfig:
         "norm_eps": gguf.field("llama.attention.layer_norm_rms_epsilon", float),
         "tied": "output.weight" not in gguf.tensors,
     }
+    rope = rope_scaling(gguf, head_size, sizes["rope_theta"])
     try:
-        return LlamaConfig(**sizes).with_dtype(dtype)
+        if not num_experts:
+            return LlamaConfig(**sizes, rope_scaling=rope).with_dtype(dtype)
+        if rope is not None:
+            raise SpecError("it scales rotary frequencies, which a Mixtral does not")
+        chosen = size("expert_used_count")
+        config = MixtralConfig(**sizes, num_experts=num_experts, num_chosen=chosen)
+        return config.with_dtype(dtype)
     except SpecError as error:
         raise SpecError(f"'{gguf.path}': {error}") from error
 
 
-def tensor_name(path: KeyPath) -> str:
-    """The name that a GGUF file gives to the parameter at `path`."""
-    if path[0] == "layers":
-        return f"blk.{path[1]}.{LAYER_NAMES[path[2:]]}.weight"  # type: ignore[index]
-    return MODEL_NAMES[path]  # type: ignore[index]
+def rope_scaling(gguf: Gguf, head_size: int, theta: float) -> RopeScaling | None:
+    """The scaling whose divisors are those of the file.
 
-
-def flat_shapes(config: LlamaConfig) -> dict[KeyPath, tuple[int, ...]]:
-    """Shape of each parameter by key path."""
-    leaves = jax.tree_util.tree_leaves_with_path(abstract_params(config))
-    return {tuple(key.key for key in path): leaf.shape for path, leaf in leaves}
-
-
-def check_fit(gguf: Gguf, shapes: dict[KeyPath, tuple[int, ...]]) -> None:
-    """Raises one `SpecError` with up to ten parameters that file and model have differently."""
-    faults = []
-    names = {tensor_name(path): path for path in shapes}
-    for name, path in names.items():
-        info = gguf.tensors.get(name)
-        if info is None or info.shape != shapes[path]:
-            had = info.shape if info else "nothing"
-            where = "".join(f"[{key!r}]" for key in path)
-            faults.append(f"{where} ({name}): model {shapes[path]}, file {had}")
-    faults += [
-        f"({name}): model nothing, file {info.shape}"
-        for name, info in gguf.tensors.items()
-        if name not in names
-    ]
-    if faults:
-        more = f"; and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
+    Raises `SpecError` if they are of no scaling that Llama has.
+    """
+    info = gguf.tensors.get(FREQUENCIES)
+    if info is None:
+        return None
+    half = head_size // 2
+    if info.shape != (half,):
         raise SpecError(
-            f"'{gguf.path}': weights do not fit the model: {'; '.join(faults[:MAX_LISTED])}{more}"
+            f"'{gguf.path}': ({FREQUENCIES}) has shape {info.shape}, the heads need {(half,)}"
         )
+    divisors = gguf.dequantize(FREQUENCIES)
+    found = RopeScaling(
+        factor=float(divisors.max()),
+        low_freq_factor=LOW,
+        high_freq_factor=HIGH,
+        original_context=ORIGINAL_CONTEXT,
+    )
+    turns = ORIGINAL_CONTEXT * theta ** (-np.arange(half) / half) / (2 * np.pi)
+    kept = np.clip((turns - LOW) / (HIGH - LOW), 0, 1)
+    expected = 1 / (kept + (1 - kept) / found.factor) if found.factor > 0 else np.zeros(half)
+    if not np.allclose(divisors, expected, rtol=1e-4):
+        raise SpecError(
+            f"'{gguf.path}': ({FREQUENCIES}) divides rotary frequencies in another way than"
+            " Llama 3.1 and 3.2 do, which is not supported"
+        )
+    return found
+
+
+def tensor_names(held: Container[str], config: DecoderConfig, path: KeyPath) -> tuple[str, ...]:
+    """Names of the tensors in which a file that has `held` keeps the parameter at `path`: one, or
+    one an expert, as older files have it."""
+    if path[0] != "layers":
+        return (MODEL_NAMES[path],)
+    layer, own = f"blk.{path[1]}", path[2:]
+    name = f"{layer}.{LAYER_NAMES[own]}"
+    if not isinstance(config, MixtralConfig) or own[0] != "mlp" or own[1] not in EXPERTS:
+        return (f"{name}.weight",)
+    if f"{name}.0.weight" in held:
+        return tuple(f"{name}.{n}.weight" for n in range(config.num_experts))
+    return (f"{name}_exps.weight",)
+
+
+def open_gguf(source: str | os.PathLike[str] | Gguf, *, dtype: DType = "float32") -> ModelFiles:
+    """The model in a GGUF file, with parameters, computation and cache in `dtype`.
+
+    Raises `SpecError` for every fault of the file but those of numbers, which nobody has read yet.
+    """
+    gguf = source if isinstance(source, Gguf) else read_gguf(source)
+    config = llama_config(gguf, dtype=dtype)
+    return ModelFiles(config=config, leaves=_leaves(gguf, config))
+
+
+def _leaves(gguf: Gguf, config: DecoderConfig) -> tuple[Leaf, ...]:
+    shapes = flat_shapes(abstract_params(config))
+    names = {path: tensor_names(gguf.tensors, config, path) for path in shapes}
+    wanted = [w for path, shape in shapes.items() for w in wanted_tensors(path, shape, names[path])]
+    held = {
+        name: Held(shape=info.shape, dtype=info.quantization) for name, info in gguf.tensors.items()
+    }
+    check_fit(f"'{gguf.path}'", wanted, held, lambda name: name == FREQUENCIES)
+    for want in wanted:
+        gguf.check_quantization(want.name)
+    heads = {"query": config.num_heads, "key": config.num_kv_heads}
+
+    def read(path: KeyPath) -> Callable[[str], np.ndarray]:
+        def one(name: str) -> np.ndarray:
+            values = gguf.dequantize(name, config.param_dtype)
+            return paired_halves(values, heads[path[-1]]) if path[-1] in heads else values
+
+        return one
+
+    return tuple(
+        leaf_of(
+            path,
+            shape,
+            names[path],
+            read(path),
+            dtype=np.dtype(config.param_dtype),
+            num_bytes=sum(gguf.tensors[name].num_bytes for name in names[path]),
+        )
+        for path, shape in shapes.items()
+    )
 
 
 def iter_llama(
-    gguf: Gguf, config: LlamaConfig, *, progress: Progress | None = None
+    gguf: Gguf, config: DecoderConfig, *, progress: Progress | None = None
 ) -> Iterator[tuple[KeyPath, np.ndarray]]:
     """Yields (key path, array in `config.param_dtype`) of every parameter, read one by one.
 
     Everything that can be checked without reading weights is checked before the first one.
     `progress(done_bytes, total_bytes)`, in bytes of the file, is called after each.
     """
-    shapes = flat_shapes(config)
-    check_fit(gguf, shapes)
-    names = {path: tensor_name(path) for path in shapes}
-    for name in names.values():
-        gguf.check_quantization(name)
-    total_bytes = sum(gguf.tensors[name].num_bytes for name in names.values())
-    done_bytes = 0
-    for path, name in names.items():
-        values = gguf.dequantize(name, config.param_dtype)
-        if path[-1] == "query":
-            values = paired_halves(values, config.num_heads)
-        elif path[-1] == "key":
-            values = paired_halves(values, config.num_kv_heads)
-        yield path, values
-        done_bytes += gguf.tensors[name].num_bytes
-        if progress is not None:
-            progress(done_bytes, total_bytes)
+    yield from read_leaves(_leaves(gguf, config), progress)
 
 
 def paired_halves(rows: np.ndarray, num_heads: int) -> np.ndarray:
@@ -167,18 +230,11 @@ def load_llama(
     *,
     dtype: DType = "float32",
     progress: Progress | None = None,
-) -> tuple[LlamaConfig, Params]:
-    """The Llama in a GGUF file: its config and its parameters as numpy arrays of `dtype`.
+) -> tuple[DecoderConfig, Params]:
+    """The model in a GGUF file: its config and its parameters as numpy arrays of `dtype`.
 
     The arrays live in host memory: place them on devices (`Executable.place`, `jax.device_put`)
     before calling the model many times. Raises `SpecError` for every fault of the file.
     """
-    gguf = source if isinstance(source, Gguf) else read_gguf(source)
-    config = llama_config(gguf, dtype=dtype)
-    params: dict[str | int, Any] = {}
-    for path, values in iter_llama(gguf, config, progress=progress):
-        node = params
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = values
-    return config, params  # type: ignore[return-value]
+    found = open_gguf(source, dtype=dtype)
+    return found.config, read_tree(found.leaves, progress)

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from gimlax.models import LlamaConfig, init_params
-from gimlax.models.llama_gguf import flat_shapes, tensor_name
+from gimlax.models import LlamaConfig, MixtralConfig, abstract_params, init_params
+from gimlax.models.leaves import flat_shapes
+from gimlax.models.llama_gguf import tensor_names
 from gimlax.models.tokenizer import byte_of_char
 
 U32, F32, BOOL, STRING, ARRAY, U64, I32 = 4, 6, 7, 8, 9, 10, 5
@@ -78,8 +79,8 @@ def tokenizer_fields(**changes: bytes | None) -> list[bytes]:
     return [content for content in fields.values() if content is not None]
 
 
-def llama_fields(config: LlamaConfig, **changes: bytes | None) -> list[bytes]:
-    """Metadata of a Llama; `changes` replace, add or (None) drop fields by the last name."""
+def llama_fields(config: LlamaConfig | MixtralConfig, **changes: bytes | None) -> list[bytes]:
+    """Metadata of a model; `changes` replace, add or (None) drop fields by the last name."""
     fields = {
         "architecture": field("general.architecture", STRING, "llama"),
         "vocab_size": field("llama.vocab_size", U32, config.vocab_size),
@@ -93,6 +94,8 @@ def llama_fields(config: LlamaConfig, **changes: bytes | None) -> list[bytes]:
         "context_length": field("llama.context_length", U32, config.max_context),
         "freq_base": field("llama.rope.freq_base", F32, config.rope_theta),
         "epsilon": field("llama.attention.layer_norm_rms_epsilon", F32, config.norm_eps),
+        "experts": field("llama.expert_count", U32, getattr(config, "num_experts", 0)),
+        "chosen": field("llama.expert_used_count", U32, getattr(config, "num_chosen", 0)),
         **changes,
     }
     return [content for content in fields.values() if content is not None]
@@ -110,11 +113,14 @@ def interleaved(rows: np.ndarray, num_heads: int) -> np.ndarray:
     return rows[order]
 
 
-def llama_tensors(config: LlamaConfig, *, seed: int = 0) -> tuple[dict[str, np.ndarray], dict]:
-    """Tensors by file name, in the file's row order, and the parameters they came from."""
+def llama_tensors(
+    config: LlamaConfig | MixtralConfig, *, seed: int = 0, single: bool = False
+) -> tuple[dict[str, np.ndarray], dict]:
+    """Tensors by file name, in the file's row order, and the parameters they came from; `single`
+    experts have a tensor each."""
     params = init_params(config, seed=seed)
     tensors = {}
-    for path in flat_shapes(config):
+    for path in flat_shapes(abstract_params(config)):
         leaf: Any = params
         for key in path:
             leaf = leaf[key]
@@ -123,7 +129,10 @@ def llama_tensors(config: LlamaConfig, *, seed: int = 0) -> tuple[dict[str, np.n
             rows = interleaved(rows, config.num_heads)
         elif path[-1] == "key":
             rows = interleaved(rows, config.num_kv_heads)
-        tensors[tensor_name(path)] = rows
+        layer = f"blk.{path[1]}" if path[0] == "layers" else ""
+        held = [f"{layer}.ffn_{name}.0.weight" for name in ("gate", "up", "down")]
+        names = tensor_names(held if single else (), config, path)
+        tensors.update(zip(names, rows if len(names) > 1 else [rows], strict=True))
     return tensors, params
 
 
@@ -148,9 +157,23 @@ TINY = LlamaConfig(
     max_context=32,
     tied=True,
 )
+TINY_EXPERTS = MixtralConfig(
+    vocab_size=len(VOCABULARY),
+    width=16,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_size=4,
+    mlp_width=24,
+    max_context=32,
+    num_experts=3,
+    num_chosen=2,
+)
 
 
-def llama_file(config: LlamaConfig = TINY, **changes: bytes | None) -> bytes:
+def llama_file(
+    config: LlamaConfig | MixtralConfig = TINY, *, single: bool = False, **changes: bytes | None
+) -> bytes:
     """A whole model: sizes, tokenizer, chat template and weights."""
-    infos, data = float_tensors(llama_tensors(config)[0])
+    infos, data = float_tensors(llama_tensors(config, single=single)[0])
     return file_bytes(llama_fields(config, **changes) + tokenizer_fields(), infos, data)

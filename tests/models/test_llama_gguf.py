@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 
 from gimlax.errors import SpecError
-from gimlax.models import abstract_params, iter_llama, llama_config, load_llama, read_gguf
+from gimlax.models import (
+    RopeScaling,
+    abstract_params,
+    iter_llama,
+    llama_config,
+    load_llama,
+    open_gguf,
+    read_gguf,
+)
 from tests.models.gguf_files import (
     STRING,
     TINY,
+    TINY_EXPERTS,
     TYPE_F32,
     U32,
     field,
@@ -117,7 +126,7 @@ def test_nothing_is_read_before_everything_is_checked(write, monkeypatch):
 REFUSED = {
     "architecture": (field("general.architecture", STRING, "mamba"), "architecture 'mamba'"),
     "block_count": (field("llama.block_count", U32, 1 << 31), "announces 2147483648 layers"),
-    "expert_count": (field("llama.expert_count", U32, 8), "llama.expert_count is 8, only 0 is"),
+    "experts": (field("llama.expert_count", U32, 8), "num_chosen is 0"),
     "scaling": (field("llama.rope.scaling.type", STRING, "yarn"), "scaling.type is 'yarn'"),
     "rotated": (field("llama.rope.dimension_count", U32, 2), "dimension_count is 2, only 4 is"),
     "value_length": (field("llama.attention.value_length", U32, 2), "value_length is 2"),
@@ -141,3 +150,60 @@ def test_a_file_of_something_else_is_refused(write):
     path = write(file_bytes([], [tensor_info("t", (4,), TYPE_F32, 0)], b"\0" * 16))
     with pytest.raises(SpecError, match=r"general.architecture"):
         load_llama(path)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_experts_come_stacked_or_one_by_one(write, single):
+    read, params = load_llama(write(llama_file(TINY_EXPERTS, single=single)))
+    assert dataclasses.replace(read, norm_eps=TINY_EXPERTS.norm_eps) == TINY_EXPERTS
+    expected = llama_tensors(TINY_EXPERTS)[1]
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_part_of_a_parameter_is_read_alone(write, single, monkeypatch):
+    file = read_gguf(write(llama_file(TINY_EXPERTS, single=single)))
+    expected = llama_tensors(TINY_EXPERTS)[1]["layers"][1]["mlp"]["up"]
+    (leaf,) = (x for x in open_gguf(file).leaves if x.path == ("layers", 1, "mlp", "up"))
+    read = []
+    dequantize = type(file).dequantize
+    monkeypatch.setattr(
+        type(file),
+        "dequantize",
+        lambda self, name, dtype: read.append(name) or dequantize(self, name, dtype),
+    )
+    part = (slice(1, 3), slice(4, 9))
+    np.testing.assert_array_equal(leaf.read(part), expected[part])
+    assert len(read) == (2 if single else 1)
+    assert (leaf.shape, leaf.dtype) == (expected.shape, np.float32)
+
+
+def test_more_experts_than_there_are_tensors_are_refused(write):
+    many = field("llama.expert_count", U32, 1 << 31)
+    with pytest.raises(SpecError, match=r"announces 2147483648 experts in 2 layers and has"):
+        load_llama(write(llama_file(TINY_EXPERTS, single=True, experts=many)))
+    with pytest.raises(SpecError, match=r"model \(2147483648, 24, 16\), file \(3, 24, 16\)"):
+        load_llama(write(llama_file(TINY_EXPERTS, experts=many)))
+
+
+def with_frequencies(config, divisors):
+    tensors, _ = llama_tensors(config)
+    tensors["rope_freqs.weight"] = np.asarray(divisors, np.float32)
+    return file_bytes(llama_fields(config), *float_tensors(tensors))
+
+
+def test_a_scaling_of_rotary_frequencies_is_recognised_by_its_divisors(write):
+    config = dataclasses.replace(TINY, rope_theta=500000.0, head_size=16)
+    divisors = [1.0, 1.0, 1.0, 1.0, 3.0935, 8.0, 8.0, 8.0]
+    frequency = 500000.0 ** (-4 / 8)
+    smooth = (8192 * frequency / (2 * np.pi) - 1) / 3
+    divisors[4] = 1 / ((1 - smooth) / 8 + smooth)
+    read = llama_config(read_gguf(write(with_frequencies(config, divisors))))
+    assert read.rope_scaling == RopeScaling(
+        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=8192
+    )
+    divisors[4] = 2.0
+    with pytest.raises(SpecError, match=r"rope_freqs.weight\) divides .* in another way"):
+        llama_config(read_gguf(write(with_frequencies(config, divisors))))
+    with pytest.raises(SpecError, match=r"rope_freqs.weight\) has shape \(3,\).* \(8,\)"):
+        llama_config(read_gguf(write(with_frequencies(config, divisors[:3]))))

@@ -1,0 +1,95 @@
+"""Models from folders as Hugging Face has them: config.json and safetensors.
+
+`open_huggingface` reads the sizes, and finds for each parameter the tensors that hold it; weights
+stay in their files until somebody reads a leaf. Each family says how its config and its tensors are
+called; everything that can be checked from names and shapes is checked before a weight is read.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import numpy as np
+
+from gimlax.errors import SpecError
+from gimlax.models.checkpoint import read_checkpoint, read_json
+from gimlax.models.decoder import DType
+from gimlax.models.decoder_files import LLAMA, MIXTRAL
+from gimlax.models.families import Family, Reader
+from gimlax.models.leaves import (
+    ModelFiles,
+    Progress,
+    check_fit,
+    flat_shapes,
+    leaf_of,
+    read_tree,
+    wanted_tensors,
+)
+
+__all__ = ["load_huggingface", "open_huggingface"]
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({"llama": LLAMA, "mixtral": MIXTRAL})
+
+
+def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") -> ModelFiles:
+    """The model in a folder, with parameters, computation and cache in `dtype`.
+
+    Raises:
+        SpecError: a file is missing or not sound, the architecture or a variant of it is not
+            supported, or tensors do not fit the config.
+    """
+    path = Path(path)
+    file = path / "config.json"
+    reader = Reader(file, read_json(file, "config"))
+    kind = reader.get("model_type", str)
+    if kind not in FAMILIES:
+        reader.fail(
+            f"it is a model of type {kind[:80]!r}, which is not supported; supported are"
+            f" {', '.join(FAMILIES)}"
+        )
+    family = FAMILIES[kind]
+    reader.only(quantization_config={})
+    try:
+        config = family.config(reader).with_dtype(dtype)
+    except SpecError as error:
+        if str(file) in str(error):
+            raise
+        reader.fail(str(error))
+    checkpoint = read_checkpoint(path)
+    needed = family.num_tensors(config)
+    if needed > len(checkpoint.files):  # also bounds what follows
+        reader.fail(
+            f"it announces a model of {needed} tensors or more, '{path}' has"
+            f" {len(checkpoint.files)}"
+        )
+    shapes = flat_shapes(family.params(config))
+    names = {of: family.names(config, of) for of in shapes}
+    wanted = [w for of, shape in shapes.items() for w in wanted_tensors(of, shape, names[of])]
+    check_fit(f"'{path}'", wanted, checkpoint.held(), lambda name: family.may_have(config, name))
+    target = np.dtype(jax.numpy.dtype(dtype))
+    leaves = tuple(
+        leaf_of(
+            of,
+            shape,
+            names[of],
+            checkpoint.read,
+            dtype=target,
+            num_bytes=sum(checkpoint[name].num_bytes for name in names[of]),
+        )
+        for of, shape in shapes.items()
+    )
+    return ModelFiles(config=config, leaves=leaves)
+
+
+def load_huggingface(
+    path: str | os.PathLike[str], *, dtype: DType = "float32", progress: Progress | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """The config and all parameters of the model in a folder, as arrays of the host.
+
+    Where the files have them in `dtype`, arrays are views of the files and cannot be written.
+    """
+    found = open_huggingface(path, dtype=dtype)
+    return found.config, read_tree(found.leaves, progress)
