@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gimlax._jax import Device
+from gimlax._jax import Device, cost_of
 from gimlax.devices.backends import Capabilities
 
 __all__ = ["QUESTIONS", "ask", "capabilities"]
@@ -77,6 +77,21 @@ def _memory_analysis(device: Device) -> tuple[bool, str]:
     return found > 0, f"it said {found} bytes of arguments"
 
 
+def _grouped_products(device: Device) -> tuple[bool, str]:
+    rows, groups, width = 64, 8, 128
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    shapes = [((rows, width), "float32"), ((groups, width, width), "float32"), ((groups,), "int32")]
+    avals = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in shapes]
+    flops = cost_of(jax.jit(jax.lax.ragged_dot).lower(*avals).compile()).get("flops", 0.0)
+    share = flops / (2 * rows * width * width)
+    if not share >= 0.9:  # of a kernel that nobody counts
+        return False, "it did not say the FLOPs of a ragged product"
+    return (
+        share < 2,
+        f"a ragged product of {groups} groups took {share:.1f} times one group's FLOPs",
+    )
+
+
 def _serialization(device: Device) -> tuple[bool, str]:
     stored = device.client.serialize_executable(_compile(device).runtime_executable())
     return bool(stored), f"a program was stored in {len(stored)} bytes"
@@ -98,6 +113,7 @@ QUESTIONS: Mapping[str, Callable[[Device], tuple[bool, str]]] = MappingProxyType
         "donation": _donation,
         "cost_analysis": _cost_analysis,
         "memory_analysis": _memory_analysis,
+        "grouped_products": _grouped_products,
         "serialization": _serialization,
         "callbacks": _callbacks,
     }

@@ -23,6 +23,8 @@ class Capabilities:
         serialization: a compiled program can be stored, so the persistent compilation cache works.
         host_memory: device memory is the host's own (an array of the host is used without a copy);
             such devices count as sharing the host's compute and memory.
+        grouped_products: `jax.lax.ragged_dot` gives each row the weights of its group alone, where
+            others make a product of all rows with all groups.
         how: how each was found: (capability, sentence).
     """
 
@@ -33,6 +35,7 @@ class Capabilities:
     callbacks: bool
     serialization: bool
     host_memory: bool
+    grouped_products: bool
     how: tuple[tuple[str, str], ...] = ()
 
     @classmethod

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gimlax import _jax
+from gimlax.graph.operations import Operation
+from gimlax.graph.routing import expert_operations, is_expert_layer
 
 # In place or lazily done by every XLA backend, or fused into what reads the result.
 CHEAP = frozenset(
@@ -62,6 +64,8 @@ def count(eqn: _jax.JaxprEqn) -> Count:
         return _dot(eqn)
     if primitive == "conv_general_dilated":
         return _convolution(eqn)
+    if is_expert_layer(eqn):  # whose body is loops of as many trips as there are tiles
+        return sum((_of_operation(op) for op in expert_operations(eqn)), Count())
     bodies = [count_jaxpr(body) for body in _jax.inner_jaxprs(eqn)]
     if primitive == "cond":
         return max(bodies, key=lambda c: (sum(c.flops.values()), c.bytes_accessed))
@@ -79,6 +83,10 @@ def count_jaxpr(closed: _jax.ClosedJaxpr) -> Count:
         flops.update(one.flops)
         traffic += one.bytes_accessed
     return Count(flops=flops, bytes_accessed=traffic)
+
+
+def _of_operation(operation: Operation) -> Count:
+    return Count(flops=_flops(operation.dtype, operation.flops), bytes_accessed=operation.num_bytes)
 
 
 def _flops(dtype: object, number: float) -> dict[str, float]:

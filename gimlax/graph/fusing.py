@@ -18,6 +18,7 @@ from gimlax import _jax
 from gimlax.graph import describing
 from gimlax.graph.counting import CHEAP, count, count_jaxpr, real_dtype
 from gimlax.graph.operations import ELEMENTWISE, REDUCTION, Operation
+from gimlax.graph.routing import expert_operations, is_expert_layer
 
 _RENAMES = frozenset(
     "reshape squeeze expand_dims stop_gradient copy copy_p optimization_barrier".split()
@@ -49,7 +50,7 @@ class _Step:
     eqn: _jax.JaxprEqn
     inputs: tuple[_Value | None, ...]
     outputs: tuple[_Value, ...]
-    role: str  # 'chain', 'reduction', 'alone' or 'loop'
+    role: str  # 'chain', 'reduction', 'alone', 'experts' or 'loop'
     flops: float = 0.0
 
     @property
@@ -67,7 +68,8 @@ def fuse(
     """The operations of a run of equations, in order.
 
     Args:
-        eqns: the run; a composite, unless it is an attention, counts as what is inside.
+        eqns: the run; a composite, unless it is an attention or a layer of experts, counts as what
+            is inside.
         escaping: variables that something after the run reads.
         resident: variables that are parameters.
         uncounted: positions of equations whose FLOPs are left out, because each stage repeats them.
@@ -130,6 +132,9 @@ class _Fuser:
         for step in self.steps:
             if step.role == "loop":
                 found += _loop(step)
+            elif step.role == "experts":
+                resident = [value is not None and value.resident for value in step.inputs]
+                found += expert_operations(step.eqn, resident)
             elif step.role == "alone":
                 found.append(self._alone(step))
             elif step.role == "reduction" or any(map(_in_memory, step.outputs)):
@@ -180,7 +185,7 @@ class _Fuser:
 def _opened(eqn: _jax.JaxprEqn) -> _jax.ClosedJaxpr | None:
     """The body of a call or of a composite that is no operation by itself."""
     if eqn.primitive.name == "composite":
-        own = eqn.params["name"] == describing.ATTENTION_NAME
+        own = eqn.params["name"] == describing.ATTENTION_NAME or is_expert_layer(eqn)
         return None if own else next(_jax.inner_jaxprs(eqn), None)
     return _jax.callee(eqn)
 
@@ -197,6 +202,8 @@ def _renames(eqn: _jax.JaxprEqn) -> bool:
 
 def _role(eqn: _jax.JaxprEqn) -> str:
     name = eqn.primitive.name
+    if is_expert_layer(eqn):
+        return "experts"
     if name in CHEAP:
         return "chain"
     if name in _LOOPS:
@@ -217,7 +224,9 @@ def _in_memory(value: _Value) -> bool:
         return False
     if len(value.users) > 1 and producer.eqn.primitive.name in _TRANSCENDENTAL:
         return True
-    return any(user.role in ("alone", "loop") or _taken_along(user) for user in value.users)
+    return any(
+        user.role in ("alone", "experts", "loop") or _taken_along(user) for user in value.users
+    )
 
 
 def _taken_along(step: _Step) -> bool:

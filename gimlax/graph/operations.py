@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 MATMUL = "matmul"  # dims: batch, m, n, k
 GROUPED = "grouped"  # dims: groups, rows (each meets the weights of one group), n, k
+ROUTED = "routed"  # dims: those of GROUPED, rows of a tile, tiles, groups that have a row
 ATTENTION = "attention"  # dims: batch, query heads, key heads, queries, keys, head size
 CONVOLUTION = "convolution"  # dims: batch, m (output positions), n (out channels), k
 ELEMENTWISE = "elementwise"  # dims: elements written; a chain that a compiler fuses is one
@@ -17,7 +18,18 @@ REDUCTION = "reduction"  # dims: rows kept, elements reduced in each
 GATHER = "gather"  # dims: rows, elements of a row; look-ups, slices and updates of a part
 SORT = "sort"  # dims: rows, elements of a row
 OTHER = "other"  # dims: elements written
-KINDS = (MATMUL, GROUPED, ATTENTION, CONVOLUTION, ELEMENTWISE, REDUCTION, GATHER, SORT, OTHER)
+KINDS = (
+    MATMUL,
+    GROUPED,
+    ROUTED,
+    ATTENTION,
+    CONVOLUTION,
+    ELEMENTWISE,
+    REDUCTION,
+    GATHER,
+    SORT,
+    OTHER,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from gimlax.partition.inside import GroupSplits, evaluate_inside
 from gimlax.partition.runs import Run, Source, find_runs
 from gimlax.partition.specs import Spec, mistakes, normal, partition_spec, shard_shape, whole
 from gimlax.partition.stages import Edge, Partition, Stage
+from gimlax.partition.ways import evaluate
 
 __all__ = [
     "ALL_GATHER",
@@ -32,6 +33,7 @@ __all__ = [
     "Split",
     "Stage",
     "cut",
+    "evaluate",
     "evaluate_inside",
     "find_groups",
     "find_runs",

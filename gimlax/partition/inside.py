@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 
-from gimlax import _jax
 from gimlax.graph import Role
+from gimlax.graph.routing import is_expert_layer
 from gimlax.partition.groups import Group, Split
 from gimlax.partition.runs import Run, Source
 from gimlax.partition.specs import partition_spec
 from gimlax.partition.stages import Partition, Stage
+from gimlax.partition.ways import Mesh, bind_step, run_in_parts
 
 __all__ = ["GroupSplits", "evaluate_inside"]
 
@@ -29,7 +30,9 @@ def evaluate_inside(
     runs: Sequence[Run],
     groups: Sequence[Sequence[Group]],
     splits: Sequence[Sequence[GroupSplits]],
-    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+    mesh: Mesh,
+    *,
+    grouped: bool = False,
 ) -> Callable[..., list[Any]] | None:
     """What evaluates a stage on its inputs in the order of `stage.jaxpr`; None if it cannot.
 
@@ -38,6 +41,7 @@ def evaluate_inside(
         stage: a stage.
         runs, groups, splits: of all segments of the phase.
         mesh: that it runs on.
+        grouped: whether its backend has a kernel for products in groups.
     """
     segments = range(stage.first_segment, stage.first_segment + stage.num_segments)
     mine = [(runs[s], groups[s], splits[s]) for s in segments]
@@ -53,7 +57,7 @@ def evaluate_inside(
             env = {value: known[source] for value, source in run.sources.items()}
             env.update(run.flat.consts)
             for group, by_axis in zip(of, how, strict=True):
-                _apply(run, group, by_axis, mesh, env)
+                _apply(run, group, by_axis, mesh, env, grouped)
             known.update((Source("received", v), env[own]) for v, own in run.leaving.items())
             updates.update((source, env[value]) for source, value in run.updates)
             results.update((output, env[value]) for output, value in run.results.items())
@@ -103,8 +107,9 @@ def _apply(
     run: Run,
     group: Group,
     splits: GroupSplits,
-    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+    mesh: Mesh,
     env: dict[int, Any],
+    grouped: bool,
 ) -> None:
     def constrained(value: int, dim_of: Callable[[Split, int], int | None]) -> Any:
         rank = len(run.flat.avals[value].shape)
@@ -124,8 +129,13 @@ def _apply(
             getattr(atom, "val", None) if value is None else local[value]
             for value, atom in zip(step.inputs, step.eqn.invars, strict=True)
         ]
-        own = step.eqn.primitive.name == "sharding_constraint"  # said by this group's split
-        local.update(zip(step.outputs, inputs if own else _jax.bind(step.eqn, inputs), strict=True))
+        if step.eqn.primitive.name == "sharding_constraint":  # said by this group's split
+            outputs = inputs
+        elif is_expert_layer(step.eqn) and any(s.label is not None for s in splits.values()):
+            outputs = [run_in_parts(step, inputs, group, splits, mesh)]
+        else:
+            outputs = bind_step(step.eqn, inputs, grouped=grouped)
+        local.update(zip(step.outputs, outputs, strict=True))
     for value in group.writes:
         env[value] = local[value]
         env[value] = constrained(value, group.after)

@@ -14,6 +14,7 @@ from typing import Any
 
 from gimlax import _jax
 from gimlax.graph.counting import CHEAP
+from gimlax.graph.routing import is_expert_layer
 
 __all__ = ["Dims", "Rule", "is_chain", "rule"]
 
@@ -86,7 +87,9 @@ def rule(eqn: _jax.JaxprEqn) -> Rule:
     """The factors of an equation."""
     draft = _Draft(eqn)
     name = eqn.primitive.name
-    if name in _RULES:
+    if is_expert_layer(eqn):
+        _experts(draft)
+    elif name in _RULES:
         _RULES[name](draft, eqn.params)
     elif name.startswith("reduce_") and "axes" in eqn.params and len(eqn.outvars) == 1:
         _reduce(draft, eqn.params)
@@ -199,6 +202,14 @@ def _ragged_dot(draft: _Draft, params: dict[str, Any]) -> None:
     if draft.out_shape() == (rows, width) and draft.shape(0)[1] == depth:
         draft.join([(1, 2)], [(0, 1)], width)
         draft.join([(0, 1), (1, 1)], [], depth, summed=True)
+
+
+def _experts(draft: _Draft) -> None:
+    """Rows, experts, or the width inside of each; of the last two each device sums its part."""
+    (rows, _), (number, inner, _) = draft.shape(0), draft.shape(3)
+    draft.join([(0, 0), (1, 0), (2, 0)], [(0, 0)], rows)
+    draft.join([(3, 0), (4, 0), (5, 0)], [], number, summed=True)
+    draft.join([(3, 1), (4, 1), (5, 2)], [], inner, summed=True)
 
 
 def _all_but(dim_of: Callable[[dict[str, Any], int], int]) -> Callable[..., None]:

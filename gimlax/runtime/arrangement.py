@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gimlax import _jax
+from gimlax import devices
 from gimlax.graph import Chain
 from gimlax.partition import (
     Group,
@@ -15,6 +15,7 @@ from gimlax.partition import (
     Run,
     Spec,
     Stage,
+    evaluate,
     evaluate_inside,
     find_groups,
     find_runs,
@@ -67,13 +68,17 @@ class Arrangement:
 
     def evaluator(self, mesh: str, program: Program, stage: Stage) -> Callable[..., list[Any]]:
         """What evaluates a stage on flat inputs, its inside constrained where that is planned."""
-        plain = _jax.evaluate(stage.jaxpr)
+        live = self.meshes[mesh]
+        grouped = isinstance(live, jax.sharding.Mesh) and _groups(live)
+        plain = evaluate(stage.jaxpr, grouped=grouped)
         planned = self.inside.get((mesh, program.phase))
         if planned is None:
             return plain
         runs, groups, splits = planned.runs, planned.groups, planned.splits
-        live = self.meshes[mesh]
-        return evaluate_inside(program.partition, stage, runs, groups, splits, live) or plain
+        inside = evaluate_inside(
+            program.partition, stage, runs, groups, splits, live, grouped=grouped
+        )
+        return inside or plain
 
     def whole(self, mesh: str) -> NamedSharding:
         """Of what every device has all of."""
@@ -101,3 +106,8 @@ class Arrangement:
         if spec is None:
             return self.whole(mesh)
         return NamedSharding(self.meshes[mesh], partition_spec(spec))
+
+
+def _groups(mesh: jax.sharding.Mesh) -> bool:
+    """Whether the backend of a mesh has a kernel for products in groups."""
+    return devices.capabilities(mesh.devices.flat[0]).grouped_products

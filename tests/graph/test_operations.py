@@ -33,23 +33,45 @@ CONFIG = models.LlamaConfig(
 )
 
 
-def llama(length):
+EXPERTS = models.MixtralConfig(
+    vocab_size=64,
+    width=32,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_size=8,
+    mlp_width=48,
+    max_context=64,
+    num_experts=8,
+    num_chosen=2,
+)
+
+
+def llama(length, config=CONFIG):
     args = (
-        models.abstract_params(CONFIG),
-        models.abstract_cache(CONFIG, 3, 32),
+        models.abstract_params(config),
+        models.abstract_cache(config, 3, 32),
         jax.ShapeDtypeStruct((3, length), "int32"),
         jax.ShapeDtypeStruct((), "int32"),
     )
-    return chain(trace(models.llama_apply(CONFIG), *args, carried={1: 1}))
+    return chain(trace(models.decoder_apply(config), *args, carried={1: 1}))
 
 
 def operations(fn, *args):
     return [op for s in chain(trace(fn, *args)).phases[0].segments for op in s.operations]
 
 
-@pytest.mark.parametrize("name", [*ZOO, "llama prefill", "llama decode"])
+DECODERS = {
+    "llama prefill": (8, CONFIG),
+    "llama decode": (1, CONFIG),
+    "mixtral prefill": (8, EXPERTS),
+    "mixtral decode": (1, EXPERTS),
+}
+
+
+@pytest.mark.parametrize("name", [*ZOO, *DECODERS])
 def test_every_flop_is_in_one_operation(name):
-    tested = chain_of(name) if name in ZOO else llama(8 if "prefill" in name else 1)
+    tested = chain_of(name) if name in ZOO else llama(*DECODERS[name])
     for segment in tested.phases[0].segments:
         assert {op.kind for op in segment.operations} <= set(KINDS)
         counted = sum(op.count * op.flops for op in segment.operations)

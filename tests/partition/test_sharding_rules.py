@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
+from gimlax import experts
 from gimlax.graph import chain, trace
 from gimlax.partition import find_groups, find_runs, mistakes, normal, partition_spec
 from gimlax.partition.rules import rule
@@ -33,6 +34,23 @@ def test_a_product_shares_rows_and_columns_and_sums_over_the_depth():
     assert found.outputs == ((rows, columns),)
     assert found.sizes == (4, 8, 6)
     assert found.summed == {depth}
+
+
+def test_a_layer_of_experts_shares_rows_and_sums_over_experts_and_their_inside():
+    rows, choices, number, width, inner = 12, 2, 6, 4, 10
+    shapes = [(rows, width), (rows, choices), (rows, choices)]
+    shapes += [(number, inner, width), (number, inner, width), (number, width, inner)]
+    args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+    args[2] = jax.ShapeDtypeStruct(shapes[2], jnp.int32)
+    fn = lambda *args: experts.expert_layer(*args, num_experts=number)  # noqa: E731
+    (eqn,) = jax.make_jaxpr(fn)(*args).eqns
+    found = rule(eqn)
+    row, expert, inside = 0, 1, 2
+    up, down = (expert, inside, None), (expert, None, inside)
+    assert found.inputs == ((row, None), (row, None), (row, None), up, up, down)
+    assert found.outputs == ((row, None),)
+    assert found.sizes == (rows, number, inner)
+    assert found.summed == {expert, inside}
 
 
 @given(st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=4), st.randoms())

@@ -13,7 +13,7 @@ import gimlax as gx
 from gimlax.devices import Interconnect, MeshSpec
 from gimlax.errors import SpecError
 from gimlax.graph import chain, trace
-from gimlax.graph.operations import GROUPED, Operation
+from gimlax.graph.operations import GROUPED, ROUTED, Operation
 from gimlax.planning.cost import costs
 from gimlax.planning.rates import CARD, DECLARED, MEASURED, rates_for
 from gimlax.planning.rates.grouped import GroupedProducts
@@ -267,6 +267,42 @@ def test_a_calibrated_mesh_prices_experts_as_its_backend_does_them():
         assert rates.seconds(grouped(s.dims, s.num_bytes)) == pytest.approx(seconds(s), rel=0.02)
     half = grouped(found[0].dims, found[0].num_bytes, "bfloat16")
     assert rates.seconds(half) > 0  # what was not sampled is priced as float32
+
+
+def routed(dims, busy, size, tiles):
+    groups, rows, n, k = dims
+    num_bytes = 4.0 * (rows * k + busy * n * k + rows * n)
+    dims = (groups, rows, n, k, size, tiles, busy)
+    return operation(ROUTED, dims, "", 2.0 * tiles * size * n * k, num_bytes)
+
+
+@pytest.mark.parametrize("every_group", [False, True])
+def test_a_layer_of_experts_is_priced_by_the_way_that_its_backend_is_given(every_group):
+    measured = calibration_of(CLUSTER)
+    found, seconds = backend_samples(every_group)
+    others = tuple(s for s in measured.meshes[0].samples if s.kind != GROUPED)
+    mesh = replace(measured.meshes[0], samples=(*others, *found))
+    rates = rates_for(CLUSTER, mesh.mesh, replace(measured, meshes=(mesh,)))
+    dims = (8, 200, 768, 768)
+    priced_s = rates.seconds(routed(dims, busy=8, size=4, tiles=53))
+    if every_group:  # the product of each tile, and the weights of each expert copied once
+        tile_s = law(2.0 * 4 * 768 * 768, 4.0 * (4 * 768 + 768 * 768 + 4 * 768))
+        copied_s = law(0.0, 2 * 4.0 * 768 * 768)
+        assert priced_s == pytest.approx(53 * tile_s + 8 * copied_s, rel=0.03)
+    else:
+        num_bytes = 4.0 * (200 * 768 + 8 * 768 * 768 + 200 * 768)
+        assert priced_s == pytest.approx(
+            seconds(replace(found[0], dims=dims, num_bytes=num_bytes)), rel=0.02
+        )
+
+
+def test_a_layer_of_experts_needs_no_grouped_products_to_be_measured():
+    measured = calibration_of(CLUSTER)
+    without = tuple(s for s in measured.meshes[0].samples if s.kind != GROUPED)
+    mesh = replace(measured.meshes[0], samples=without)
+    rates = rates_for(CLUSTER, mesh.mesh, replace(measured, meshes=(mesh,)))
+    one_s = rates.seconds(routed((8, 2, 768, 768), busy=2, size=1, tiles=2))
+    assert one_s < rates.seconds(routed((8, 64, 768, 768), busy=8, size=4, tiles=20))
 
 
 def test_a_calibration_without_grouped_products_says_so_to_who_needs_them():

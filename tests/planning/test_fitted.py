@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from gimlax.devices.catalogue import catalogue
-from gimlax.graph.operations import ATTENTION, ELEMENTWISE, GROUPED, MATMUL, Operation
+from gimlax.graph.operations import ATTENTION, ELEMENTWISE, GROUPED, MATMUL, ROUTED, Operation
 from gimlax.partition import ALL_GATHER, ALL_REDUCE, Collective
 from gimlax.planning.rates import (
     CARD,
@@ -167,6 +167,15 @@ def test_a_token_pays_for_the_experts_that_it_meets():
     one_s = rates.seconds(grouped(256, 8, *wide))
     assert one_s < 0.1 * rates.seconds(grouped(256, 2048, *wide))
     assert one_s < rates.seconds(product(8, 256 * 2048, 7168)) / 10
+
+
+def test_a_product_of_a_layer_of_experts_has_the_law_of_grouped_products():
+    product_of_groups = grouped(8, 64, 14336, 4096)
+    routed = dataclasses.replace(
+        product_of_groups, kind=ROUTED, dims=(*product_of_groups.dims, 8, 8, 8)
+    )
+    rates = fitted("H100 SXM")
+    assert rates.seconds(routed) == rates.seconds(product_of_groups)
 
 
 def test_grouped_products_in_float32_have_no_law_and_take_the_roofline():

@@ -16,6 +16,10 @@ CASES = [
 ]
 
 
+WHOLE_EXPERTS = ["whole experts decode", "whole experts prefill", "whole experts, both axes"]
+CASES += ["mixtral decode", "mixtral prefill", *WHOLE_EXPERTS]
+
+
 @pytest.fixture(scope="module")
 def found():
     """What the child says of each case."""
@@ -37,7 +41,9 @@ def found():
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", [*CASES, "open axes", "two meshes", "jit", "group"])
+@pytest.mark.parametrize(
+    "case", [*CASES, "mixtral of 48 rows", "open axes", "two meshes", "jit", "group"]
+)
 def test_a_sharded_stage_gives_what_one_device_gives(found, case):
     assert found[case]["split"] > 0
     assert found[case]["error"] <= 2e-6
@@ -47,6 +53,20 @@ def test_a_sharded_stage_gives_what_one_device_gives(found, case):
 def test_the_collectives_that_were_priced_are_those_that_are_emitted(found, case):
     assert found[case]["predicted"]
     assert found[case]["emitted"] == found[case]["predicted"]
+
+
+@pytest.mark.parametrize("case", WHOLE_EXPERTS)
+def test_experts_are_dealt_out_where_nothing_divides_their_inside(found, case):
+    specs = found[case]["specs"]
+    for name in ("gate", "up", "down"):
+        first, *rest = specs[f"params['layers'][1]['mlp']['{name}']"]
+        assert "model" in first
+        assert not any(rest)
+
+
+def test_experts_are_split_inside_where_that_can_be_done(found):
+    specs = found["mixtral decode"]["specs"]
+    assert specs["params['layers'][1]['mlp']['gate']"] == [[], ["model"], []]
 
 
 def test_a_permutation_that_costs_something_is_avoided_here(found):

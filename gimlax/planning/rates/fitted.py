@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gimlax.devices import DeviceKind
-from gimlax.graph.operations import ATTENTION, GROUPED, MATMUL, Operation
+from gimlax.graph.operations import ATTENTION, GROUPED, MATMUL, ROUTED, Operation
 from gimlax.planning.rates import kernels
 from gimlax.planning.rates.decodes import decode_attention_s
 from gimlax.planning.rates.roofline import Roofline
@@ -168,7 +168,7 @@ class Fitted:
         dtype = self._dtype(operation.dtype)
         if dtype and operation.kind == MATMUL:
             return self._matmul_s(operation, dtype)
-        if dtype and operation.kind == GROUPED:
+        if dtype and operation.kind in (GROUPED, ROUTED):
             return self._grouped_s(operation, dtype)
         if dtype and operation.kind == ATTENTION:
             return self._attention_s(operation, dtype)
@@ -203,7 +203,7 @@ class Fitted:
         The law is of whole layers, with what brings tokens to experts and back; which of its
         products this is matters little to them (at most 6 % for layers of four public models).
         """
-        groups, rows, n, k = operation.dims
+        groups, rows, n, k = operation.dims[:4]
         work = {
             "tokens": rows,  # a token of several experts is several rows
             "chosen": 1,

@@ -25,6 +25,7 @@ from gimlax.graph.operations import (
     GROUPED,
     MATMUL,
     REDUCTION,
+    ROUTED,
     Operation,
 )
 from gimlax.partition import ALL_GATHER, ALL_REDUCE
@@ -126,6 +127,8 @@ class Measured:
         cold_s = operation.resident_bytes * self.cold_s_per_byte
         if operation.kind == GROUPED:
             return cold_s + self._grouped_s(operation)
+        if operation.kind == ROUTED:
+            return cold_s + self._routed_s(operation)
         if operation.kind in _CONTRACTIONS:
             return cold_s + self._contraction_s(operation)
         size = math.prod(operation.dims)
@@ -142,6 +145,26 @@ class Measured:
                 f" {op.dims[0]} groups needs; run scripts/calibrate.py again"
             )
         return surface.seconds(op.dims, op.dtype, op.num_bytes)
+
+    def _routed_s(self, op: Operation) -> float:
+        """Of a product of a layer of experts: by groups where the backend has that, else a product
+        for each tile, and each group's weights taken out for its tiles once."""
+        surface = self.grouped.get(op.dtype) or self.grouped.get("float32")
+        if surface is not None and not surface.every_group:
+            return surface.seconds(op.dims[:4], op.dtype, op.num_bytes)
+        _, _, n, k, size, tiles, busy = op.dims
+        itemsize = np.dtype(op.dtype).itemsize
+        tile = Operation(
+            kind=MATMUL,
+            dims=(1, size, n, k),
+            dtype=op.dtype,
+            flops=2.0 * size * n * k,
+            bytes_read=float((size * k + n * k) * itemsize),
+            bytes_written=4.0 * size * n,
+            layout="mk,nk",
+        )
+        taken_s = self.streamed[ELEMENTWISE].seconds(n * k, 2.0 * n * k * itemsize)
+        return tiles * self._contraction_s(tile) + busy * taken_s
 
     def _contraction_s(self, op: Operation) -> float:
         itemsize = round(op.bytes_written / max(1, math.prod(op.dims[:3]))) or 1

@@ -7,6 +7,7 @@ arguments are called. A search then looks at one of them and renames.
 from collections.abc import Hashable, Sequence
 
 from gimlax import _jax
+from gimlax.graph.routing import is_expert_layer
 from gimlax.partition import Run
 
 __all__ = ["first_alike"]
@@ -53,15 +54,18 @@ def _pattern(run: Run, equations: _Equations) -> Hashable:
 
 
 def _identity(eqn: _jax.JaxprEqn) -> Hashable:
-    """What equal equations have in common; those with bodies are equal if these are one object."""
+    """What equal equations have in common; those with bodies are equal if these are one object,
+    except layers of experts, whose bodies follow from shapes."""
     avals = [_jax.aval_of(atom) for atom in eqn.invars if isinstance(atom, _jax.Literal)]
     literals = tuple((aval.shape, aval.dtype) for aval in avals)
+    if is_expert_layer(eqn):
+        return eqn.primitive.name, literals, _attributes(eqn)
     params = tuple((key, _hashable(value)) for key, value in sorted(eqn.params.items()))
     return eqn.primitive.name, literals, params
 
 
 def _attributes(eqn: _jax.JaxprEqn) -> Hashable:
-    """Of a composite, whose steps are compared one by one."""
+    """Of a composite, without its body."""
     return tuple(
         (key, _hashable(value))
         for key, value in sorted(eqn.params.items())
