@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
 def load(path: str | os.PathLike[str], dtype: DType, context: int) -> serving.TextModel:
     config, params = models.load_llama(path, dtype=dtype)
     return serving.TextModel(
-        apply=models.llama_apply(config),
+        apply=models.decoder_apply(config),
         params=params,
         cache=models.abstract_cache(config, 1, context),
         context=context,

@@ -108,9 +108,9 @@ def main(argv: list[str]) -> None:
     dataclasses.replace(report, environment={**report.environment, **notes}).publish(JSON.value)
 
 
-def prefill(config: models.LlamaConfig) -> Callable[..., jax.Array]:
+def prefill(config: models.DecoderConfig) -> Callable[..., jax.Array]:
     """Logits of the last of 256 tokens, [vocab]; its cache begins and ends with the call."""
-    apply = models.llama_apply(config)
+    apply = models.decoder_apply(config)
 
     def last_logits(params: Any, tokens: jax.Array) -> jax.Array:
         cache = models.init_cache(config, 1, NUM_TOKENS)

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
             file, dtype=dtype, progress=lambda done, total: update(done, total, "")
         )
     model = serving.TextModel(
-        apply=models.llama_apply(config),
+        apply=models.decoder_apply(config),
         params=params,
         cache=models.abstract_cache(config, 1, context),
         context=context,

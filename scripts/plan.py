@@ -9,7 +9,7 @@ from typing import cast
 
 import console
 from absl import flags
-from workloads import MODELS, llama_workload
+from workloads import MODELS, decoder_workload
 
 import gimlax as gx
 from gimlax.devices import Calibration
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     calibration = None if given is None else Calibration.load(given)
     cuts = None if CUTS.value is None else [int(cut) for cut in CUTS.value]
     chosen = gx.plan(
-        llama_workload(
+        decoder_workload(
             MODELS[MODEL.value].with_dtype(cast(DType, DTYPE.value)),
             batch=BATCH.value,
             prompt_tokens=PROMPT_TOKENS.value,

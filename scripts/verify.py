@@ -18,7 +18,7 @@ from typing import cast
 import console
 import jax
 from absl import flags
-from workloads import MODELS, llama_workload
+from workloads import MODELS, decoder_workload
 
 import gimlax as gx
 from gimlax import models
@@ -123,7 +123,7 @@ def trace(model: str) -> gx.Workload:
             f"model {model!r} is no file and none of {', '.join(MODELS)}; give a GGUF file or one"
             " of these"
         )
-    return llama_workload(
+    return decoder_workload(
         config,
         batch=BATCH.value,
         prompt_tokens=PROMPT_TOKENS.value,

@@ -7,15 +7,21 @@ from gimlax import models
 
 MODELS = {
     "smollm2-135m": models.SMOLLM2_135M,
+    "llama3.2-1b": models.LLAMA32_1B,
+    "llama3.2-3b": models.LLAMA32_3B,
     "llama3-8b": models.LLAMA3_8B,
     "llama3-70b": models.LLAMA3_70B,
+    "llama3.1-8b": models.LLAMA31_8B,
+    "llama3.1-405b": models.LLAMA31_405B,
+    "mixtral-8x7b": models.MIXTRAL_8X7B,
+    "mixtral-8x22b": models.MIXTRAL_8X22B,
 }
 
 
-def llama_workload(
-    config: models.LlamaConfig, *, batch: int, prompt_tokens: int, new_tokens: int, context: int
+def decoder_workload(
+    config: models.DecoderConfig, *, batch: int, prompt_tokens: int, new_tokens: int, context: int
 ) -> gx.Workload:
-    """Prefill and decode of a Llama.
+    """Prefill and decode of a decoder.
 
     Args:
         config: sizes and dtypes.
@@ -37,7 +43,7 @@ def llama_workload(
     position = jax.ShapeDtypeStruct((), "int32")
     prompt = jax.ShapeDtypeStruct((batch, prompt_tokens), "int32")
     token = jax.ShapeDtypeStruct((batch, 1), "int32")
-    apply = models.llama_apply(config)
+    apply = models.decoder_apply(config)
     prefill = gx.trace(apply, params, cache, prompt, position, position, carried={1: 1})
     decode = gx.trace(apply, params, cache, token, position, carried={1: 1})
     return gx.Workload(

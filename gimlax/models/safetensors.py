@@ -9,7 +9,6 @@ whatever it is called. Tensor data is memory-mapped and read when asked for.
 
 import json
 import math
-import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,17 +77,17 @@ class Safetensors:
     path: Path
     metadata: Mapping[str, str]
     tensors: Mapping[str, StoredTensor]
-    data: mmap.mmap
+    data: np.memmap
 
     def read(self, name: str) -> np.ndarray:
         """Tensor `name`: a view of the file that cannot be written, except of FP4, which is
-        unpacked to a byte each."""
+        unpacked to a byte each. A view is an `np.memmap`: a worker reads it by itself."""
         info = self.tensors[name]
+        stored = self.data[info.offset : info.offset + info.num_bytes]
         dtype = DTYPES[info.dtype]
         if info.dtype != PACKED:
-            count = math.prod(info.shape)
-            return np.frombuffer(self.data, dtype, count, info.offset).reshape(info.shape)
-        packed = np.frombuffer(self.data, np.uint8, info.num_bytes, info.offset)
+            return stored.view(dtype).reshape(info.shape)
+        packed = np.asarray(stored)
         halves = np.stack([packed & 15, packed >> 4], axis=-1)
         return halves.reshape(info.shape).view(dtype)
 
@@ -105,7 +104,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> Safetensors:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes <= LENGTH_BYTES:
                 raise _unsound(path, f"it has {num_bytes} bytes; download it again")
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data = np.memmap(file, np.uint8, mode="r")
     except OSError as error:
         raise SpecError(
             f"weights file '{path}' cannot be read: {error.strerror or error}; give the path of a "
@@ -153,8 +152,8 @@ def _unsound(path: Path, fault: str) -> SpecError:
     return SpecError(f"'{path}' is not a sound safetensors file: {fault}")
 
 
-def _checked(path: Path, data: mmap.mmap) -> Safetensors:
-    what = recognise(data[:16])
+def _checked(path: Path, data: np.memmap) -> Safetensors:
+    what = recognise(data[:16].tobytes())
     if what:
         raise SpecError(
             f"'{path}' is {what}; gimlax opens none, whatever they are called: convert it to"
@@ -163,7 +162,7 @@ def _checked(path: Path, data: mmap.mmap) -> Safetensors:
             if "GGUF" not in what
             else f"'{path}' is {what}, no safetensors file; load it as one"
         )
-    length = int.from_bytes(data[:LENGTH_BYTES], "little")
+    length = int.from_bytes(data[:LENGTH_BYTES].tobytes(), "little")
     start = LENGTH_BYTES + length
     if length > MAX_HEADER_BYTES or start > len(data):
         raise _unsound(
@@ -171,7 +170,7 @@ def _checked(path: Path, data: mmap.mmap) -> Safetensors:
             f"its header is announced with {length} bytes, the file has {len(data)} and a header "
             f"at most {MAX_HEADER_BYTES}; it is truncated, corrupt, or something else",
         )
-    header = parse_json(path, "its header", data[LENGTH_BYTES:start])
+    header = parse_json(path, "its header", data[LENGTH_BYTES:start].tobytes())
     if not isinstance(header, dict):
         raise _unsound(path, f"its header is a {type(header).__name__}, not an object")
     metadata = header.pop(METADATA, {})

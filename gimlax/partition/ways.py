@@ -82,10 +82,12 @@ def run_in_parts(
             block = block * mesh.shape[axis] + jax.lax.axis_index(axis)
         total = experts.part(*local, first=block * len(local[_GATE]))
         for axis in axes:
+            if made not in splits[axis].sums:
+                continue
             dim = group.after(splits[axis], made)
-            if made in splits[axis].sums and dim is None:
+            if dim is None:
                 total = jax.lax.psum(total, axis)
-            elif made in splits[axis].sums:
+            else:
                 total = jax.lax.psum_scatter(total, axis, scatter_dimension=dim, tiled=True)
         return total
 

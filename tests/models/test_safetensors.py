@@ -15,6 +15,7 @@ import safetensors.numpy
 
 from gimlax.errors import GimlaxError, SpecError
 from gimlax.models.safetensors import DTYPES, read_safetensors
+from gimlax.runtime.workers.files import read_filed, where_filed
 from tests.models.safetensors_files import entry, file_of, tensors_file
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -80,6 +81,16 @@ def test_reading_copies_nothing(write):
     tracemalloc.stop()
     assert peak_bytes < 1 << 20
     assert not values.flags.writeable
+
+
+def test_a_worker_can_read_a_tensor_by_itself(write):
+    file = read_safetensors(
+        write(tensors_file({"a": ROWS[:1], "b": ROWS.astype(ml_dtypes.bfloat16)}))
+    )
+    for name in file.tensors:
+        where = where_filed(file.read(name))
+        assert where is not None
+        np.testing.assert_array_equal(read_filed(where), file.read(name))
 
 
 ONE = {"x": entry("F32", [3], 0, 12)}
