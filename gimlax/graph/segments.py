@@ -30,9 +30,12 @@ _ANCHORS = re.compile(
 )
 _OWN_KINDS = {
     "gimlax.attention": "attention",
+    "gimlax.bidirectional_attention": "attention",
     "gimlax.gated_mlp": "mlp",
+    "gimlax.mlp": "mlp",
     "gimlax.expert_layer": "moe",
     "gimlax.selective_scan": "scan",
+    "gimlax.state_space_dual": "scan",
 }
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,14 @@ DType = Literal["float32", "bfloat16", "float16"]
 LayerCache = dict[str, Any]  # 'k', 'v': [batch, context, kv head, size], arrays or shapes
 Cache = list[LayerCache]
 Params = dict[str, Any]
+
+
+class Buildable(Protocol):
+    """Sizes of a model of any kind."""
+
+    def build(self, *, rngs: nnx.Rngs | None) -> nnx.Module:
+        """The model of these sizes; without `rngs` its parameters are shapes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,12 +250,12 @@ def decoder_apply(config: DecoderConfig) -> Callable[..., tuple[jax.Array, Cache
     return apply
 
 
-def abstract_params(config: DecoderConfig) -> Params:
+def abstract_params(config: Buildable) -> Params:
     """Shapes and dtypes of the parameters as nested dicts: `['layers'][3]['mlp']['up']`."""
     return nnx.to_pure_dict(nnx.state(config.build(rngs=None)))
 
 
-def init_params(config: DecoderConfig, *, seed: int = 0) -> Params:
+def init_params(config: Buildable, *, seed: int = 0) -> Params:
     """Random parameters, as `abstract_params` describes them."""
     return nnx.to_pure_dict(nnx.state(config.build(rngs=nnx.Rngs(seed))))
 
