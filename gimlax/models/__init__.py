@@ -5,6 +5,15 @@ that `gimlax.trace` asks for.
 """
 
 from gimlax.models.adapters import from_linen, from_nnx, from_stateful_nnx
+from gimlax.models.bert import (
+    BERT_BASE,
+    BERT_LARGE,
+    MINILM_L6,
+    Bert,
+    BertConfig,
+    bert_apply,
+    embed_apply,
+)
 from gimlax.models.chat import ChatTemplate, load_chat_template
 from gimlax.models.decoder import (
     DecoderConfig,
@@ -31,26 +40,62 @@ from gimlax.models.llama import (
     llama_apply,
 )
 from gimlax.models.llama_gguf import iter_llama, llama_config, load_llama, open_gguf
+from gimlax.models.mamba import (
+    MAMBA_1_4B,
+    MAMBA_2_8B,
+    MAMBA_130M,
+    MAMBA_370M,
+    MAMBA_790M,
+    MambaConfig,
+)
+from gimlax.models.mamba2 import (
+    CODESTRAL_MAMBA_7B,
+    MAMBA2_1_3B,
+    MAMBA2_2_7B,
+    MAMBA2_130M,
+    MAMBA2_370M,
+    MAMBA2_780M,
+    Mamba2Config,
+)
 from gimlax.models.mixtral import MIXTRAL_8X7B, MIXTRAL_8X22B, Mixtral, MixtralConfig
 from gimlax.models.smollm2 import find_smollm2
+from gimlax.models.state_space import abstract_state, init_state, state_space_apply
 from gimlax.models.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
 __all__ = [
+    "BERT_BASE",
+    "BERT_LARGE",
+    "CODESTRAL_MAMBA_7B",
     "LLAMA3_8B",
     "LLAMA3_70B",
     "LLAMA31_8B",
     "LLAMA31_405B",
     "LLAMA32_1B",
     "LLAMA32_3B",
+    "MAMBA2_1_3B",
+    "MAMBA2_2_7B",
+    "MAMBA2_130M",
+    "MAMBA2_370M",
+    "MAMBA2_780M",
+    "MAMBA_1_4B",
+    "MAMBA_2_8B",
+    "MAMBA_130M",
+    "MAMBA_370M",
+    "MAMBA_790M",
+    "MINILM_L6",
     "MIXTRAL_8X7B",
     "MIXTRAL_8X22B",
     "SMOLLM2_135M",
+    "Bert",
+    "BertConfig",
     "ChatTemplate",
     "DecoderConfig",
     "Gguf",
     "Leaf",
     "Llama",
     "LlamaConfig",
+    "Mamba2Config",
+    "MambaConfig",
     "Mixtral",
     "MixtralConfig",
     "ModelFiles",
@@ -60,13 +105,17 @@ __all__ = [
     "Tokenizer",
     "abstract_cache",
     "abstract_params",
+    "abstract_state",
+    "bert_apply",
     "decoder_apply",
+    "embed_apply",
     "find_smollm2",
     "from_linen",
     "from_nnx",
     "from_stateful_nnx",
     "init_cache",
     "init_params",
+    "init_state",
     "iter_llama",
     "llama_apply",
     "llama_config",
@@ -78,4 +127,5 @@ __all__ = [
     "open_huggingface",
     "read_gguf",
     "read_leaves",
+    "state_space_apply",
 ]
