@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from gimlax.errors import SpecError
+from gimlax.models.bert_files import BERT
 from gimlax.models.checkpoint import read_checkpoint, read_json
 from gimlax.models.decoder import DType
 from gimlax.models.decoder_files import LLAMA, MIXTRAL
@@ -28,10 +29,13 @@ from gimlax.models.leaves import (
     read_tree,
     wanted_tensors,
 )
+from gimlax.models.state_space_files import MAMBA, MAMBA2
 
 __all__ = ["load_huggingface", "open_huggingface"]
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({"llama": LLAMA, "mixtral": MIXTRAL})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"bert": BERT, "llama": LLAMA, "mamba": MAMBA, "mamba2": MAMBA2, "mixtral": MIXTRAL}
+)
 
 
 def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") -> ModelFiles:
