@@ -79,6 +79,10 @@ install() {
 }
 install ${constraints:+-c "$constraints"} -e ".[$extras]"
 install --no-deps --require-hashes -r requirements/demo.txt
+for extra in ${extras//,/ }; do
+  unresolved="requirements/$extra.no-deps.txt"
+  if [ -f "$unresolved" ]; then install --no-deps --require-hashes -r "$unresolved"; fi
+done
 mkdir -p "$venv/.installed"
 digest >"$stamp"
 rm "$marker"

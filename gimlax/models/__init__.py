@@ -58,9 +58,11 @@ from gimlax.models.mamba2 import (
     Mamba2Config,
 )
 from gimlax.models.mixtral import MIXTRAL_8X7B, MIXTRAL_8X22B, Mixtral, MixtralConfig
+from gimlax.models.sentences import SentenceEncoder, find_minilm, load_sentence_encoder
 from gimlax.models.smollm2 import find_smollm2
 from gimlax.models.state_space import abstract_state, init_state, state_space_apply
 from gimlax.models.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
+from gimlax.models.wordpiece import WordPiece, load_wordpiece
 
 __all__ = [
     "BERT_BASE",
@@ -100,15 +102,18 @@ __all__ = [
     "MixtralConfig",
     "ModelFiles",
     "RopeScaling",
+    "SentenceEncoder",
     "StreamDecoder",
     "TensorInfo",
     "Tokenizer",
+    "WordPiece",
     "abstract_cache",
     "abstract_params",
     "abstract_state",
     "bert_apply",
     "decoder_apply",
     "embed_apply",
+    "find_minilm",
     "find_smollm2",
     "from_linen",
     "from_nnx",
@@ -122,7 +127,9 @@ __all__ = [
     "load_chat_template",
     "load_huggingface",
     "load_llama",
+    "load_sentence_encoder",
     "load_tokenizer",
+    "load_wordpiece",
     "open_gguf",
     "open_huggingface",
     "read_gguf",

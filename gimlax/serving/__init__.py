@@ -1,6 +1,7 @@
-"""Responses out of passes: generation of one sequence over whatever runs a model."""
+"""Responses out of passes: generation of one sequence, embeddings of many texts."""
 
 from gimlax.serving.agreement import Agreement, check, compare
+from gimlax.serving.embedding import EncoderModel, embed
 from gimlax.serving.generate import (
     Finish,
     Request,
@@ -10,6 +11,7 @@ from gimlax.serving.generate import (
     follow,
     generate,
 )
+from gimlax.serving.rows import Rows, write_jsonl, write_npy
 from gimlax.serving.runner import Runner, StepRunner, chunk_length, warm_up
 from gimlax.serving.sampling import Sampling, sample
 from gimlax.serving.summary import Summary
@@ -19,8 +21,10 @@ from gimlax.serving.usage import Busy, moved_bytes, shares
 __all__ = [
     "Agreement",
     "Busy",
+    "EncoderModel",
     "Finish",
     "Request",
+    "Rows",
     "Runner",
     "Sampling",
     "Statistics",
@@ -32,10 +36,13 @@ __all__ = [
     "check_fits",
     "chunk_length",
     "compare",
+    "embed",
     "follow",
     "generate",
     "moved_bytes",
     "sample",
     "shares",
     "warm_up",
+    "write_jsonl",
+    "write_npy",
 ]
