@@ -9,14 +9,14 @@ from typing import cast
 
 import console
 from absl import flags
-from workloads import MODELS, decoder_workload
+from workloads import MODELS, RECURRENT, decoder_workload, recurrent_workload
 
 import gimlax as gx
 from gimlax.devices import Calibration
 from gimlax.models.decoder import DType
 from gimlax.planning import check_known
 
-MODEL = flags.DEFINE_enum("model", "smollm2-135m", sorted(MODELS), "what to plan")
+MODEL = flags.DEFINE_enum("model", "smollm2-135m", sorted({*MODELS, *RECURRENT}), "what to plan")
 CLUSTER = flags.DEFINE_string("cluster", None, "TOML file with meshes and links", required=True)
 OBJECTIVE = flags.DEFINE_enum(
     "objective", "latency", ["latency", "throughput", "usd", "joules"], "what to plan for"
@@ -30,7 +30,7 @@ NEW_TOKENS = flags.DEFINE_integer(
 )
 BATCH = flags.DEFINE_integer("batch", 1, "sequences in one pass", lower_bound=1, upper_bound=MOST)
 CONTEXT = flags.DEFINE_integer(
-    "context", 2048, "positions of the cache", lower_bound=1, upper_bound=MOST
+    "context", 2048, "positions of the cache, where there is one", lower_bound=1, upper_bound=MOST
 )
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "of weights and arithmetic")
 STAGES = flags.DEFINE_integer(
@@ -59,13 +59,7 @@ def main(argv: list[str]) -> None:
     calibration = None if given is None else Calibration.load(given)
     cuts = None if CUTS.value is None else [int(cut) for cut in CUTS.value]
     chosen = gx.plan(
-        decoder_workload(
-            MODELS[MODEL.value].with_dtype(cast(DType, DTYPE.value)),
-            batch=BATCH.value,
-            prompt_tokens=PROMPT_TOKENS.value,
-            new_tokens=NEW_TOKENS.value,
-            context=CONTEXT.value,
-        ),
+        workload(),
         cluster,
         objective=objective,
         cuts=cuts if STAGES.value is None else STAGES.value,
@@ -78,6 +72,25 @@ def main(argv: list[str]) -> None:
     if JSON.value:
         chosen.save(Path(JSON.value))
         print(f"\nwritten to {JSON.value}")
+
+
+def workload() -> gx.Workload:
+    dtype, batch = cast(DType, DTYPE.value), BATCH.value
+    prompt_tokens, new_tokens = PROMPT_TOKENS.value, NEW_TOKENS.value
+    if MODEL.value in RECURRENT:
+        return recurrent_workload(
+            RECURRENT[MODEL.value].with_dtype(dtype),
+            batch=batch,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+        )
+    return decoder_workload(
+        MODELS[MODEL.value].with_dtype(dtype),
+        batch=batch,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        context=CONTEXT.value,
+    )
 
 
 if __name__ == "__main__":

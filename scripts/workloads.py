@@ -1,5 +1,8 @@
 """What the scripts plan and verify: language models from shapes alone, prefill and decode."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 
 import gimlax as gx
@@ -15,6 +18,20 @@ MODELS = {
     "llama3.1-405b": models.LLAMA31_405B,
     "mixtral-8x7b": models.MIXTRAL_8X7B,
     "mixtral-8x22b": models.MIXTRAL_8X22B,
+}
+
+RECURRENT = {
+    "mamba-130m": models.MAMBA_130M,
+    "mamba-370m": models.MAMBA_370M,
+    "mamba-790m": models.MAMBA_790M,
+    "mamba-1.4b": models.MAMBA_1_4B,
+    "mamba-2.8b": models.MAMBA_2_8B,
+    "mamba2-130m": models.MAMBA2_130M,
+    "mamba2-370m": models.MAMBA2_370M,
+    "mamba2-780m": models.MAMBA2_780M,
+    "mamba2-1.3b": models.MAMBA2_1_3B,
+    "mamba2-2.7b": models.MAMBA2_2_7B,
+    "codestral-mamba-7b": models.CODESTRAL_MAMBA_7B,
 }
 
 
@@ -38,12 +55,30 @@ def decoder_workload(
             f"a prompt of {prompt_tokens} and {new_tokens} new tokens do not fit the "
             f"context of {context}; raise --context or shorten them"
         )
+    apply, cache = models.decoder_apply(config), models.abstract_cache(config, batch, context)
+    return _workload(apply, config, cache, batch, prompt_tokens, new_tokens)
+
+
+def recurrent_workload(
+    config: models.StateSpaceConfig, *, batch: int, prompt_tokens: int, new_tokens: int
+) -> gx.Workload:
+    """Prefill and decode of a Mamba or Mamba-2, whose state has no length; see above."""
+    apply, state = models.state_space_apply(config), models.abstract_state(config, batch)
+    return _workload(apply, config, state, batch, prompt_tokens, new_tokens)
+
+
+def _workload(
+    apply: Callable[..., Any],
+    config: models.DecoderConfig | models.StateSpaceConfig,
+    cache: Any,
+    batch: int,
+    prompt_tokens: int,
+    new_tokens: int,
+) -> gx.Workload:
     params = models.abstract_params(config)
-    cache = models.abstract_cache(config, batch, context)
     position = jax.ShapeDtypeStruct((), "int32")
     prompt = jax.ShapeDtypeStruct((batch, prompt_tokens), "int32")
     token = jax.ShapeDtypeStruct((batch, 1), "int32")
-    apply = models.decoder_apply(config)
     prefill = gx.trace(apply, params, cache, prompt, position, position, carried={1: 1})
     decode = gx.trace(apply, params, cache, token, position, carried={1: 1})
     return gx.Workload(

@@ -60,7 +60,12 @@ from gimlax.models.mamba2 import (
 from gimlax.models.mixtral import MIXTRAL_8X7B, MIXTRAL_8X22B, Mixtral, MixtralConfig
 from gimlax.models.sentences import SentenceEncoder, find_minilm, load_sentence_encoder
 from gimlax.models.smollm2 import find_smollm2
-from gimlax.models.state_space import abstract_state, init_state, state_space_apply
+from gimlax.models.state_space import (
+    StateSpaceConfig,
+    abstract_state,
+    init_state,
+    state_space_apply,
+)
 from gimlax.models.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 from gimlax.models.wordpiece import WordPiece, load_wordpiece
 
@@ -103,6 +108,7 @@ __all__ = [
     "ModelFiles",
     "RopeScaling",
     "SentenceEncoder",
+    "StateSpaceConfig",
     "StreamDecoder",
     "TensorInfo",
     "Tokenizer",

@@ -40,6 +40,8 @@ class TextModel:
       cache: the `jax.ShapeDtypeStruct`s of the cache of one sequence; it starts as zeros.
       context: positions that the cache holds.
       chunk: tokens of one prefill pass.
+      recurrent: whether the cache is a state that no token may enter twice. A last chunk then
+        cannot start earlier where it would reach past the context, so chunks have to fill that.
     """
 
     apply: Callable[..., tuple[Any, Any]]
@@ -47,12 +49,18 @@ class TextModel:
     cache: Any
     context: int
     chunk: int
+    recurrent: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.chunk <= self.context:
             raise SpecError(
                 f"chunk is {self.chunk} tokens, but the context holds {self.context}; give a chunk "
                 f"from 1 to {self.context}"
+            )
+        if self.recurrent and self.context % self.chunk:
+            raise SpecError(
+                f"context is {self.context} tokens, no multiple of the chunk of {self.chunk}; a "
+                "recurrent state cannot take the tokens of a last chunk twice"
             )
 
     def workload(self, *, num_new_tokens: int = 64) -> Workload:

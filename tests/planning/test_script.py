@@ -47,6 +47,14 @@ def test_a_plan_for_hardware_that_is_not_there(tmp_path):
     assert str(saved) in done.stdout
 
 
+def test_a_plan_of_a_recurrent_model(tmp_path):
+    (tmp_path / "cluster.toml").write_text(CLUSTER)
+    flags = [f"--cluster={tmp_path}/cluster.toml", "--cuts=12", "--meshes=left,right"]
+    done = run(*flags, "--model=mamba2-130m")
+    assert done.returncode == 0, done.stderr
+    assert "embed .. layers.10" in done.stdout and "layers.11 .. head" in done.stdout
+
+
 def test_a_missing_cluster_file_is_one_line(tmp_path):
     done = run(f"--cluster={tmp_path}/none.toml")
     assert done.returncode == 2

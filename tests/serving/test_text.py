@@ -10,6 +10,7 @@ from gimlax import models
 from gimlax.errors import SpecError
 from gimlax.graph import Role
 from gimlax.serving import Request, TextModel, compare, generate
+from tests import specimens
 
 CONFIG = dataclasses.replace(
     models.SMOLLM2_135M,
@@ -54,6 +55,31 @@ def test_generation_equals_the_whole_sequence_at_once(model, num_prompt_tokens):
     logits, _ = jax.jit(model.apply)(model.params, cache, whole, np.int32(0))
     rows = np.asarray(logits)[0, num_prompt_tokens - 1 : -1]
     assert np.argmax(rows, axis=-1).tolist() == tokens
+
+
+@pytest.mark.parametrize("kind", specimens.LANGUAGE)
+@pytest.mark.parametrize("num_prompt_tokens", [1, 8, 9, 16])
+def test_a_recurrent_model_generates_what_the_whole_sequence_says(kind, num_prompt_tokens):
+    specimen = specimens.LANGUAGE[kind]()
+    state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), specimen.state
+    )
+    model = TextModel(
+        apply=specimen.apply,
+        params=specimen.params,
+        cache=state,
+        context=24,
+        chunk=8,
+        recurrent=True,
+    )
+    prompt = tuple(int(n) for n in np.random.default_rng(0).integers(0, 61, num_prompt_tokens))
+    tokens = [t.id for t in generate(model.uncut(), Request(prompt=prompt, max_tokens=5))]
+    whole = np.array([*prompt, *tokens], np.int32)[None]
+    logits, _ = jax.jit(model.apply)(model.params, model.new_cache(), whole, np.int32(0))
+    rows = np.asarray(logits)[0, num_prompt_tokens - 1 : -1]
+    assert np.argmax(rows, axis=-1).tolist() == tokens
+    with pytest.raises(SpecError, match="24 tokens, no multiple of the chunk of 7"):
+        dataclasses.replace(model, chunk=7)
 
 
 def test_phases_are_called_by_name(model):
