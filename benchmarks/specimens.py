@@ -30,7 +30,7 @@ class Specimen:
 
 def specimens() -> Iterator[Specimen]:
     """All cases of all models."""
-    yield from llamas()
+    yield from decoders()
     yield from perceptrons()
     yield from convolutional()
     yield from encoders()
@@ -44,8 +44,8 @@ def shape(*dims: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(dims, dtype)
 
 
-def llamas() -> Iterator[Specimen]:
-    """Three sizes of Llama in two dtypes, at several batch sizes, in prefill and in decode."""
+def decoders() -> Iterator[Specimen]:
+    """Llamas and a Mixtral in two dtypes, at several batch sizes, in prefill and in decode."""
     small = models.LlamaConfig(
         vocab_size=8192,
         width=384,
@@ -62,7 +62,19 @@ def llamas() -> Iterator[Specimen]:
     large = dataclasses.replace(
         small, width=1024, num_layers=3, num_heads=16, num_kv_heads=4, mlp_width=2816
     )
-    rows: tuple[tuple[str, models.LlamaConfig, DType, int, tuple[tuple[int, int], ...]], ...] = (
+    experts = models.MixtralConfig(
+        vocab_size=4096,
+        width=512,
+        num_layers=2,
+        num_heads=8,
+        num_kv_heads=4,
+        head_size=64,
+        mlp_width=1152,
+        max_context=1024,
+        num_experts=8,
+        num_chosen=2,
+    )
+    rows: tuple[tuple[str, models.DecoderConfig, DType, int, tuple[tuple[int, int], ...]], ...] = (
         ("llama 384", small, "float32", 256, ((1, 96), (4, 48), (2, 112), (8, 1), (1, 1), (40, 1))),
         (
             "llama 576",
@@ -86,6 +98,8 @@ def llamas() -> Iterator[Specimen]:
             ((1, 72), (2, 40), (1, 200), (1, 1), (5, 1), (12, 1)),
         ),
         ("llama 1024", large, "bfloat16", 256, ((3, 56), (1, 120), (1, 1), (9, 1), (20, 1))),
+        ("mixtral", experts, "float32", 256, ((1, 1), (6, 1), (1, 64), (1, 224), (3, 160))),
+        ("mixtral", experts, "bfloat16", 256, ((1, 1), (12, 1), (1, 144))),
     )
     for name, config, dtype, context, cases in rows:
         config = config.with_dtype(dtype)
@@ -93,7 +107,7 @@ def llamas() -> Iterator[Specimen]:
             yield Specimen(
                 family=name,
                 case=f"{dtype} batch {batch} x {length} tokens",
-                function=models.llama_apply(config),
+                function=models.decoder_apply(config),
                 args=(
                     models.abstract_params(config),
                     models.abstract_cache(config, batch, context),

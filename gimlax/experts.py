@@ -1,11 +1,12 @@
 """Layers of experts (Shazeer et al. 2017, Jiang et al. 2024): each row by the few that it chose.
 
 Three ways to the same numbers. `tiled` runs everywhere: rows are sorted by expert and go through in
-tiles of a fixed size, one expert a tile, so the work is that of the chosen experts and at most a
-quarter more. `ragged` gives the sorted rows to `jax.lax.ragged_dot`, which is one kernel where a
-backend has it, and everywhere else a product of all rows with all experts: 8 times the FLOPs of
-Mixtral's two of eight (JAX 0.10 on CPU and on platforms that it does not know). `part` is what one
-device does that holds some of the experts, or some of the width inside each: a part of the sum.
+tiles of a fixed size, one expert a tile, so the work is that of the chosen experts, and with many
+rows at most a quarter more. `ragged` gives the sorted rows to `jax.lax.ragged_dot`, which is one
+kernel where a backend has it, and everywhere else a product of all rows with all experts: 8 times
+the FLOPs of those that a row of Mixtral chose (JAX 0.10 on CPU and on
+platforms that it does not know). `part` is what one device does that holds some of the experts, or
+some of the width inside each: a part of the sum.
 
 The composite `gimlax.expert_layer` names the layer, with `tiled` inside; whoever runs a stage may
 put another way in its place. Weights are `[expert, out, in]`; dots accumulate in float32.
@@ -19,19 +20,24 @@ import jax.numpy as jnp
 __all__ = ["NAME", "expert_layer", "part", "ragged", "tile_rows", "tiled"]
 
 NAME = "gimlax.expert_layer"
-_MOST_ROWS = 128
-_FEWEST_NARROW_ROWS = 8  # of two bytes: matrix units and XLA on CPU have no fast path for fewer
+_FEWEST_ROWS = 4  # of an expert, for tiles of several
+_LEAST_TILE, _USUAL_ROWS, _MOST_ROWS = 8, 32, 128
 
 
 def tile_rows(num_rows: int, num_experts: int, itemsize: int) -> int:
-    """Rows of a tile: a power of two, so that tiles that are not full add a quarter at most.
+    """Rows of a tile, a power of two, for `num_rows` that are shared by all experts.
 
     Few rows make tiles of one: a decode step then reads the experts that were chosen, and computes
-    nothing else. Operands of two bytes have tiles of eight rows at least.
+    nothing else. From four rows an expert on a tile has eight to 32 rows, as weights take the time
+    and not FLOPs (2 and 4 rows take XLA on CPU longer than 8; one core, November 2026). From 124
+    rows an expert on, tiles that are not full add a quarter of the FLOPs at most. Operands of two
+    bytes always have eight rows.
     """
-    most = max(1, num_rows // (4 * num_experts) + 1)
-    rows = min(1 << (most.bit_length() - 1), _MOST_ROWS)
-    return max(rows, _FEWEST_NARROW_ROWS) if itemsize <= 2 else rows
+    each = num_rows // num_experts
+    if each < _FEWEST_ROWS and itemsize > 2:
+        return 1
+    wanted = max(min(each, _USUAL_ROWS), each // 4, 1)
+    return min(max(1 << (wanted.bit_length() - 1), _LEAST_TILE), _MOST_ROWS)
 
 
 def tiled(
@@ -63,7 +69,7 @@ def tiled(
 
     def expert(index: jax.Array, made: jax.Array) -> jax.Array:
         number = busy[index]
-        weights = [jax.lax.dynamic_index_in_dim(w, number, 0, False) for w in (gate, up, down)]
+        weights = [_weights_of(w, number) for w in (gate, up, down)]
 
         def tile(count: jax.Array, made: jax.Array) -> jax.Array:
             at = starts[number] + count * size
@@ -143,6 +149,17 @@ def _sorted(
     order = jnp.argsort(flat, stable=True)
     sizes = jnp.sum(flat[:, None] == jnp.arange(num_experts), axis=0, dtype=jnp.int32)
     return jnp.take(x, order // chosen.shape[1], axis=0), order, sizes
+
+
+def _weights_of(weights: jax.Array, number: jax.Array) -> jax.Array:
+    """Those of one expert.
+
+    XLA on CPU slices bfloat16 as float32, and would bring all experts to that before the loop, at
+    every call; behind a barrier it cannot (3 ms instead of 103 for one token, 8 experts of 1,024 x
+    2,048 on one core, November 2026).
+    """
+    weights, number = jax.lax.optimization_barrier((weights, number))
+    return jax.lax.dynamic_index_in_dim(weights, number, 0, keepdims=False)
 
 
 def _gated(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:

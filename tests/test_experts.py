@@ -83,12 +83,29 @@ def test_bfloat16_follows_float32():
 
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("num_experts", [1, 8, 64])
-def test_tiles_that_are_not_full_add_a_quarter_at_most(num_experts, itemsize):
-    for num_rows in range(1, 3000, 7):
+def test_tiles_that_are_not_full_add_a_quarter_at_most_where_there_are_many_rows(
+    num_experts, itemsize
+):
+    sizes = set()
+    for num_rows in range(1, 600 * num_experts, 7):
         size = experts.tile_rows(num_rows, num_experts, itemsize)
-        assert size & (size - 1) == 0
-        if size > 8 or itemsize == 4:
+        sizes.add(size)
+        if num_rows >= 124 * num_experts:
             assert num_experts * (size - 1) <= num_rows / 4
+        elif num_rows < 4 * num_experts:
+            assert size == (8 if itemsize == 2 else 1)
+    assert sizes == {8, 16, 32, 64, 128} | ({1} if itemsize == 4 else set())
+
+
+def test_bfloat16_is_not_made_float32_as_a_whole():
+    """XLA on CPU would do so with the weights of all experts, before the first of them is used."""
+    args = layer(2, 2, 8, 16, 24)
+    narrow = [jnp.asarray(a, jnp.bfloat16) if a.dtype == np.float32 else a for a in args]
+    narrow[1] = args[1]
+    text = compiled(experts.tiled, narrow).as_text()
+    loops = [line for line in text.splitlines() if " while(" in line]
+    assert any("bf16[8,24,16]" in line for line in loops)
+    assert not any("f32[8,24,16]" in line for line in loops)
 
 
 def compiled(way, args):

@@ -40,9 +40,9 @@ def expert_operations(
     num_choices = math.prod(shares.shape)
     here, inner, width = gate.shape
     rows = fullest(x.shape[0], min(shares.shape[1], here), num_choices, _num_experts(eqn) // here)
-    busy = here * (1 - (1 - min(1.0, rows / x.shape[0] / here)) ** x.shape[0])
     size = experts.tile_rows(num_choices, here, x.dtype.itemsize)
-    tiles = max(busy, rows / size + busy * (size - 1) / (2 * size))
+    share = min(1.0, rows / (here * x.shape[0]))  # of rows that choose one of these experts
+    busy, tiles = (here * tiles_of(x.shape[0], share, of) for of in (x.shape[0], size))
     dtype = str(x.dtype)
     itemsize = x.dtype.itemsize
 
@@ -109,6 +109,13 @@ def _num_experts(eqn: _jax.JaxprEqn) -> int:
     attributes = {name: leaves for name, leaves, _ in eqn.params["attributes"]}
     (number,) = attributes["num_experts"]
     return int(number)
+
+
+@functools.cache
+def tiles_of(num_rows: int, share: float, size: int) -> float:
+    """Tiles of an expert that each of `num_rows` chooses with probability `share`."""
+    before = np.arange(0, num_rows, size)  # a tile more wherever there are more rows than these
+    return float((1 - special.bdtr(before, num_rows, share)).sum())
 
 
 @functools.cache

@@ -142,23 +142,35 @@ def assert_close(found, expected):
     )
 
 
+SIZES = {
+    "vocab_size": 64,
+    "width": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "num_kv_heads": 4,
+    "head_size": 8,
+    "mlp_width": 64,
+    "max_context": 16,
+}
+
+
 def llama():
     """A Llama of two layers: a prompt of five tokens into an empty cache."""
-    config = models.LlamaConfig(
-        vocab_size=64,
-        width=32,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=4,
-        head_size=8,
-        mlp_width=64,
-        max_context=16,
-    )
+    return prompted(models.LlamaConfig(**SIZES))
+
+
+def mixtral():
+    """The same with two of four experts, and a window of three tokens."""
+    return prompted(models.MixtralConfig(**SIZES, num_experts=4, num_chosen=2, sliding_window=3))
+
+
+def prompted(config):
+    """A prompt of five tokens into the empty cache of a decoder."""
     params, cache = models.init_params(config), models.init_cache(config, 1, 16)
     tokens = np.arange(5, dtype=np.int32)[None] * 11 % 64
     params, cache = jax.tree.map(np.asarray, (params, cache))
     return Specimen(
-        fn=models.llama_apply(config), args=(params, cache, tokens, np.int32(0)), carried={1: 1}
+        fn=models.decoder_apply(config), args=(params, cache, tokens, np.int32(0)), carried={1: 1}
     )
 
 
@@ -168,7 +180,7 @@ def make(kind):
         return KINDS[kind]()
 
 
-KINDS = {"llama": llama, **zoo.ZOO}
+KINDS = {"llama": llama, "mixtral": mixtral, **zoo.ZOO}
 
 
 @pytest.hookimpl(trylast=True)

@@ -11,7 +11,14 @@ from gimlax.models import LlamaConfig, MixtralConfig, abstract_params, init_para
 from gimlax.models.decoder_files import LLAMA
 from gimlax.models.leaves import flat_shapes
 
-NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int32": "I32", "float64": "F64"}
+NAMES = {
+    "float32": "F32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int32": "I32",
+}
 
 
 def file_of(header: Any, data: bytes = b"", *, length: int | None = None) -> bytes:

@@ -75,6 +75,16 @@ def test_a_dtype_is_that_of_parameters_computation_and_cache(folder):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"])
+def test_weights_of_any_float_become_those_of_the_model(folder, kind):
+    narrow = {name: values.astype(kind) for name, values in tensors_of(TINY)[0].items()}
+    _, params = load_huggingface(folder(tensors=narrow))
+    expected = jax.tree.map(
+        lambda leaf: np.asarray(leaf).astype(kind).astype(np.float32), tensors_of(TINY)[1]
+    )
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
 def test_opening_reads_no_weights_and_a_leaf_gives_the_part_that_is_asked_for(sharded, monkeypatch):
     read = []
     whole = Safetensors.read

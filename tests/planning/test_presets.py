@@ -67,4 +67,5 @@ def test_a_preset_is_planned_for_a_mixed_cluster(name):
     assert plan.segments == found.names
     assert plan.gap >= 0
     split = [spec for of in plan.shardings for path, spec in of.specs if "['mlp']" in path]
-    assert any(axes for spec in split for axes in spec)
+    is_split = any(axes for spec in split for axes in spec)
+    assert is_split == (name != "SMOLLM2_135M")  # which is too small to gain by it
