@@ -118,7 +118,12 @@ class Pipeline:
                 if track in self._lanes:  # else another process does it
                     self._lanes[track].expect((job, task))
             ready = self._put([(job, task) for task in job.waits()])
-        self._go_on(ready)
+        try:
+            self._go_on(ready)
+        except BaseException:  # such as Ctrl-C: what is ready is done elsewhere
+            for lane in ready:
+                lane.calls.put(True)
+            raise
         return True
 
     def arrive(self, job: Job, index: int, arrays: Sequence[jax.Array]) -> None:
@@ -210,7 +215,7 @@ class Pipeline:
                     if more is None:
                         break
                     lanes += more
-            except BaseException as error:
+            except Exception as error:
                 self._broke(lane, error)
 
     def _take(self, lane: Lane, *, here: bool) -> Task | None:

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 
 from gimlax import _jax
-from gimlax.partition import partition_spec
+from gimlax.partition import Spec, partition_spec
 from gimlax.runtime.compilation import CompiledStage, Order, Progress, compile_orders
 from gimlax.runtime.exporting import ExportedStage, load_stage
 from gimlax.runtime.passes import CompiledPhase
 from gimlax.runtime.workers.laying import lay
 from gimlax.runtime.workers.orders import Orders, PhaseOrder, StageOrder
 
-__all__ = ["analyses", "build"]
+__all__ = ["analyses", "build", "run_once"]
 
 Config = tuple[tuple[str, Any], ...]
 
@@ -81,6 +81,45 @@ def analyses(phases: Sequence[CompiledPhase]) -> list[list[Any]]:
         for stage in phase.stages
         if stage is not None
     ]
+
+
+def run_once(
+    said: Mapping[str, Any], artifact: Any, given: Sequence[Any], mesh: jax.sharding.Mesh
+) -> list[jax.Array]:
+    """Compiles a stage that is in no orders, and runs it.
+
+    Args:
+        said: its description, platform, inputs, results and config, as they came in a message.
+        artifact: its StableHLO.
+        given: all its arguments, one after another.
+        mesh: where it runs.
+
+    Returns:
+        The state that it leaves and the values that it makes, one after another.
+    """
+    config = tuple((name, value) for name, value in said["config"])
+    stage = ExportedStage(
+        description=said["description"],
+        platform=said["platform"],
+        axes=tuple(zip(mesh.axis_names, mesh.axis_sizes, strict=True)),
+        artifact=bytes(artifact),
+        inputs=_as_specs(said["inputs"]),
+        results=_as_specs(said["results"]),
+        donates=False,
+        config=config,
+    )
+    with _jax.using_config(config):
+        lowered = load_stage(stage, mesh)
+        treedef = jax.tree.structure(lowered.args_info)
+        lying = [jax.sharding.NamedSharding(mesh, partition_spec(spec)) for spec in stage.inputs]
+        args, _ = jax.tree.unflatten(treedef, lay(given, lying))
+        updated, produced, _ = _jax.compile_lowered(lowered)(*args)
+    return jax.tree.leaves((updated, produced))
+
+
+def _as_specs(given: Sequence[Any]) -> tuple[Spec, ...]:
+    """Specs as they come in a message."""
+    return tuple(tuple(tuple(axes) for axes in spec) for spec in given)
 
 
 def _order(

@@ -14,9 +14,10 @@ from typing import Any
 
 import jax
 
-from gimlax.errors import BackendError, GimlaxError
+from gimlax.errors import BackendError, GimlaxError, SpecError
 from gimlax.fabric.linking import LOOPBACK
 from gimlax.runtime.workers.peers import Answer, Listener, Member, Peer
+from gimlax.runtime.workers.server import PROTOCOL
 from gimlax.runtime.workers.shares import join
 from gimlax.runtime.workers.wire import Message
 
@@ -38,6 +39,9 @@ class GroupPeer:
         self._when_lost: defaultdict[int, list[Callable[[Peer], None]]] = defaultdict(list)
         self._ending = False
         self._listeners: dict[int, Listener] = {}
+        self._owners: dict[int, int] = {}  # by deployment, the compilation that it is of
+        self._failed: set[int] = set()  # deployments of which a member has failed a pass
+        self._teller = 0  # who told last of what may end it
         self._done: defaultdict[tuple[int, ...], dict[int, Message]] = defaultdict(dict)
         for member in self._members:
             member.when_lost(self._one_is_lost)
@@ -55,9 +59,14 @@ class GroupPeer:
         self, kind: str, fields: Mapping[str, Any], arrays: Sequence[Any] = ()
     ) -> Future[Answer]:
         """The future of an answer; see `ask`."""
+        together: Future[Answer] = Future()
+        if kind == "prepare" and (other := self._others(fields)):
+            together.set_exception(other)
+            return together
+        if kind == "close":
+            self._owners.pop(fields["deployment"], None)
         if kind == "reset":
             self._forget(fields["deployment"])
-        together: Future[Answer] = Future()
         with self._order:
             futures = [member.begin(kind, fields, arrays) for member in self._members]
         rest = set(range(len(futures)))
@@ -72,8 +81,9 @@ class GroupPeer:
 
         for number, future in enumerate(futures):
             future.add_done_callback(lambda _, number=number: ended(number))
-        if kind == "reset":
-            self._expect(together)
+        if kind == "reset" and fields["deployment"] in self._failed:
+            self._failed.discard(fields["deployment"])
+            self._expect(futures)
         return together
 
     def tell(
@@ -113,7 +123,7 @@ class GroupPeer:
 
     def give_up(self, why: str) -> None:
         """Ends all processes and all that waits for them."""
-        self._members[0].give_up(why)
+        self._members[self._teller].give_up(why)
 
     def close(self) -> None:
         """See `Peer`."""
@@ -148,6 +158,14 @@ class GroupPeer:
         listener = self._listeners.get(fields["deployment"])
         if listener is None or (message.kind == "progress" and number):
             return
+        if message.kind == "failed":
+            self._failed.add(fields["deployment"])
+            threading.Thread(
+                target=self._confirm, args=(listener, message), name="gimlax confirm", daemon=True
+            ).start()
+            return
+        if message.kind == "hung":
+            self._teller = number
         if message.kind == "done":
             key = (fields["deployment"], *message.numbers)
             with self._lock:
@@ -162,6 +180,16 @@ class GroupPeer:
             numbers = message.numbers
             message = Message(kind="done", fields=fields, arrays=arrays, keys=keys, numbers=numbers)
         listener(message)
+
+    def _confirm(self, listener: Listener, message: Message) -> None:
+        """Passes on that a stage failed, unless it did because another process is no more.
+
+        Who computes with one that dies may hear of it before the controller does.
+        """
+        futures = [member.begin("hello", {"protocol": PROTOCOL}) for member in self._members]
+        wait(futures)
+        if not any(future.exception() for future in futures):
+            listener(message)
 
     def _forget(self, deployment: int) -> None:
         with self._lock:
@@ -185,17 +213,41 @@ class GroupPeer:
                         jax.numpy.asarray(arrays[index]), impl=generator
                     )
             together.set_result((fields, arrays))
-        except GimlaxError as error:
-            together.set_exception(error)
+        except Exception as error:  # such as no memory for all of an array
+            known = isinstance(error, GimlaxError)
+            together.set_exception(
+                error
+                if known
+                else BackendError(
+                    f"what the processes of worker {self.name!r} hold could not be put together:"
+                    f" {type(error).__name__}: {error}"
+                )
+            )
 
-    def _expect(self, together: Future[Answer]) -> None:
+    def _expect(self, futures: Sequence[Future[Answer]]) -> None:
         """Gives up if not all answer in time: they wait for one that has failed."""
 
         def late() -> None:
-            if not wait([together], _RESET_S).done:
-                self.give_up(f"did not come out of a stage within {_RESET_S:.0f} s of its failure")
+            _, silent = wait(futures, _RESET_S)
+            for member, future in zip(self._members, futures, strict=True):
+                if future in silent:
+                    member.give_up(
+                        f"did not come out of a stage within {_RESET_S:.0f} s of the failure of"
+                        " another process"
+                    )
 
         threading.Thread(target=late, name="gimlax reset", daemon=True).start()
+
+    def _others(self, fields: Mapping[str, Any]) -> SpecError | None:
+        """An error if another compilation is on it: only one has its passes in one order."""
+        if any(owner != fields["owner"] for owner in self._owners.values()):
+            return SpecError(
+                f"worker {self.name!r} of {len(self._members)} processes runs another compilation,"
+                " and they would not start the stages of both in one order; close that one first,"
+                " or compile all phases together as a gimlax.Workload"
+            )
+        self._owners[fields["deployment"]] = fields["owner"]
+        return None
 
 
 def join_up(name: str, members: Sequence[Member]) -> GroupPeer:

@@ -129,7 +129,13 @@ class Member:
             try:
                 self._control.send(to_wire(kind, fields, arrays, numbers))
             except OSError as error:
-                self.give_up(f"cannot be reached any more ({error})")
+                # Elsewhere: who tells may hold what those who hear of a loss want.
+                threading.Thread(
+                    target=self.give_up,
+                    args=(f"cannot be reached any more ({error})",),
+                    name="gimlax lost",
+                    daemon=True,
+                ).start()
 
     def listen(self, deployment: int, listener: Listener) -> None:
         """Calls `listener` with every message about a deployment, in the order of arrival."""

@@ -21,11 +21,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gimlax import _jax, devices
 from gimlax.devices import MeshSpec
 from gimlax.errors import BackendError, GimlaxError, InternalError
-from gimlax.partition import Spec, partition_spec
 from gimlax.records import from_json
 from gimlax.runtime.compilation import Progress
-from gimlax.runtime.exporting import ExportedStage, load_stage
-from gimlax.runtime.workers.building import analyses, build
+from gimlax.runtime.workers.building import analyses, build, run_once
 from gimlax.runtime.workers.connection import Connection, accept
 from gimlax.runtime.workers.files import read_filed
 from gimlax.runtime.workers.laying import lay
@@ -34,6 +32,7 @@ from gimlax.runtime.workers.possessions import Possessions
 from gimlax.runtime.workers.shares import share
 from gimlax.runtime.workers.site import Site
 from gimlax.runtime.workers.telling import PassOrder
+from gimlax.runtime.workers.turns import Turns
 from gimlax.runtime.workers.wire import Message, from_wire, to_wire
 
 __all__ = ["PROTOCOL", "serve"]
@@ -65,6 +64,7 @@ class _Worker:
         self._control: Connection | None = None
         self._member = 0  # which process of the worker this is
         self._is_one_of_several = False
+        self._turns = Turns(self._do)
         self._requests: Mapping[str, Callable[..., Any]] = {
             "hello": self._hello,
             "port": self._port,
@@ -133,26 +133,28 @@ class _Worker:
 
     def _obey(self, connection: Connection) -> None:
         while (message := connection.receive()) is not None:
-            if message.kind == "pass":
-                self._pass(message)
-            elif message.kind == "keep":
-                if (site := self._sites.get(message.fields["deployment"])) is not None:
-                    site.keep(message.fields["drop"], message.fields["placed"])
-            elif message.kind == "again":
-                # May wait for the link; of what has been closed meanwhile nothing is sent.
-                threading.Thread(
-                    target=self._again, args=(message.fields,), name="gimlax again", daemon=True
-                ).start()
-            elif message.kind in _LONG and not self._in_order(message.kind):
-                threading.Thread(
-                    target=self._answer, args=(message,), name="gimlax prepare", daemon=True
-                ).start()
-            else:
-                self._answer(message)
+            if not self._turns.holds(message):
+                self._do(message)
 
-    def _in_order(self, kind: str) -> bool:
-        """Whether nothing may overtake it: all processes of a worker compute in one order."""
-        return self._is_one_of_several and kind == "try"
+    def _do(self, message: Message) -> None:
+        if message.kind == "pass":
+            self._pass(message)
+        elif message.kind == "keep":
+            if (site := self._sites.get(message.fields["deployment"])) is not None:
+                site.keep(message.fields["drop"], message.fields["placed"])
+        elif message.kind == "again":
+            # May wait for the link; of what has been closed meanwhile nothing is sent.
+            threading.Thread(
+                target=self._again, args=(message.fields,), name="gimlax again", daemon=True
+            ).start()
+        elif message.kind == "try" and self._is_one_of_several:
+            self._turns.take(lambda: self._answer(message))
+        elif message.kind in _LONG:
+            threading.Thread(
+                target=self._answer, args=(message,), name="gimlax prepare", daemon=True
+            ).start()
+        else:
+            self._answer(message)
 
     def _again(self, fields: Mapping[str, Any]) -> None:
         site = self._sites.get(fields["deployment"])
@@ -164,6 +166,8 @@ class _Worker:
         try:
             self._sites[number].start(order, from_wire(message))
         except Exception as error:
+            if (site := self._sites.get(number)) is not None:
+                site.spoil(order.epoch)
             said = {"deployment": number, "error": type(error).__name__, "what": str(error)}
             self._tell("failed", said, numbers=(order.number, order.epoch))
 
@@ -277,7 +281,16 @@ class _Worker:
         mine = self._possessions[fields["owner"]]
         phases, num_compiled = build(orders, arrays, meshes, config, progress, mine.compiled)
         self._sites[number] = Site(
-            orders, phases, mine.arrays, meshes, config, tell, member=self._member
+            orders,
+            phases,
+            mine.arrays,
+            meshes,
+            config,
+            tell,
+            member=self._member,
+            busy_elsewhere=lambda: any(
+                site.is_busy for of, site in tuple(self._sites.items()) if of != number
+            ),
         )
         return {"num_compiled": num_compiled, "analyses": analyses(phases)}, ()
 
@@ -349,25 +362,7 @@ class _Worker:
         if self._is_one_of_several:
             for site in tuple(self._sites.values()):
                 site.drain()
-        mesh = self._meshes[fields["mesh"]]
-        config = tuple((name, value) for name, value in fields["config"])
-        stage = ExportedStage(
-            description=fields["description"],
-            platform=fields["platform"],
-            axes=tuple(zip(mesh.axis_names, mesh.axis_sizes, strict=True)),
-            artifact=bytes(artifact),
-            inputs=_as_specs(fields["inputs"]),
-            results=_as_specs(fields["results"]),
-            donates=False,
-            config=config,
-        )
-        with _jax.using_config(config):
-            lowered = load_stage(stage, mesh)
-            treedef = jax.tree.structure(lowered.args_info)
-            lying = [NamedSharding(mesh, partition_spec(spec)) for spec in stage.inputs]
-            args, _ = jax.tree.unflatten(treedef, lay(given, lying))
-            updated, produced, _ = _jax.compile_lowered(lowered)(*args)
-        return {}, jax.tree.leaves((updated, produced))
+        return {}, run_once(fields, artifact, given, self._meshes[fields["mesh"]])
 
     def _echo(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         """Puts arrays on a mesh and reads them back."""
@@ -393,8 +388,3 @@ class _Worker:
                 f"deployment {fields['deployment']} is not on this worker; please report it"
             )
         return site
-
-
-def _as_specs(given: Sequence[Any]) -> tuple[Spec, ...]:
-    """Specs as they come in a message."""
-    return tuple(tuple(tuple(axes) for axes in spec) for spec in given)

@@ -82,6 +82,7 @@ class Site:
         tell: Callable[..., None],
         *,
         member: int,
+        busy_elsewhere: Callable[[], bool],
     ) -> None:
         """Makes ready for passes.
 
@@ -93,6 +94,8 @@ class Site:
             config: JAX's configuration that everything was traced under.
             tell: sends a message (kind, fields, arrays) to the controller.
             member: which process of the worker this is.
+            busy_elsewhere: whether stages of another site are under way, which those of this one
+                may have to wait for.
         """
         self._meshes = meshes
         self._config = config
@@ -106,6 +109,8 @@ class Site:
         self._placed: dict[int, _Rows] = {}
         self._recording: Recording | None = None
         self._epoch = 0
+        self._is_spoiled = False
+        self._busy_elsewhere = busy_elsewhere
         self._live: dict[int, _Flight] = {}
         self._early: dict[int, dict[int, list[jax.Array]]] = defaultdict(dict)
         self._last = -1  # the pass that was started last
@@ -207,9 +212,11 @@ class Site:
         self._take_cells(work, order)
         outputs = self._orders.phases[order.phase].outputs if order.is_wanted else ()
         with self._lock:
-            if order.epoch != self._epoch:
+            if order.epoch != self._epoch or self._is_spoiled:
                 return
             if self._pipeline is None or self._pipeline.stopped:
+                if self._pipeline is not None and self._over_processes:
+                    return  # the other processes are still at the pass that failed
                 self._pipeline = self._new_pipeline()
             pipeline = self._pipeline
         work.number, work.epoch = number, order.epoch
@@ -266,15 +273,31 @@ class Site:
                         stalled += [(number, track) for track in set(flight.missing.values())]
             for number, track in stalled:
                 self.ports.ask_for(track, number)
-            if (pipeline := self._pipeline) is not None:
+            if (pipeline := self._pipeline) is not None and not self._busy_elsewhere():
                 at: Any = pipeline.under_way().items()
                 if hung := self._hangs.look({m: (of.job.work.number, of.stage) for m, of in at}):
                     self._tell("hung", {"what": hung})
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a stage is under way."""
+        pipeline = self._pipeline
+        return pipeline is not None and bool(pipeline.under_way())
+
+    def spoil(self, epoch: int) -> None:
+        """Notes that a pass of this epoch could not be started here.
+
+        Where other processes may have started it nothing more is, until the next epoch: stages of
+        different passes would take each other's values.
+        """
+        with self._lock:
+            self._is_spoiled = self._over_processes and epoch == self._epoch
 
     def reset(self, epoch: int) -> None:
         """Ends all passes that are under way: the controller has given them up."""
         with self._lock:
             self._epoch = epoch
+            self._is_spoiled = False
             pipeline, self._pipeline = self._pipeline, None
             self._live.clear()
             self._changed.notify_all()

@@ -181,6 +181,40 @@ def test_live_passes_over_two_processes_are_checked(workers):
         assert [check.ok for check in step.checks] == [True, True]
 
 
+def test_one_compilation_at_a_time_runs_on_a_group(workers):
+    with (
+        deployed(workers, ("slice", "other")),
+        pytest.raises(gx.SpecError, match="worker 'slice' of 2 processes runs another compilation"),
+    ):
+        deployed(workers, ("slice",))
+    with deployed(workers, ("slice",)) as step:  # the first one was closed
+        near(step(step.place(PARAMS), step.init(STATE), X)[0], expected(1)[0][0])
+
+
+def test_stages_are_probed_while_passes_are_under_way(workers):
+    outputs, _ = expected(6)
+    with deployed(workers, ("slice", "other", "slice")) as step:
+        params, state, futures = step.place(PARAMS), step.init(STATE), []
+        for number in range(6):
+            futures.append(step.submit(params, state, X + number))
+            (state,) = futures[-1].carried
+        assert gx.probe(step, PARAMS, STATE, X).ok
+        for future, wanted in zip(futures, outputs, strict=True):
+            near(future.result()[0], wanted)
+
+
+def test_what_cannot_be_put_together_is_an_error(workers, monkeypatch):
+    with deployed(workers, ("slice", "other")) as step:
+        state = step.init(STATE)
+
+        def no_memory(said):
+            raise MemoryError("0 bytes left")
+
+        monkeypatch.setattr("gimlax.runtime.workers.groups.join", no_memory)
+        with pytest.raises(gx.BackendError, match="could not be put together: MemoryError: 0 byt"):
+            state.read(state._tree.paths[0])
+
+
 def hurt(workers, member):
     """Kills a process of the mesh, and waits until it is noticed."""
     peer = workers.peers["slice"]
