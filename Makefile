@@ -15,7 +15,7 @@ SEED ?= 1
 # The suite in one process a core; empty for one process.
 WORKERS ?= -n logical
 # Long suites that call no JAX of their own, or hurt what others try: `make test` runs them, once is enough.
-ONCE := tests/faults tests/planning/groups tests/planning/solvers tests/planning/test_objectives.py
+ONCE := tests/faults tests/planning/groups tests/planning/solvers tests/planning/test_objectives.py tests/planning/test_presets.py
 OVERHEAD_FLAGS ?= --json=benchmarks/results/overhead.json
 PIPELINE_FLAGS ?= --json=benchmarks/results/pipeline.json
 FABRIC_FLAGS ?= --json=benchmarks/results/fabric.json
