@@ -109,7 +109,17 @@ def test_a_site_tells_of_what_its_pipeline_hangs_at(monkeypatch):
 
     running = SimpleNamespace(job=SimpleNamespace(work=SimpleNamespace(number=7)), stage=MINE)
     orders = Orders(phases=(), axes=(), owners=())
-    site = Site(orders, (), {}, {}, (), tell, member=0)
+    busy = [True, False]  # elsewhere at first: then nothing is counted
+    site = Site(
+        orders,
+        (),
+        {},
+        {},
+        (),
+        tell,
+        member=0,
+        busy_elsewhere=lambda: busy.pop(0) if len(busy) > 1 else busy[0],
+    )
     site._hangs = Hangs([Phase(None, MINE)], 1.0)
     site._hangs.came_through(0)
     site._pipeline = SimpleNamespace(under_way=lambda: {"gpu": running}, stop=lambda: None)
