@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ from gimlax.verification.verdicts import (
 __all__ = ["TIME_LIMIT_S", "verify"]
 
 TIME_LIMIT_S = 900.0  # of one stage; 32 layers of a Llama on 4 TPUs take about two minutes
+_HEEDING_S = 0.5
 _NOT_CHECKED = (
     "weights: none were used, so files that are missing or of another shape show only when placed",
     "numerics: nothing ran, so no output was compared with a reference",
@@ -221,12 +222,16 @@ def _compile_all(
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "gimlax verify") as pool:
         try:
             futures = {pool.submit(compiled, order): order for order in reversed(distinct.values())}
-            for future in as_completed(futures):
-                order = futures[future]
-                answers[order.key] = future.result()
-                if progress is not None:
-                    said = Progress(done=len(answers), total=len(distinct), what=order.description)
-                    progress(said)
+            left = set(futures)
+            while left:
+                # A wait without an end can miss Ctrl-C that comes just as it begins.
+                done, left = wait(left, _HEEDING_S, FIRST_COMPLETED)
+                for future in done:
+                    order = futures[future]
+                    answers[order.key] = future.result()
+                    if progress is not None:
+                        what = order.description
+                        progress(Progress(done=len(answers), total=len(distinct), what=what))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             children.close()
