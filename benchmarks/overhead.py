@@ -17,9 +17,9 @@ Genoa, 2 cores, November 2026): a stage of a stream took 314 µs with four worke
 processors such a stage took 330 to 370 µs, 212 to 219 in that turn: with four workers 78 in the
 caller, and in each worker about 75 to hear of the pass and 150 to receive a value, run the stage
 and send. With everything in the caches those cost a fifth of that (a message 8 to 10 µs to send or
-to receive, a stage 4, a value onto its device 4), so what costs is mostly that five processes take
-turns on two cores; fewer lines of Python help, fewer switches no more: two threads of a worker
-wake for a pass.
+to receive, a stage 4, a value onto its device 4), so it may be the turns that
+five processes take on two cores that cost, which was not measured by itself. Two threads of a
+worker wake for a pass. None of this was measured on a quiet machine.
 """
 
 import contextlib

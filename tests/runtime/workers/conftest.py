@@ -1,13 +1,19 @@
 """Two worker processes with their own XLA flags, and one with a backend of another library."""
 
+import os
+import signal
+import threading
+
 import pytest
 
 import gimlax as gx
 from gimlax.devices import Link, MeshSpec, WorkerSpec
 from gimlax.graph import Chain, Traced, chain
 from gimlax.runtime.compiling import compile
+from gimlax.runtime.workers.server import PROTOCOL
 from tests.runtime.conftest import spread_cuts
 
+LIMIT_S = 60
 TWO_DEVICES = "--xla_force_host_platform_device_count=2"
 
 
@@ -59,3 +65,32 @@ def compile_on(workers, workload, placement, cuts=None, **settings):
         workers=workers,
         **settings,
     )
+
+
+@pytest.fixture(scope="module")
+def shared():
+    names = ("one", "two", "three")
+    cluster = cluster_of(*(WorkerSpec(name=name, platforms="cpu") for name in names))
+    with gx.start_workers(cluster) as workers:
+        yield workers
+
+
+@pytest.fixture
+def crew(shared):
+    """Three workers; those that a test has lost are started again for the next."""
+    for name in shared.lost:
+        shared.start_again(name)
+    return shared
+
+
+def pid_of(workers, name):
+    return workers.peers[name].ask("hello", {"protocol": PROTOCOL})[0]["pid"]
+
+
+def hurt(workers, name, how=signal.SIGKILL):
+    """Sends a signal to a worker, and waits until it is noticed."""
+    peer = workers.peers[name]
+    os.kill(pid_of(workers, name), how)
+    noticed = threading.Event()
+    peer.when_lost(lambda _: noticed.set())
+    assert noticed.wait(LIMIT_S)

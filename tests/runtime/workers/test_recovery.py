@@ -2,51 +2,19 @@
 
 import os
 import signal
-import threading
 
 import jax
 import numpy as np
 import pytest
 
 import gimlax as gx
-from gimlax.devices import WorkerSpec
 from gimlax.graph import trace
 from gimlax.runtime.compiling import compile
-from gimlax.runtime.workers.server import PROTOCOL
 from tests import zoo
 from tests.runtime.conftest import gimlax_threads, trace_specimen
-from tests.runtime.workers.conftest import cluster_of, compile_on
+from tests.runtime.workers.conftest import compile_on, hurt, pid_of
 
 LIMIT_S = 60
-
-
-@pytest.fixture(scope="module")
-def shared():
-    names = ("one", "two", "three")
-    cluster = cluster_of(*(WorkerSpec(name=name, platforms="cpu") for name in names))
-    with gx.start_workers(cluster) as workers:
-        yield workers
-
-
-@pytest.fixture
-def crew(shared):
-    """Three workers; those that a test has lost are started again for the next."""
-    for name in shared.lost:
-        shared.start_again(name)
-    return shared
-
-
-def pid_of(workers, name):
-    return workers.peers[name].ask("hello", {"protocol": PROTOCOL})[0]["pid"]
-
-
-def hurt(workers, name, how=signal.SIGKILL):
-    """Sends a signal to a worker, and waits until it is noticed."""
-    peer = workers.peers[name]
-    os.kill(pid_of(workers, name), how)
-    noticed = threading.Event()
-    peer.when_lost(lambda _: noticed.set())
-    assert noticed.wait(LIMIT_S)
 
 
 class Stream:

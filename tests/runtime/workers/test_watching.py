@@ -2,8 +2,6 @@
 
 import dataclasses
 import gc
-import os
-import signal
 import threading
 from concurrent.futures import wait
 
@@ -13,15 +11,13 @@ import numpy as np
 import pytest
 
 import gimlax as gx
-from gimlax.devices import WorkerSpec
 from gimlax.graph import Workload, chain, trace
 from gimlax.runtime import exporting
 from gimlax.runtime.workers.footing import Footing
-from gimlax.runtime.workers.server import PROTOCOL
 from gimlax.runtime.workers.tapped import RemoteTap
 from tests import zoo
 from tests.runtime.conftest import trace_specimen
-from tests.runtime.workers.conftest import cluster_of, compile_on
+from tests.runtime.workers.conftest import compile_on, hurt
 
 LIMIT_S = 60
 
@@ -275,31 +271,6 @@ def test_a_pass_that_is_under_way_at_the_end_is_checked(workers, monkeypatch):
     assert [check.number for check in step.checks] == [1]
 
 
-@pytest.fixture(scope="module")
-def shared():
-    names = ("one", "two", "three")
-    cluster = cluster_of(*(WorkerSpec(name=name, platforms="cpu") for name in names))
-    with gx.start_workers(cluster) as workers:
-        yield workers
-
-
-@pytest.fixture
-def crew(shared):
-    """Three workers; those that a test has lost are started again for the next."""
-    for name in shared.lost:
-        shared.start_again(name)
-    return shared
-
-
-def kill(workers, name):
-    """Kills a worker, and waits until it is noticed."""
-    peer = workers.peers[name]
-    os.kill(peer.ask("hello", {"protocol": PROTOCOL})[0]["pid"], signal.SIGKILL)
-    noticed = threading.Event()
-    peer.when_lost(lambda _: noticed.set())
-    assert noticed.wait(LIMIT_S)
-
-
 @pytest.mark.filterwarnings("ignore:worker .* is lost")
 def test_a_pass_that_is_tried_again_is_checked_once(crew):
     specimen = zoo.recurrent()
@@ -311,7 +282,7 @@ def test_a_pass_that_is_tried_again_is_checked_once(crew):
         for i in range(9):
             if i in (3, 6):
                 # All that were submitted are under way or done; some will be started anew.
-                kill(crew, ("one", "two", "three")[i // 3])
+                hurt(crew, ("one", "two", "three")[i // 3])
             futures.append(step.submit(placed, state, x))
             (state,) = futures[-1].carried
         expected = first
@@ -344,7 +315,7 @@ def test_a_tap_that_died_with_a_worker_is_said_to_be_gone(crew, monkeypatch):
         placed = step.place(PARAMS)
         expected = step(placed, X)
         assert asking.wait(LIMIT_S)
-        kill(crew, "two")
+        hurt(crew, "two")
         np.testing.assert_array_equal(step(placed, X), expected)
         lost.set()
         said = r"pass 1 could not be checked: .*the workload moved: worker 'two' is lost"
