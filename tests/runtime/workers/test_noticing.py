@@ -135,12 +135,15 @@ def test_an_interrupted_wait_leaves_the_pass_to_end_once(workers):
 
 
 CONTROLLER = """
-    import json, os, sys
+    import json, os, signal, sys
     import numpy as np, jax.numpy as jnp
     import gimlax as gx
     from gimlax.devices import WorkerSpec
     from tests.runtime.workers.conftest import cluster_of, compile_on
     from gimlax.graph import trace
+
+    # The background job of a shell ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def layers(params, x):
         for w in params:
