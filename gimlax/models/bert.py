@@ -10,15 +10,16 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from gimlax.errors import SpecError
-from gimlax.models.composites import project
+from gimlax.models.composites import bidirectional_attention, mlp
 from gimlax.models.decoder import DType, Params, weight
+from gimlax.models.layers import Dense, LayerNorm, head_faults, size_faults
 
 Pooling = Literal["mean", "cls"]
 
@@ -44,16 +45,7 @@ class BertConfig:
     compute_dtype: DType = "float32"
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{field.name} is {getattr(self, field.name)}; give a positive number"
-            for field in dataclasses.fields(self)
-            if field.type in (int, float) and not 0 < getattr(self, field.name) < float("inf")
-        ]
-        if self.num_heads > 0 and self.width % self.num_heads:
-            faults.append(
-                f"width is {self.width}, no multiple of num_heads {self.num_heads}; "
-                "heads divide the width between them"
-            )
+        faults = size_faults(self) + head_faults(self.width, self.num_heads)
         if faults:
             raise SpecError("BertConfig: " + "; ".join(faults))
 
@@ -71,86 +63,10 @@ BERT_LARGE = BertConfig(vocab_size=30522, width=1024, num_layers=24, num_heads=1
 MINILM_L6 = BertConfig(vocab_size=30522, width=384, num_layers=6, num_heads=12, mlp_width=1536)
 
 
-@functools.partial(jax.lax.composite, name="gimlax.layer_norm", version=1)
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float) -> jax.Array:
-    """Ba et al. 2016, in float32: `x [..., width]`, `scale` and `bias` [width] -> like `x`."""
-    wide = x.astype(jnp.float32)
-    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
-    normed = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + eps)
-    return (normed * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
-
-
-@functools.partial(jax.lax.composite, name="gimlax.bidirectional_attention", version=1)
-def bidirectional_attention(
-    query: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array
-) -> jax.Array:
-    """Attention of every token to every token that is there.
-
-    Args:
-      query, keys, values: [batch, token, head, size].
-      mask: [batch, token], 0 for padding; what a row without any token says means nothing, but it
-        is finite.
-
-    Returns:
-      [batch, token, head * size] in the dtype of `query`.
-    """
-    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    scores = dot("btnd,bsnd->bnts", query, keys) * query.shape[-1] ** -0.5
-    lowest = jnp.finfo(jnp.float32).min
-    scores = jnp.where((mask != 0)[:, None, None, :], scores, lowest)
-    shares = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-    mixed = dot("bnts,bsnd->btnd", shares, values)
-    return mixed.reshape(*query.shape[:2], -1).astype(query.dtype)
-
-
-@functools.partial(jax.lax.composite, name="gimlax.mlp", version=1)
-def mlp(
-    x: jax.Array, up: jax.Array, up_bias: jax.Array, down: jax.Array, down_bias: jax.Array
-) -> jax.Array:
-    """GELU (Hendrycks and Gimpel 2016, by erf) between two projections: `x [..., width]`."""
-    wide = project(x, up) + up_bias.astype(jnp.float32)
-    hidden = jax.nn.gelu(wide, approximate=False).astype(x.dtype)
-    return (project(hidden, down) + down_bias.astype(jnp.float32)).astype(x.dtype)
-
-
 def mean_pooled(hidden: jax.Array, mask: jax.Array) -> jax.Array:
     """The mean of the tokens that are there: `hidden [batch, token, width]` -> [batch, width]."""
     there = (mask != 0)[..., None].astype(jnp.float32)
     return (hidden * there).sum(axis=1) / jnp.maximum(there.sum(axis=1), 1)
-
-
-class Dense(nnx.Module):
-    """A projection with a bias."""
-
-    def __init__(self, config: BertConfig, width: int, out: int, *, rngs: nnx.Rngs | None) -> None:
-        make = jax.ShapeDtypeStruct if rngs is None else jnp.zeros
-        self.weight = weight(rngs, config.param_dtype, out, width)
-        self.bias = nnx.Param(make((out,), config.param_dtype))
-
-    def cast(self, dtype: Any) -> tuple[jax.Array, jax.Array]:
-        """Weight and bias, for computation in `dtype`."""
-        return self.weight[...].astype(dtype), self.bias[...]
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        matrix, bias = self.cast(x.dtype)
-        return (project(x, matrix) + bias.astype(jnp.float32)).astype(x.dtype)
-
-
-class LayerNorm(nnx.Module):
-    """A learned scale and shift, ones and zeros at the start."""
-
-    def __init__(self, config: BertConfig, *, rngs: nnx.Rngs | None) -> None:
-        shape = (config.width,)
-        self.eps = config.norm_eps
-        if rngs is None:
-            shapes = jax.ShapeDtypeStruct(shape, config.param_dtype)
-            self.scale, self.bias = nnx.Param(shapes), nnx.Param(shapes)
-        else:
-            self.scale = nnx.Param(jnp.ones(shape, config.param_dtype))
-            self.bias = nnx.Param(jnp.zeros(shape, config.param_dtype))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return layer_norm(x, self.scale[...], self.bias[...], eps=self.eps)
 
 
 class Layer(nnx.Module):
@@ -158,12 +74,13 @@ class Layer(nnx.Module):
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs | None) -> None:
         self.num_heads = config.num_heads
-        square = functools.partial(Dense, config, config.width, config.width, rngs=rngs)
+        dtype, width, eps = config.param_dtype, config.width, config.norm_eps
+        square = functools.partial(Dense, dtype, width, width, rngs=rngs)
         self.query, self.key, self.value, self.output = square(), square(), square(), square()
-        self.attention_norm = LayerNorm(config, rngs=rngs)
-        self.up = Dense(config, config.width, config.mlp_width, rngs=rngs)
-        self.down = Dense(config, config.mlp_width, config.width, rngs=rngs)
-        self.mlp_norm = LayerNorm(config, rngs=rngs)
+        self.attention_norm = LayerNorm(dtype, width, eps, rngs=rngs)
+        self.up = Dense(dtype, width, config.mlp_width, rngs=rngs)
+        self.down = Dense(dtype, config.mlp_width, width, rngs=rngs)
+        self.mlp_norm = LayerNorm(dtype, width, eps, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         def heads(rows: jax.Array) -> jax.Array:  # [batch, token, head, size]
@@ -183,14 +100,15 @@ class Bert(nnx.Module):
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs | None) -> None:
         self.config = config
-        table = functools.partial(weight, rngs, config.param_dtype)
+        dtype, width = config.param_dtype, config.width
+        table = functools.partial(weight, rngs, dtype)
         self.embed = table(config.vocab_size, config.width)
         self.positions = table(config.max_context, config.width)
         self.types = table(config.num_types, config.width)
-        self.embed_norm = LayerNorm(config, rngs=rngs)
+        self.embed_norm = LayerNorm(dtype, width, config.norm_eps, rngs=rngs)
         self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_layers)])
         if config.pooler:
-            self.pooler = Dense(config, config.width, config.width, rngs=rngs)
+            self.pooler = Dense(dtype, width, width, rngs=rngs)
 
     def __call__(
         self, tokens: jax.Array, mask: jax.Array, types: jax.Array | None = None

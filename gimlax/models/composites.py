@@ -1,13 +1,16 @@
-"""The operations that our decoders are made of, named for compilers and cost models.
+"""The operations that our models are made of, named for compilers and cost models.
 
 Each is a `jax.lax.composite` (`gimlax.rms_norm`, `gimlax.rotary`, `gimlax.cache_update`,
-`gimlax.attention`, `gimlax.gated_mlp`); whoever does not know the names sees the plain operations
-inside. Weights are `[out, in]`, as checkpoint files store them, so reading a file transposes
-nothing. Dots accumulate in float32 whatever the dtype of their operands.
+`gimlax.attention`, `gimlax.gated_mlp`; of encoders `gimlax.layer_norm`, `gimlax.modulated_norm`,
+`gimlax.bidirectional_attention`, `gimlax.mlp`); whoever does not know the names sees the plain
+operations inside. Weights are `[out, in]`, as checkpoint files store them, so reading a file
+transposes nothing. Dots accumulate in float32 whatever the dtype of their operands.
 """
 
 import functools
 import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -136,3 +139,86 @@ def gated_mlp(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> 
     """SwiGLU (Shazeer 2020): `x [..., width]`; `gate`, `up` [mlp, width]; `down` [width, mlp]."""
     hidden = jax.nn.silu(project(x, gate)) * project(x, up)
     return project(hidden.astype(x.dtype), down).astype(x.dtype)
+
+
+@functools.partial(jax.lax.composite, name="gimlax.layer_norm", version=1)
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float) -> jax.Array:
+    """Ba et al. 2016, in float32: `x [..., width]`, `scale` and `bias` [width] -> like `x`."""
+    normed = centred_norm(x, eps)
+    return (normed * scale.astype(jnp.float32) + bias.astype(jnp.float32)).astype(x.dtype)
+
+
+@functools.partial(jax.lax.composite, name="gimlax.modulated_norm", version=1)
+def modulated_norm(x: jax.Array, scale: jax.Array, shift: jax.Array, *, eps: float) -> jax.Array:
+    """A layer norm whose scale and shift come from elsewhere (Peebles and Xie 2022, adaLN).
+
+    `x [batch, token, width]`; `scale`, which is counted from 1, and `shift` [batch, 1, width].
+    """
+    normed = centred_norm(x, eps)
+    return (normed * (1 + scale.astype(jnp.float32)) + shift.astype(jnp.float32)).astype(x.dtype)
+
+
+def centred_norm(x: jax.Array, eps: float) -> jax.Array:
+    """`x [..., width]` with mean 0 and variance 1 along its last dim, in float32."""
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + eps)
+
+
+@functools.partial(jax.lax.composite, name="gimlax.bidirectional_attention", version=1)
+def bidirectional_attention(
+    query: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+    """Attention of every token to every token that is there.
+
+    Args:
+      query, keys, values: [batch, token, head, size].
+      mask: [batch, token], 0 for padding; what a row without any token says means nothing, but it
+        is finite. All are there where it is left out.
+
+    Returns:
+      [batch, token, head * size] in the dtype of `query`.
+    """
+    scores = attention_scores(query, keys) * query.shape[-1] ** -0.5
+    if mask is not None:
+        lowest = jnp.finfo(jnp.float32).min
+        scores = jnp.where((mask != 0)[:, None, None, :], scores, lowest)
+    return mixed_values(scores, values)
+
+
+def attention_scores(query: jax.Array, keys: jax.Array) -> jax.Array:
+    """Products of all pairs: two [batch, token, head, size] -> float32 [batch, head, token,
+    token]."""
+    return jnp.einsum("btnd,bsnd->bnts", query, keys, preferred_element_type=jnp.float32)
+
+
+def mixed_values(scores: jax.Array, values: jax.Array) -> jax.Array:
+    """Values in the shares that scores give them: [batch, token, head * size] like `values`."""
+    shares = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    mixed = jnp.einsum("bnts,bsnd->btnd", shares, values, preferred_element_type=jnp.float32)
+    return mixed.reshape(*mixed.shape[:2], -1).astype(values.dtype)
+
+
+@functools.partial(jax.lax.composite, name="gimlax.mlp", version=1)
+def mlp(
+    x: jax.Array,
+    up: jax.Array,
+    up_bias: jax.Array,
+    down: jax.Array,
+    down_bias: jax.Array,
+    *,
+    activation: str = "gelu",
+) -> jax.Array:
+    """An activation (a key of `ACTIVATIONS`) between two projections: `x [..., width]`."""
+    wide = project(x, up) + up_bias.astype(jnp.float32)
+    hidden = ACTIVATIONS[activation](wide).astype(x.dtype)
+    return (project(hidden, down) + down_bias.astype(jnp.float32)).astype(x.dtype)
+
+
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
+    {  # GELU is that of Hendrycks and Gimpel 2016, in three forms
+        "gelu": functools.partial(jax.nn.gelu, approximate=False),
+        "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+        "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    }
+)
