@@ -15,6 +15,7 @@ from gimlax.models.bert import (
     embed_apply,
 )
 from gimlax.models.chat import ChatTemplate, load_chat_template
+from gimlax.models.clip import CLIP_G, CLIP_L, ClipConfig, clip_apply
 from gimlax.models.decoder import (
     DecoderConfig,
     abstract_cache,
@@ -23,6 +24,7 @@ from gimlax.models.decoder import (
     init_cache,
     init_params,
 )
+from gimlax.models.flow_matching import FlowMatching
 from gimlax.models.gguf import Gguf, TensorInfo, read_gguf
 from gimlax.models.huggingface import load_huggingface, open_huggingface
 from gimlax.models.leaves import Leaf, ModelFiles, read_leaves
@@ -58,6 +60,13 @@ from gimlax.models.mamba2 import (
     Mamba2Config,
 )
 from gimlax.models.mixtral import MIXTRAL_8X7B, MIXTRAL_8X22B, Mixtral, MixtralConfig
+from gimlax.models.mmdit import (
+    SD3_MEDIUM,
+    SD35_LARGE,
+    SD35_MEDIUM,
+    MMDiTConfig,
+    mmdit_apply,
+)
 from gimlax.models.sentences import SentenceEncoder, find_minilm, load_sentence_encoder
 from gimlax.models.smollm2 import find_smollm2
 from gimlax.models.state_space import (
@@ -66,12 +75,16 @@ from gimlax.models.state_space import (
     init_state,
     state_space_apply,
 )
+from gimlax.models.t5 import T5_XXL, T5Config, t5_apply
 from gimlax.models.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
+from gimlax.models.vae import SD3_VAE, VaeConfig, vae_apply
 from gimlax.models.wordpiece import WordPiece, load_wordpiece
 
 __all__ = [
     "BERT_BASE",
     "BERT_LARGE",
+    "CLIP_G",
+    "CLIP_L",
     "CODESTRAL_MAMBA_7B",
     "LLAMA3_8B",
     "LLAMA3_70B",
@@ -92,15 +105,23 @@ __all__ = [
     "MINILM_L6",
     "MIXTRAL_8X7B",
     "MIXTRAL_8X22B",
+    "SD3_MEDIUM",
+    "SD3_VAE",
+    "SD35_LARGE",
+    "SD35_MEDIUM",
     "SMOLLM2_135M",
+    "T5_XXL",
     "Bert",
     "BertConfig",
     "ChatTemplate",
+    "ClipConfig",
     "DecoderConfig",
+    "FlowMatching",
     "Gguf",
     "Leaf",
     "Llama",
     "LlamaConfig",
+    "MMDiTConfig",
     "Mamba2Config",
     "MambaConfig",
     "Mixtral",
@@ -110,13 +131,16 @@ __all__ = [
     "SentenceEncoder",
     "StateSpaceConfig",
     "StreamDecoder",
+    "T5Config",
     "TensorInfo",
     "Tokenizer",
+    "VaeConfig",
     "WordPiece",
     "abstract_cache",
     "abstract_params",
     "abstract_state",
     "bert_apply",
+    "clip_apply",
     "decoder_apply",
     "embed_apply",
     "find_minilm",
@@ -136,9 +160,12 @@ __all__ = [
     "load_sentence_encoder",
     "load_tokenizer",
     "load_wordpiece",
+    "mmdit_apply",
     "open_gguf",
     "open_huggingface",
     "read_gguf",
     "read_leaves",
     "state_space_apply",
+    "t5_apply",
+    "vae_apply",
 ]

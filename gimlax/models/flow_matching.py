@@ -7,6 +7,7 @@ Shifted sigmas stay longer where there is much noise, as images of many pixels n
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,15 +38,15 @@ class FlowMatching:
         """
         if num_steps < 1:
             raise SpecError(f"steps are {num_steps}; give 1 or more")
-        lowest = float(np.float32(self._shifted(1 / self.num_times)))
-        even = np.linspace(1.0, lowest, num_steps)
+        lowest = float(self._shifted(np.float32(1) / np.float32(self.num_times)))
+        even = np.linspace(self.num_times, lowest * self.num_times, num_steps) / self.num_times
         return np.append(self._shifted(even), 0).astype(np.float32)
 
     def times(self, sigmas: np.ndarray) -> np.ndarray:
         """What the model is told of each step. # float32 [num_steps]"""
         return sigmas[:-1] * np.float32(self.num_times)
 
-    def _shifted(self, sigma: "float | np.ndarray") -> "float | np.ndarray":
+    def _shifted(self, sigma: Any) -> Any:
         return self.shift * sigma / (1 + (self.shift - 1) * sigma)
 
 

@@ -29,12 +29,23 @@ from gimlax.models.leaves import (
     read_tree,
     wanted_tensors,
 )
+from gimlax.models.stable_diffusion_files import CLIP, MMDIT, T5, VAE
 from gimlax.models.state_space_files import MAMBA, MAMBA2
 
 __all__ = ["load_huggingface", "open_huggingface"]
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"bert": BERT, "llama": LLAMA, "mamba": MAMBA, "mamba2": MAMBA2, "mixtral": MIXTRAL}
+    {
+        "bert": BERT,
+        "clip_text_model": CLIP,
+        "llama": LLAMA,
+        "mamba": MAMBA,
+        "mamba2": MAMBA2,
+        "mixtral": MIXTRAL,
+        "t5": T5,
+        "AutoencoderKL": VAE,
+        "SD3Transformer2DModel": MMDIT,
+    }
 )
 
 
@@ -48,7 +59,7 @@ def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") 
     path = Path(path)
     file = path / "config.json"
     reader = Reader(file, read_json(file, "config"))
-    kind = reader.get("model_type", str)
+    kind = reader.get("model_type", str, reader.values.get("_class_name"))  # the latter: diffusers
     if kind not in FAMILIES:
         reader.fail(
             f"it is a model of type {kind[:80]!r}, which is not supported; supported are"

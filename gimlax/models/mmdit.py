@@ -207,7 +207,7 @@ class MMDiT(nnx.Module):
         dtype, width, patch = config.param_dtype, config.width, config.patch
         self.patch = weight(rngs, dtype, width, config.channels, patch, patch)
         self.patch_bias = filled(rngs, dtype, width)
-        self.positions = weight(rngs, dtype, config.max_size * config.max_size, width)
+        self.positions = weight(rngs, dtype, 1, config.max_size * config.max_size, width)
         self.time = TwoDense(dtype, TIME_WIDTH, width, rngs=rngs)
         self.pooled = TwoDense(dtype, config.pooled_width, width, rngs=rngs)
         self.text = Dense(dtype, config.text_width, width, rngs=rngs)
