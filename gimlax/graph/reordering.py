@@ -33,8 +33,9 @@ def units(chain: Chain) -> tuple[tuple[int, ...], ...]:
     for phase in chain.phases:
         nodes = phase.graph.nodes
         for segment in phase.segments[1:]:
-            same = nodes[segment.start].equation == nodes[segment.start - 1].equation
-            joined[segment.index] |= same
+            if 0 < segment.start < segment.stop:  # it is not empty in this phase, nor all before it
+                same = nodes[segment.start].equation == nodes[segment.start - 1].equation
+                joined[segment.index] |= same
     found: list[list[int]] = []
     for index, with_last in enumerate(joined):
         if with_last and found:
@@ -101,7 +102,7 @@ def _reordered(phase: Phase, order: Sequence[int]) -> Phase:
         like=old,
     )
     found = build_graph(replace(phase.traced, jaxpr=jaxpr))
-    segments = build_segments(found, _boundaries(phase, found, equations))
+    segments = build_segments(found, _boundaries(phase, found, equations, order))
     return replace(
         phase,
         traced=found.traced,
@@ -128,23 +129,23 @@ def _equations(phase: Phase, order: Sequence[int]) -> list[int]:
     return list(found)
 
 
-def _boundaries(phase: Phase, found: Graph, equations: Sequence[int]) -> list[int]:
+def _boundaries(
+    phase: Phase, found: Graph, equations: Sequence[int], order: Sequence[int]
+) -> list[int]:
     """Nodes of the new graph before which a segment starts, without 0."""
     nodes = phase.graph.nodes
     home = {
         (nodes[node].equation, nodes[node].iteration): segment
         for node, segment in _homes(phase).items()
     }
-    boundaries: list[int] = []
-    at, stop = None, 0
+    stops: dict[int, int] = {}
     for index, node in enumerate(found.nodes):
-        if node.shadow:
-            continue
-        segment = home[equations[node.equation], node.iteration]
-        if segment != at and at is not None:
-            boundaries.append(stop)
-        at, stop = segment, index + 1
-    return boundaries
+        if not node.shadow:
+            stops[home[equations[node.equation], node.iteration]] = index + 1
+    boundaries = [0]
+    for segment in order[:-1]:
+        boundaries.append(stops.get(segment, boundaries[-1]))  # where it is empty it ends at once
+    return boundaries[1:]
 
 
 def _homes(phase: Phase) -> dict[int, int]:

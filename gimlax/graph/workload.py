@@ -8,7 +8,7 @@ before it and after it, and drops the others.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import jax
@@ -194,10 +194,28 @@ class Chain:
 
 
 def chain(workload: Traced | Workload) -> Chain:
-    """Graphs of all phases, cut into segments that correspond."""
+    """Graphs of all phases, cut into segments that correspond.
+
+    Phases that share no parameter and no state in use come one behind the other: a segment of one
+    is empty in the others.
+    """
     workload = Workload.of(workload)
     graphs = {name: build_graph(traced) for name, traced in workload.phases.items()}
-    boundaries = _common([(g, find_boundaries(g)) for g in graphs.values()])
+    boundaries = {name: find_boundaries(graph) for name, graph in graphs.items()}
+    kin = _kin(graphs)
+    for names in kin:
+        common = _common([(graphs[name], boundaries[name]) for name in names])
+        boundaries |= dict(zip(names, common, strict=True))
+    numbers = [len(boundaries[names[0]]) + 1 for names in kin]
+    segments: dict[str, tuple[Segment, ...]] = {}
+    for index, names in enumerate(kin):
+        before, after = sum(numbers[:index]), sum(numbers[index + 1 :])
+        for name in names:
+            graph, own = graphs[name], boundaries[name]
+            cuts = (*[0] * before, *own, *[len(graph.nodes)] * after)
+            segments[name] = build_segments(graph, cuts)
+    if len(kin) > 1:
+        segments = _named_alike(segments, kin, numbers)
     calls = workload.calls or {}
     return Chain(
         phases=tuple(
@@ -206,11 +224,52 @@ def chain(workload: Traced | Workload) -> Chain:
                 calls=calls[name],
                 traced=graph.traced,
                 graph=graph,
-                segments=build_segments(graph, cuts),
+                segments=segments[name],
             )
-            for (name, graph), cuts in zip(graphs.items(), boundaries, strict=True)
+            for name, graph in graphs.items()
         )
     )
+
+
+def _kin(graphs: Mapping[str, Graph]) -> list[list[str]]:
+    """Names of phases, those together that use a parameter or state in common."""
+    found: list[tuple[list[str], set[str]]] = []
+    for name, graph in graphs.items():
+        arguments = graph.traced.arguments
+        used = {
+            part.leaf
+            for part in used_parts(graph, 0, len(graph.nodes))
+            if arguments[part.leaf].role is not Role.STREAMED
+        } | {o.carried for o in graph.traced.outputs if o.carried is not None}
+        paths = {arguments[leaf].path for leaf in used}
+        near = [entry for entry in found if entry[1] & paths]
+        found = [entry for entry in found if entry not in near]
+        found.append(
+            ([*(n for names, _ in near for n in names), name], paths.union(*(p for _, p in near)))
+        )
+    order = list(graphs)
+    kin = [sorted(names, key=order.index) for names, _ in found]
+    return sorted(kin, key=lambda names: order.index(names[0]))
+
+
+def _named_alike(
+    segments: Mapping[str, tuple[Segment, ...]],
+    kin: Sequence[Sequence[str]],
+    numbers: Sequence[int],
+) -> dict[str, tuple[Segment, ...]]:
+    """Segments with the name and the kind that they have where they are not empty."""
+    owners = [names[0] for names, number in zip(kin, numbers, strict=True) for _ in range(number)]
+    return {
+        name: tuple(
+            replace(
+                segment,
+                name=f"{owner}.{segments[owner][segment.index].name}",
+                kind=segments[owner][segment.index].kind,
+            )
+            for segment, owner in zip(found, owners, strict=True)
+        )
+        for name, found in segments.items()
+    }
 
 
 def _common(found: Sequence[tuple[Graph, tuple[int, ...]]]) -> list[tuple[int, ...]]:
