@@ -1,5 +1,6 @@
 """Our own models at sizes for tests: odd ones, with everything in them that their kind has."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,22 @@ import jax
 import numpy as np
 
 import gimlax as gx
-from gimlax.models import BertConfig, embed_apply, mamba, mamba2
+from gimlax.models import (
+    BertConfig,
+    ClipConfig,
+    FlowMatching,
+    MMDiTConfig,
+    StableDiffusionConfig,
+    T5Config,
+    VaeConfig,
+    abstract_diffusion_params,
+    decode_apply,
+    denoise_apply,
+    embed_apply,
+    encode_apply,
+    mamba,
+    mamba2,
+)
 from gimlax.models.decoder import init_params
 from gimlax.models.state_space import init_state, state_space_apply
 
@@ -119,6 +135,95 @@ def bert_model() -> Encoder:
     return Encoder(
         apply=embed_apply(config), params=moved(init_params(config)), inputs=(tokens, mask)
     )
+
+
+def drawn(shapes: Any) -> Any:
+    """Random parameters of these shapes by numpy, which compiles nothing: matrices that keep the
+    scale of their input, and vectors about one."""
+    rng = np.random.default_rng(5)
+
+    def one(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        values = rng.normal(size=leaf.shape).astype(np.float32)
+        if len(leaf.shape) == 1:
+            return 1 + 0.1 * values
+        return values * np.float32(np.prod(leaf.shape[1:]) ** -0.5)
+
+    return jax.tree.map(one, shapes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diffusion:
+    """A model in three phases that share no parameters: two prompts, a step, an image."""
+
+    config: StableDiffusionConfig
+    params: Any
+
+    @property
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "encode": encode_apply(self.config),
+            "denoise": denoise_apply(self.config),
+            "decode": decode_apply(self.config),
+        }
+
+    def workload(self) -> gx.Workload:
+        return gx.Workload(
+            {
+                name: gx.trace(fn, self.params, *self.inputs[name])
+                for name, fn in self.functions.items()
+            },
+            calls={"denoise": 2},
+        )
+
+    @property
+    def inputs(self) -> dict[str, tuple[Any, ...]]:
+        """Shapes of what each phase takes beside the parameters."""
+        short, long = (jax.ShapeDtypeStruct((2, length), "int32") for length in (5, 6))
+        numbers = (jax.ShapeDtypeStruct((), "float32"),) * 3
+        latents = jax.ShapeDtypeStruct((1, *self.config.latent_shape(8, 16)), "float32")
+        prompts = (short, short, long)
+        context = jax.eval_shape(self.functions["encode"], self.params, *prompts)
+        return {"encode": prompts, "denoise": (latents, *context, *numbers), "decode": (latents,)}
+
+    def run(self, steps: Any, params: Any) -> list[Any]:
+        """What each phase gives, all of them of numbers that no other has made."""
+        rng = np.random.default_rng(3)
+        arrays = {
+            name: [
+                rng.integers(0, 61, x.shape).astype(np.int32)
+                if x.dtype == np.int32
+                else rng.normal(size=x.shape).astype(np.float32)
+                for x in shapes
+            ]
+            for name, shapes in self.inputs.items()
+        }
+        return [steps[name](params, *given) for name, given in arrays.items()]
+
+
+def diffusion_model() -> Diffusion:
+    """Two blocks as 3.5 medium has them, all text encoders, two levels of a decoder."""
+    clip = ClipConfig(
+        width=12, num_layers=1, num_heads=3, mlp_width=20, projection_width=7, vocab_size=61
+    )
+    config = StableDiffusionConfig(
+        transformer=MMDiTConfig(
+            num_layers=2,
+            num_heads=2,
+            head_size=6,
+            text_width=28,
+            pooled_width=12,
+            channels=4,
+            max_size=8,
+            qk_norm=True,
+            dual_layers=(0,),
+        ),
+        clip_l=clip,
+        clip_g=dataclasses.replace(clip, projection_width=5, activation="gelu"),
+        t5=T5Config(width=28, num_layers=1, num_heads=3, mlp_width=20, head_size=4, vocab_size=61),
+        vae=VaeConfig(widths=(6, 9), channels=4, blocks_per_level=1, num_groups=3),
+        schedule=FlowMatching(),
+    )
+    return Diffusion(config=config, params=drawn(abstract_diffusion_params(config)))
 
 
 ENCODERS = {"bert": bert_model}

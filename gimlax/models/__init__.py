@@ -24,10 +24,15 @@ from gimlax.models.decoder import (
     init_cache,
     init_params,
 )
+from gimlax.models.diffusers import (
+    load_prompt_tokenizers,
+    load_stable_diffusion,
+    open_stable_diffusion,
+)
 from gimlax.models.flow_matching import FlowMatching
 from gimlax.models.gguf import Gguf, TensorInfo, read_gguf
 from gimlax.models.huggingface import load_huggingface, open_huggingface
-from gimlax.models.leaves import Leaf, ModelFiles, read_leaves
+from gimlax.models.leaves import Leaf, ModelFiles, read_leaves, read_tree
 from gimlax.models.llama import (
     LLAMA3_8B,
     LLAMA3_70B,
@@ -67,8 +72,20 @@ from gimlax.models.mmdit import (
     MMDiTConfig,
     mmdit_apply,
 )
+from gimlax.models.prompts import PromptTokenizer, load_prompt_tokenizer
 from gimlax.models.sentences import SentenceEncoder, find_minilm, load_sentence_encoder
 from gimlax.models.smollm2 import find_smollm2
+from gimlax.models.stable_diffusion import (
+    STABLE_DIFFUSION_3_MEDIUM,
+    STABLE_DIFFUSION_35_LARGE,
+    STABLE_DIFFUSION_35_MEDIUM,
+    StableDiffusionConfig,
+    abstract_diffusion_params,
+    decode_apply,
+    denoise_apply,
+    encode_apply,
+    init_diffusion_params,
+)
 from gimlax.models.state_space import (
     StateSpaceConfig,
     abstract_state,
@@ -110,6 +127,9 @@ __all__ = [
     "SD35_LARGE",
     "SD35_MEDIUM",
     "SMOLLM2_135M",
+    "STABLE_DIFFUSION_3_MEDIUM",
+    "STABLE_DIFFUSION_35_LARGE",
+    "STABLE_DIFFUSION_35_MEDIUM",
     "T5_XXL",
     "Bert",
     "BertConfig",
@@ -127,8 +147,10 @@ __all__ = [
     "Mixtral",
     "MixtralConfig",
     "ModelFiles",
+    "PromptTokenizer",
     "RopeScaling",
     "SentenceEncoder",
+    "StableDiffusionConfig",
     "StateSpaceConfig",
     "StreamDecoder",
     "T5Config",
@@ -137,18 +159,23 @@ __all__ = [
     "VaeConfig",
     "WordPiece",
     "abstract_cache",
+    "abstract_diffusion_params",
     "abstract_params",
     "abstract_state",
     "bert_apply",
     "clip_apply",
+    "decode_apply",
     "decoder_apply",
+    "denoise_apply",
     "embed_apply",
+    "encode_apply",
     "find_minilm",
     "find_smollm2",
     "from_linen",
     "from_nnx",
     "from_stateful_nnx",
     "init_cache",
+    "init_diffusion_params",
     "init_params",
     "init_state",
     "iter_llama",
@@ -157,14 +184,19 @@ __all__ = [
     "load_chat_template",
     "load_huggingface",
     "load_llama",
+    "load_prompt_tokenizer",
+    "load_prompt_tokenizers",
     "load_sentence_encoder",
+    "load_stable_diffusion",
     "load_tokenizer",
     "load_wordpiece",
     "mmdit_apply",
     "open_gguf",
     "open_huggingface",
+    "open_stable_diffusion",
     "read_gguf",
     "read_leaves",
+    "read_tree",
     "state_space_apply",
     "t5_apply",
     "vae_apply",

@@ -43,3 +43,19 @@ def test_encoders_at_every_boundary(kind, placement, relative, deploy):
     for boundary in range(1, found.num_segments):
         (step,) = deploy(found, placement, cuts=(boundary,)).values()
         assert_within(gather(step(step.place(model.params), *model.inputs)), expected, relative)
+
+
+def test_a_diffusion_model_at_all_boundaries_and_between_phases(deploy):
+    model = specimens.diffusion_model()
+    uncut = {name: jax.jit(fn) for name, fn in model.functions.items()}
+    expected = model.run(uncut, model.params)
+    found = chain(model.workload())
+    starts = [min(s.index for s in p.segments if s.start < s.stop) for p in found.phases]
+    assert starts[0] == 0 < starts[1] < starts[2] < found.num_segments - 1
+    number = found.num_segments
+    for cuts in (tuple(range(1, number)), tuple(starts[1:])):
+        places = (("plugin", "cpu") * number)[: len(cuts) + 1]
+        steps = deploy(found, places, cuts=cuts)
+        given = gather(model.run(steps, steps.place(model.params)))
+        for one, other in zip(given, expected, strict=True):
+            assert_within(one, other, 5e-6)
