@@ -1,4 +1,4 @@
-"""Responses out of passes: generation of one sequence, embeddings of many texts."""
+"""Responses out of passes: generation of one sequence, embeddings of many texts, images."""
 
 from gimlax.serving.agreement import Agreement, check, compare
 from gimlax.serving.embedding import EncoderModel, embed
@@ -11,6 +11,8 @@ from gimlax.serving.generate import (
     follow,
     generate,
 )
+from gimlax.serving.images import ImageModel, ImagePhases, make_images
+from gimlax.serving.png import write_png
 from gimlax.serving.rows import Rows, write_jsonl, write_npy
 from gimlax.serving.runner import Runner, StepRunner, chunk_length, warm_up
 from gimlax.serving.sampling import Sampling, sample
@@ -23,6 +25,8 @@ __all__ = [
     "Busy",
     "EncoderModel",
     "Finish",
+    "ImageModel",
+    "ImagePhases",
     "Request",
     "Rows",
     "Runner",
@@ -39,10 +43,12 @@ __all__ = [
     "embed",
     "follow",
     "generate",
+    "make_images",
     "moved_bytes",
     "sample",
     "shares",
     "warm_up",
     "write_jsonl",
     "write_npy",
+    "write_png",
 ]

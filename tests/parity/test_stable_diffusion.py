@@ -17,9 +17,7 @@ missing = [
 ]
 pytestmark = [
     pytest.mark.skipif(bool(missing), reason=f"parity needs {', '.join(missing)}: `make parity`"),
-    pytest.mark.filterwarnings(
-        "ignore"
-    ),  # what theirs warn of is theirs
+    pytest.mark.filterwarnings("ignore"),  # what theirs warn of is theirs
 ]
 
 ABSOLUTE = 1e-4
