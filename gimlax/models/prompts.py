@@ -85,7 +85,9 @@ def load_prompt_tokenizer(folder: str | os.PathLike[str]) -> PromptTokenizer:
     except Exception as error:  # the package raises nothing more special
         raise SpecError(f"'{path}' is no tokenizer that can be read: {error}") from error
     encoder.no_padding()
-    return PromptTokenizer(path=path, encoder=encoder, pad_id=_pad_id(folder, encoder))
+    pad = _pad_token(folder, encoder)
+    encoder.add_special_tokens([pad])  # in a text, too, as the reference has it
+    return PromptTokenizer(path=path, encoder=encoder, pad_id=encoder.token_to_id(pad))
 
 
 def _clip(package: Any, folder: Path) -> Any:
@@ -119,8 +121,8 @@ def _clip(package: Any, folder: Path) -> Any:
     return encoder
 
 
-def _pad_id(folder: Path, encoder: Any) -> int:
-    """The id of the token that files name for padding."""
+def _pad_token(folder: Path, encoder: Any) -> str:
+    """The token that files name for padding."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
         token = read_json(path, "tokenizer config").get("pad_token") if path.is_file() else None
@@ -128,10 +130,9 @@ def _pad_id(folder: Path, encoder: Any) -> int:
             token = token.get("content")
         if token is None:
             continue
-        found = encoder.token_to_id(token) if isinstance(token, str) else None
-        if found is None:
+        if not isinstance(token, str) or encoder.token_to_id(token) is None:
             raise SpecError(f"'{path}': 'pad_token' is {str(token)[:80]!r}, no token of '{folder}'")
-        return found
+        return token
     raise SpecError(
         f"'{folder}' names no 'pad_token' in 'tokenizer_config.json'; prompts are padded with it"
     )

@@ -130,7 +130,7 @@ def test_prompts_become_ids_of_one_length(written):
         [start, *words[:2], ids["!"], words[2], words[0], end],
     ]
     assert found["clip_g"].encode(texts[:1], length=7).tolist() == [
-        [start, *words, end, ids["!"], ids["!"]]
+        [start, *words[:2], ids["!"], end, ids["!"], ids["!"]]
     ]
     assert found["t5"].encode(["ab"], length=5).tolist() == [[3, 4, 5, 1, 0]]
     assert found["t5"].encode(["abcdefgh"], length=5).tolist() == [[3, 4, 5, 6, 1]]

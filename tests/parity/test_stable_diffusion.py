@@ -7,8 +7,23 @@ import jax
 import numpy as np
 import pytest
 
-from gimlax.models import clip_apply, load_huggingface, mmdit_apply, t5_apply, vae_apply
-from gimlax.models.flow_matching import FlowMatching, euler_step
+from gimlax.models import (
+    FlowMatching,
+    clip_apply,
+    decode_apply,
+    denoise_apply,
+    encode_apply,
+    load_huggingface,
+    load_prompt_tokenizer,
+    load_prompt_tokenizers,
+    load_stable_diffusion,
+    mmdit_apply,
+    t5_apply,
+    vae_apply,
+)
+from gimlax.models.flow_matching import euler_step
+from gimlax.serving import ImageModel, make_images
+from tests.models.diffusion_folder import write_tokenizers
 
 missing = [
     name
@@ -242,3 +257,87 @@ def test_sigmas_and_steps_are_those_of_diffusers(num_steps, shift):
         expected = theirs.step(torch().tensor(velocity), time, expected).prev_sample
         latents = euler_step(latents, velocity, sigmas[index], sigmas[index + 1])
     np.testing.assert_allclose(latents, expected.numpy(), atol=ABSOLUTE, rtol=0)
+
+
+@pytest.fixture(scope="module", name="pipeline")
+def pipeline_fixture(tmp_path_factory):
+    """(their pipeline with all three encoders, the folder that it saved)"""
+    diffusers, transformers = (importlib.import_module(n) for n in ("diffusers", "transformers"))
+    words = tmp_path_factory.mktemp("words")
+    write_tokenizers(words)
+    clip = {"num_attention_heads": 3, "intermediate_size": 20, "hidden_size": 12, "eos_token_id": 2}
+    t5 = {"d_model": 28, "d_kv": 4, "num_heads": 3, "d_ff": 20}
+    vae = {"block_out_channels": (6, 9), "layers_per_block": 1, "norm_num_groups": 3}
+    vae |= {"shift_factor": 0.0609, "scaling_factor": 1.5305}
+    transformer = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
+    transformer |= {"in_channels": 4, "out_channels": 4, "dual_attention_layers": (0,)}
+    transformer |= {"qk_norm": "rms_norm", "pooled_projection_dim": 12}
+    theirs = diffusers.StableDiffusion3Pipeline(
+        text_encoder=seeded(clip_of, clip | {"projection_dim": 7}),
+        text_encoder_2=seeded(clip_of, clip | {"projection_dim": 5, "hidden_act": "gelu"}),
+        text_encoder_3=seeded(t5_of, t5),
+        transformer=seeded(transformer_of, transformer),
+        vae=seeded(vae_of, vae),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(words / "tokenizer"),
+        tokenizer_2=transformers.CLIPTokenizer.from_pretrained(words / "tokenizer_2"),
+        tokenizer_3=transformers.AutoTokenizer.from_pretrained(words / "tokenizer_3"),
+    )
+    theirs.set_progress_bar_config(disable=True)
+    folder = tmp_path_factory.mktemp("saved")
+    theirs.save_pretrained(folder)
+    return theirs, folder
+
+
+@pytest.mark.parametrize("guidance", [5.0, 1.0])
+def test_images_are_those_of_diffusers(pipeline, guidance):
+    theirs, folder = pipeline
+    config, params = load_stable_diffusion(folder)
+    tokenizers = load_prompt_tokenizers(folder)
+    guided = guidance > 1
+    model = ImageModel(
+        encode=encode_apply(config),
+        denoise=denoise_apply(config),
+        decode=decode_apply(config),
+        params=params,
+        token_lengths=(77, 77, 20),
+        latent_shape=config.latent_shape(8, 16),
+        guided=guided,
+    )
+    texts = ["a dog", "the fox!"][not guided :]
+    tokens = [
+        tokenizers[name].encode(texts, length=length)
+        for name, length in zip(("clip_l", "clip_g", "t5"), model.token_lengths, strict=True)
+    ]
+    (found,) = make_images(
+        model.uncut(),
+        params,
+        tokens,
+        noise=model.noise(1),
+        sigmas=config.schedule.sigmas(4),
+        guidance=guidance,
+    )
+    (expected,) = theirs(
+        prompt="the fox!",
+        negative_prompt="a dog",
+        height=8,
+        width=16,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        latents=torch().tensor(model.noise(1)),
+        max_sequence_length=20,
+        output_type="np",
+    ).images
+    assert 0.05 < expected.std()
+    np.testing.assert_allclose(found, expected, atol=ABSOLUTE, rtol=0)
+
+
+def test_ids_of_prompts_are_those_of_transformers(tmp_path):
+    transformers = importlib.import_module("transformers")
+    write_tokenizers(tmp_path)
+    texts = ["The  FOX!", "", " the fox!! it's\n\t42 Größe thefox", "fox " * 99]
+    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+        expected = theirs(texts, padding="max_length", max_length=77, truncation=True)
+        found = load_prompt_tokenizer(tmp_path / name).encode(texts, length=77)
+        np.testing.assert_array_equal(found, expected["input_ids"])
