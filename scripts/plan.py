@@ -1,4 +1,4 @@
-"""Plans a language model for the hardware of a cluster file: no weights, no devices.
+"""Plans a model for the hardware of a cluster file: no weights, no devices.
 
 python scripts/plan.py --model=llama3-70b --cluster=cluster.toml --objective=throughput
 """
@@ -9,14 +9,23 @@ from typing import cast
 
 import console
 from absl import flags
-from workloads import MODELS, RECURRENT, decoder_workload, recurrent_workload
+from workloads import (
+    IMAGES,
+    MODELS,
+    RECURRENT,
+    decoder_workload,
+    image_workload,
+    recurrent_workload,
+)
 
 import gimlax as gx
 from gimlax.devices import Calibration
 from gimlax.models.decoder import DType
 from gimlax.planning import check_known
 
-MODEL = flags.DEFINE_enum("model", "smollm2-135m", sorted({*MODELS, *RECURRENT}), "what to plan")
+MODEL = flags.DEFINE_enum(
+    "model", "smollm2-135m", sorted({*MODELS, *RECURRENT, *IMAGES}), "what to plan"
+)
 CLUSTER = flags.DEFINE_string("cluster", None, "TOML file with meshes and links", required=True)
 OBJECTIVE = flags.DEFINE_enum(
     "objective", "latency", ["latency", "throughput", "usd", "joules"], "what to plan for"
@@ -28,10 +37,16 @@ PROMPT_TOKENS = flags.DEFINE_integer(
 NEW_TOKENS = flags.DEFINE_integer(
     "new_tokens", 64, "decoded tokens a request", lower_bound=1, upper_bound=MOST
 )
-BATCH = flags.DEFINE_integer("batch", 1, "sequences in one pass", lower_bound=1, upper_bound=MOST)
+BATCH = flags.DEFINE_integer(
+    "batch", 1, "sequences or images in one pass", lower_bound=1, upper_bound=MOST
+)
 CONTEXT = flags.DEFINE_integer(
     "context", 2048, "positions of the cache, where there is one", lower_bound=1, upper_bound=MOST
 )
+PIXELS = flags.DEFINE_integer(
+    "pixels", 1024, "rows and columns of an image", lower_bound=1, upper_bound=MOST
+)
+STEPS = flags.DEFINE_integer("steps", 28, "from noise to an image", lower_bound=1, upper_bound=MOST)
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "of weights and arithmetic")
 STAGES = flags.DEFINE_integer(
     "stages", None, "number of stages; the planner says where to cut", lower_bound=1
@@ -77,6 +92,13 @@ def main(argv: list[str]) -> None:
 def workload() -> gx.Workload:
     dtype, batch = cast(DType, DTYPE.value), BATCH.value
     prompt_tokens, new_tokens = PROMPT_TOKENS.value, NEW_TOKENS.value
+    if MODEL.value in IMAGES:
+        return image_workload(
+            IMAGES[MODEL.value].with_dtype(dtype),
+            batch=batch,
+            pixels=PIXELS.value,
+            num_steps=STEPS.value,
+        )
     if MODEL.value in RECURRENT:
         return recurrent_workload(
             RECURRENT[MODEL.value].with_dtype(dtype),

@@ -1,4 +1,4 @@
-"""What the scripts plan and verify: language models from shapes alone, prefill and decode."""
+"""What the scripts plan and verify, from shapes alone: language models and makers of images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 import gimlax as gx
-from gimlax import models
+from gimlax import models, serving
 
 MODELS = {
     "smollm2-135m": models.SMOLLM2_135M,
@@ -32,6 +32,13 @@ RECURRENT = {
     "mamba2-1.3b": models.MAMBA2_1_3B,
     "mamba2-2.7b": models.MAMBA2_2_7B,
     "codestral-mamba-7b": models.CODESTRAL_MAMBA_7B,
+}
+
+T5_TOKENS = 256  # of a prompt, by default
+IMAGES = {
+    "sd3-medium": models.STABLE_DIFFUSION_3_MEDIUM,
+    "sd3.5-medium": models.STABLE_DIFFUSION_35_MEDIUM,
+    "sd3.5-large": models.STABLE_DIFFUSION_35_LARGE,
 }
 
 
@@ -65,6 +72,29 @@ def recurrent_workload(
     """Prefill and decode of a Mamba or Mamba-2, whose state has no length; see above."""
     apply, state = models.state_space_apply(config), models.abstract_state(config, batch)
     return _workload(apply, config, state, batch, prompt_tokens, new_tokens)
+
+
+def image_workload(
+    config: models.StableDiffusionConfig, *, batch: int, pixels: int, num_steps: int
+) -> gx.Workload:
+    """Encoding, denoising and decoding of a batch of square images, with guidance.
+
+    Args:
+        config: sizes and dtypes.
+        batch: images in one pass.
+        pixels: rows and columns of an image.
+        num_steps: from noise to an image.
+    """
+    model = serving.ImageModel(
+        encode=models.encode_apply(config),
+        denoise=models.denoise_apply(config),
+        decode=models.decode_apply(config),
+        params=models.abstract_diffusion_params(config),
+        token_lengths=(config.clip_l.max_context, config.clip_g.max_context, T5_TOKENS),
+        latent_shape=config.latent_shape(pixels, pixels),
+        num_images=batch,
+    )
+    return model.workload(num_steps=num_steps)
 
 
 def _workload(

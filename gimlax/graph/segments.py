@@ -31,6 +31,8 @@ _ANCHORS = re.compile(
 _OWN_KINDS = {
     "gimlax.attention": "attention",
     "gimlax.bidirectional_attention": "attention",
+    "gimlax.distance_attention": "attention",
+    "gimlax.gated_gelu_mlp": "mlp",
     "gimlax.gated_mlp": "mlp",
     "gimlax.mlp": "mlp",
     "gimlax.expert_layer": "moe",

@@ -36,6 +36,7 @@ pytestmark = [
 ]
 
 ABSOLUTE = 1e-4
+RELATIVE_BFLOAT16 = 0.03  # of the largest number, bfloat16 here against float32 there
 TRANSFORMERS = {
     "3 medium": {"num_layers": 2, "num_attention_heads": 3, "attention_head_dim": 8},
     "3.5 medium": {
@@ -238,6 +239,49 @@ def test_pixels_are_those_of_diffusers(name, tmp_path):
     found = np.asarray(jax.jit(vae_apply(config))(params, latents))
     assert found.shape == (2, 4 * config.upscaling, 6 * config.upscaling, 3)
     np.testing.assert_allclose(found.transpose(0, 3, 1, 2), expected, atol=ABSOLUTE, rtol=0)
+
+
+def narrow(apply, config, params, *inputs):
+    """What `apply` gives in bfloat16."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, "bfloat16"), params)
+    return jax.jit(apply(config.with_dtype("bfloat16")))(params, *inputs)
+
+
+def assert_near(found, expected):
+    apart = np.abs(np.asarray(found, np.float32) - expected.numpy()).max()
+    assert apart < RELATIVE_BFLOAT16 * np.abs(expected.numpy()).max()
+
+
+def test_bfloat16_follows_the_reference(tmp_path):
+    make = {
+        "clip": (clip_of, CLIPS["as G"]),
+        "t5": (t5_of, T5S["narrow heads"]),
+        "vae": (vae_of, VAES["as that of 3"]),
+        "transformer": (transformer_of, TRANSFORMERS["3.5 medium"]),
+    }
+    models = {name: seeded(*given) for name, given in make.items()}
+    read = {name: by_way_of_files(model, tmp_path / name) for name, model in models.items()}
+    tokens = tokens_ending(77, 60)
+    latents = normal(2, 16, 4, 6)
+    config = read["transformer"][0]
+    text, pooled = normal(2, 9, config.text_width), normal(2, config.pooled_width)
+    time = np.array([1000, 17.5], np.float32)
+    with torch().no_grad():
+        ids = torch().tensor(tokens).long()
+        whole = models["clip"](ids).text_embeds
+        hidden = models["t5"](ids).last_hidden_state
+        pixels = models["vae"].decode(torch().tensor(latents) / 1.5305 + 0.0609).sample
+        velocity = models["transformer"](
+            hidden_states=torch().tensor(latents),
+            timestep=torch().tensor(time),
+            encoder_hidden_states=torch().tensor(text),
+            pooled_projections=torch().tensor(pooled),
+        ).sample
+    assert_near(narrow(clip_apply, *read["clip"], tokens)[1], whole)
+    assert_near(narrow(t5_apply, *read["t5"], tokens), hidden)
+    assert_near(narrow(vae_apply, *read["vae"], latents).transpose(0, 3, 1, 2), pixels)
+    given = (latents, time, text, pooled)
+    assert_near(narrow(mmdit_apply, *read["transformer"], *given), velocity)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 28, 50])
