@@ -43,13 +43,14 @@ def open_stable_diffusion(path: str | os.PathLike[str], *, dtype: DType = "float
             parts do not fit each other.
     """
     path = Path(path)
-    parts, leaves = {}, []
+    parts: dict[str, Any] = dict.fromkeys(OPTIONAL)
+    leaves = []
     for name in _parts(path):
         found = open_huggingface(path / FOLDERS[name][0], dtype=dtype)
         parts[name] = found.config
         leaves += [dataclasses.replace(leaf, path=(name, *leaf.path)) for leaf in found.leaves]
     try:
-        config = StableDiffusionConfig(**{"t5": None} | parts, schedule=_schedule(path))
+        config = StableDiffusionConfig(**parts, schedule=_schedule(path))
     except SpecError as error:
         raise SpecError(f"'{path}': {error}") from error
     return ModelFiles(config=config, leaves=tuple(leaves))

@@ -161,7 +161,8 @@ def denoise_apply(config: StableDiffusionConfig) -> Callable[..., jax.Array]:
         many = jnp.concatenate([latents] * copies)
         velocity = transformer(params["transformer"], many, time, text, pooled)
         if copies == 2:
-            velocity = guided(*jnp.split(velocity, 2), guidance)
+            without, having = jnp.split(velocity, 2)
+            velocity = guided(without, having, guidance)
         return euler_step(latents, velocity, sigma, next_sigma)
 
     return denoise
