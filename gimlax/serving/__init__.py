@@ -12,6 +12,7 @@ from gimlax.serving.generate import (
     generate,
 )
 from gimlax.serving.images import ImageModel, ImagePhases, make_images
+from gimlax.serving.journal import Journal
 from gimlax.serving.png import write_png
 from gimlax.serving.rows import Rows, write_jsonl, write_npy
 from gimlax.serving.runner import Runner, StepRunner, chunk_length, warm_up
@@ -27,6 +28,7 @@ __all__ = [
     "Finish",
     "ImageModel",
     "ImagePhases",
+    "Journal",
     "Request",
     "Rows",
     "Runner",
