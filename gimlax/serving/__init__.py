@@ -1,6 +1,7 @@
 """Responses out of passes: generation of one sequence, embeddings of many texts, images."""
 
 from gimlax.serving.agreement import Agreement, check, compare
+from gimlax.serving.batch import Answer, RowsRunner, StepRowsRunner, generate_rows
 from gimlax.serving.embedding import EncoderModel, embed
 from gimlax.serving.generate import (
     Finish,
@@ -23,6 +24,7 @@ from gimlax.serving.usage import Busy, moved_bytes, shares
 
 __all__ = [
     "Agreement",
+    "Answer",
     "Busy",
     "EncoderModel",
     "Finish",
@@ -31,9 +33,11 @@ __all__ = [
     "Journal",
     "Request",
     "Rows",
+    "RowsRunner",
     "Runner",
     "Sampling",
     "Statistics",
+    "StepRowsRunner",
     "StepRunner",
     "Summary",
     "TextModel",
@@ -45,6 +49,7 @@ __all__ = [
     "embed",
     "follow",
     "generate",
+    "generate_rows",
     "make_images",
     "moved_bytes",
     "sample",

@@ -47,3 +47,36 @@ class FakeRunner:
         rng = np.random.default_rng(seen.tolist())
         logits = rng.normal(size=self.vocab) + self.noise * np.arange(self.vocab)
         return logits.astype(np.float32), FakeState(held)
+
+
+@dataclasses.dataclass
+class FakeRowsRunner:
+    """Several rows, each on a runner of its own; a row at position 0 begins anew."""
+
+    num_rows: int = 3
+    context: int = 32
+    chunk: int = 8
+    noise: float = 0.0
+    num_prefills: int = 0
+    num_decodes: int = 0
+
+    def start(self):
+        return [FakeState(np.full(self.context, -1)) for _ in range(self.num_rows)]
+
+    def prefill(self, state, tokens, position, last):
+        self.num_prefills += 1
+        assert tokens.shape == (self.num_rows, self.chunk)
+        return self._pass(state, tokens, position, last)
+
+    def decode(self, state, tokens, position):
+        self.num_decodes += 1
+        return self._pass(state, tokens[:, None], position, np.zeros_like(position))
+
+    def _pass(self, state, tokens, position, last):
+        assert {a.dtype for a in (tokens, position, last)} == {np.dtype(np.int32)}
+        one = FakeRunner(context=self.context, chunk=self.chunk, noise=self.noise)
+        rows = [
+            one._pass(one.start() if at == 0 else held, row, at, end)
+            for held, row, at, end in zip(state, tokens, position, last, strict=True)
+        ]
+        return np.stack([logits for logits, _ in rows]), [held for _, held in rows]
