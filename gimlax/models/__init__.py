@@ -32,6 +32,7 @@ from gimlax.models.diffusers import (
 from gimlax.models.flow_matching import FlowMatching
 from gimlax.models.gguf import Gguf, TensorInfo, read_gguf
 from gimlax.models.huggingface import load_huggingface, open_huggingface
+from gimlax.models.language import LanguageModel, open_language
 from gimlax.models.leaves import Leaf, ModelFiles, read_leaves, read_tree
 from gimlax.models.llama import (
     LLAMA3_8B,
@@ -94,6 +95,7 @@ from gimlax.models.state_space import (
 )
 from gimlax.models.t5 import T5_XXL, T5Config, t5_apply
 from gimlax.models.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
+from gimlax.models.tokenizer_json import FolderTokenizer
 from gimlax.models.vae import SD3_VAE, VaeConfig, vae_apply
 from gimlax.models.wordpiece import WordPiece, load_wordpiece
 
@@ -137,7 +139,9 @@ __all__ = [
     "ClipConfig",
     "DecoderConfig",
     "FlowMatching",
+    "FolderTokenizer",
     "Gguf",
+    "LanguageModel",
     "Leaf",
     "Llama",
     "LlamaConfig",
@@ -193,6 +197,7 @@ __all__ = [
     "mmdit_apply",
     "open_gguf",
     "open_huggingface",
+    "open_language",
     "open_stable_diffusion",
     "read_gguf",
     "read_leaves",

@@ -7,15 +7,20 @@ A template is a program from the internet. It runs in `minijinja` with a limit o
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, overload
 
 from gimlax.errors import SpecError
+from gimlax.models.checkpoint import read_json
 from gimlax.models.extras import require
 from gimlax.models.gguf import Gguf, read_gguf
 from gimlax.models.tokenizer import token_id
+from gimlax.models.tokenizer_json import token_names
 
 FUEL = 100_000  # instructions of the template engine
 FUEL_PER_MESSAGE = 1_000  # SmolLM2's template takes about 30
+MAX_TEMPLATE_BYTES = 1 << 20
+Source = str | os.PathLike[str] | Gguf
 
 
 def refuse(reason: str) -> NoReturn:
@@ -76,10 +81,21 @@ class ChatTemplate:
             ) from error
 
 
-def load_chat_template(source: str | os.PathLike[str] | Gguf) -> ChatTemplate:
-    """The chat template in a GGUF file; raises `SpecError` if it has none."""
+@overload
+def load_chat_template(source: Source) -> ChatTemplate: ...
+@overload
+def load_chat_template(source: Source, *, needed: bool) -> ChatTemplate | None: ...
+def load_chat_template(source: Source, *, needed: bool = True) -> ChatTemplate | None:
+    """The chat template in a GGUF file or a folder of Hugging Face.
+
+    Raises `SpecError` if there is none, unless none is `needed`, and if it is no text.
+    """
+    if not isinstance(source, Gguf) and Path(source).is_dir():
+        return folder_template(Path(source), needed)
     gguf = source if isinstance(source, Gguf) else read_gguf(source)
     if "tokenizer.chat_template" not in gguf.metadata:
+        if not needed:
+            return None
         raise SpecError(
             f"'{gguf.path}' has no chat template (metadata key 'tokenizer.chat_template'); "
             "give the prompt as raw text"
@@ -96,3 +112,40 @@ def load_chat_template(source: str | os.PathLike[str] | Gguf) -> ChatTemplate:
         bos_token=bos_token,
         eos_token=eos_token,
     )
+
+
+def folder_template(folder: Path, needed: bool) -> ChatTemplate | None:
+    """The template in a file of its own, or else the one among the tokenizer's values."""
+    alone, beside = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if alone.is_file():
+        path, source = alone, read_text(alone)
+    else:
+        path = beside
+        source = (
+            read_json(beside, "tokenizer config").get("chat_template") if beside.is_file() else None
+        )
+        if isinstance(source, list):  # several by name
+            named = [of for of in source if isinstance(of, dict) and of.get("name") == "default"]
+            source = named[0].get("template") if named else None
+    if source is None:
+        if not needed:
+            return None
+        raise SpecError(
+            f"'{folder}' has no chat template ('chat_template.jinja', or 'chat_template' in "
+            "tokenizer_config.json); give the prompt as raw text"
+        )
+    if not isinstance(source, str):
+        raise SpecError(f"'{path}': its chat template is a {type(source).__name__}, not text")
+    return ChatTemplate(source=source, origin=f"'{path}'", **token_names(folder))
+
+
+def read_text(path: Path) -> str:
+    """A template in a file of moderate size."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_TEMPLATE_BYTES + 1)
+        if len(text) > MAX_TEMPLATE_BYTES:
+            raise SpecError(f"chat template '{path}' has more than {MAX_TEMPLATE_BYTES} bytes")
+        return text.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"chat template '{path}' cannot be read: {error}") from error

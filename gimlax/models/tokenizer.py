@@ -10,13 +10,15 @@ import functools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 
 from gimlax.errors import SpecError
 from gimlax.models.extras import require
 from gimlax.models.gguf import Gguf, read_gguf
+from gimlax.models.tokenizer_json import FolderTokenizer, load_folder_tokenizer
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # token types of GGUF that matter here
 LLAMA_BPE_PATTERN = (
@@ -181,11 +183,17 @@ def merges(gguf: Gguf, ids: dict[str, int]) -> list[tuple[str, str]]:
     return pairs
 
 
-def load_tokenizer(source: str | os.PathLike[str] | Gguf) -> Tokenizer:
-    """The tokenizer in a GGUF file.
+@overload
+def load_tokenizer(source: Gguf) -> Tokenizer: ...
+@overload
+def load_tokenizer(source: str | os.PathLike[str] | Gguf) -> Tokenizer | FolderTokenizer: ...
+def load_tokenizer(source: str | os.PathLike[str] | Gguf) -> Tokenizer | FolderTokenizer:
+    """The tokenizer in a GGUF file, or in a folder of Hugging Face.
 
     Raises `SpecError` if it is of a kind that is not supported, or contradicts itself.
     """
+    if not isinstance(source, Gguf) and Path(source).is_dir():
+        return load_folder_tokenizer(source)
     gguf = source if isinstance(source, Gguf) else read_gguf(source)
     kind = gguf.field("tokenizer.ggml.model", str)
     if kind != "gpt2":
