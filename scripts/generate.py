@@ -3,18 +3,24 @@
 python scripts/generate.py --prompt="Why is the sky blue?" --stages=2 --check
 """
 
-import contextlib
 from pathlib import Path
 from typing import cast
 
 import console
+import deploying
 from absl import flags
 
 import gimlax as gx
 from gimlax import models, serving
 from gimlax.models.decoder import DType
 
-MODEL = flags.DEFINE_string("model", None, "GGUF file; by default the installed SmolLM2-135M")
+Tokenizer = models.Tokenizer | models.FolderTokenizer
+MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    "GGUF file or folder of Hugging Face: Llama, Mixtral, Mamba, Mamba-2; by default the installed "
+    "SmolLM2-135M",
+)
 PROMPT = flags.DEFINE_string("prompt", "Why is the sky blue?", "what to answer")
 PROMPTS_FILE = flags.DEFINE_string("prompts_file", None, "file with one prompt a line, instead")
 RAW = flags.DEFINE_bool("raw", False, "continue the prompt as it is, without the chat template")
@@ -22,92 +28,51 @@ MAX_TOKENS = flags.DEFINE_integer("max_tokens", 64, "longest answer, in tokens")
 TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 takes the most probable token")
 TOP_P = flags.DEFINE_float("top_p", 1.0, "draw among the most probable tokens of this sum")
 SEED = flags.DEFINE_integer("seed", 0, "of the random draws")
-STAGES = flags.DEFINE_integer(
-    "stages", None, "number of stages; the planner says where to cut", lower_bound=1
-)
-CUTS = flags.DEFINE_list("cuts", None, "segments before which to cut, as in 20,41")
-MESHES = flags.DEFINE_list("meshes", None, "mesh of each stage; by default the planner chooses")
 OBJECTIVE = flags.DEFINE_enum("objective", "latency", ["latency", "throughput"], "what to plan for")
 CONTEXT = flags.DEFINE_integer("context", 512, "positions of the cache", lower_bound=1)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of weights and arithmetic")
 TRACE = flags.DEFINE_string("trace", None, "write a timeline that ui.perfetto.dev opens")
 WHY = flags.DEFINE_bool("why", False, "say what took longer than planned, and why")
-CLUSTER = flags.DEFINE_string(
-    "cluster", None, "cluster file; by default what is found; its workers are started"
-)
-RAY = flags.DEFINE_bool(
-    "ray", False, "start workers by way of Ray; without --cluster they are found so, too"
-)
-RAY_ADDRESS = flags.DEFINE_string(
-    "ray_address", None, "host:port of a Ray to join, or ray://host:port; implies --ray"
-)
-INSECURE = flags.DEFINE_bool(
-    "insecure", False, "join a Ray that lets in whoever reaches it, without a token"
-)
 CHECK = flags.DEFINE_bool("check", False, "compare the tokens with those of the uncut model")
-flags.mark_flags_as_mutual_exclusive(["stages", "cuts"])
 
 
 def main(argv: list[str]) -> None:
     del argv
     console.prepare_jax()
     console.check_output(TRACE.value)
-    file = models.read_gguf(MODEL.value or models.find_smollm2())
-    dtype = cast(DType, DTYPE.value)
-    config = models.llama_config(file, dtype=dtype)
-    context = min(CONTEXT.value, config.max_context)
-    tokenizer = models.load_tokenizer(file)
-    cuts, prompts = read_cuts(), read_prompts()
-    requests = [make_request(text, tokenizer) for text in with_template(prompts, file)]
+    language = models.open_language(
+        MODEL.value or models.find_smollm2(), dtype=cast(DType, DTYPE.value)
+    )
+    prompts = read_prompts()
+    requests = [make_request(text, language.tokenizer) for text in with_template(prompts, language)]
+    context = min(CONTEXT.value, language.max_context or CONTEXT.value)
     for request in requests:
         serving.check_fits(request.prompt, context)
+    chunk = serving.chunk_length(max(len(r.prompt) for r in requests), context)
+    if language.recurrent:
+        context += -context % chunk
 
-    with console.progress("backends"):
-        cluster = find_cluster()
+    cluster = deploying.find_cluster()
     with console.progress("weights") as update:
-        _, params = models.load_llama(
-            file, dtype=dtype, progress=lambda done, total: update(done, total, "")
-        )
+        params = language.load(lambda done, total: update(done, total, ""))
     model = serving.TextModel(
-        apply=models.decoder_apply(config),
+        apply=language.apply,
         params=params,
-        cache=models.abstract_cache(config, 1, context),
+        cache=language.state(1, context),
         context=context,
-        chunk=serving.chunk_length(max(len(r.prompt) for r in requests), context),
+        chunk=chunk,
+        recurrent=language.recurrent,
     )
-    with console.progress("plan"):
-        workload = model.workload(num_new_tokens=MAX_TOKENS.value)
-        plan = gx.plan(
-            workload,
-            cluster,
-            objective=gx.Objective(goal=OBJECTIVE.value),
-            cuts=cuts,
-            meshes=MESHES.value,
-        )
-    print(plan, flush=True)
-
-    with contextlib.ExitStack() as running:
-        workers = None
-        if cluster.workers:
-            with console.progress("workers"):
-                workers = running.enter_context(
-                    gx.start_workers(cluster, ray=ray(), insecure=INSECURE.value)
-                )
-        with console.progress("compilation") as update:
-            phases = gx.compile(
-                plan,
-                workload,
-                workers=workers,
-                progress=lambda step: update(step.done, step.total, step.what),
-            )
-        running.enter_context(phases)
+    workload = model.workload(num_new_tokens=MAX_TOKENS.value)
+    plan = deploying.make_plan(workload, cluster, OBJECTIVE.value)
+    with deploying.compiled(plan, workload, cluster) as phases:
         with console.progress("placement"):
             runner = model.cut(phases, phases.place(params))
         with console.progress("warm-up"):
             serving.warm_up(runner)
         with phases.record() as recording:
             answers = [
-                answer(runner, request, tokenizer, prompt)
+                answer(runner, request, language.tokenizer, prompt)
                 for request, prompt in zip(requests, prompts, strict=True)
             ]
         statistics = [serving.Statistics.of(r, a) for r, a in zip(requests, answers, strict=True)]
@@ -120,16 +85,6 @@ def main(argv: list[str]) -> None:
             print(f"timeline written to {TRACE.value}")
         if CHECK.value:
             print_check(model, runner, requests, answers)
-
-
-def find_cluster() -> gx.Cluster:
-    if CLUSTER.value:
-        return gx.Cluster.load(CLUSTER.value)
-    return gx.discover(ray=ray(), insecure=INSECURE.value)
-
-
-def ray() -> bool | str:
-    return RAY_ADDRESS.value or RAY.value
 
 
 def read_prompts() -> list[str]:
@@ -145,25 +100,13 @@ def read_prompts() -> list[str]:
     return prompts
 
 
-def read_cuts() -> int | list[int] | None:
-    if CUTS.value is None:
-        return STAGES.value
-    try:
-        return [int(cut) for cut in CUTS.value]
-    except ValueError as error:
-        raise gx.SpecError(
-            f"--cuts={','.join(CUTS.value)}: {error}; give numbers of segments"
-        ) from error
-
-
-def with_template(prompts: list[str], file: models.Gguf) -> list[str]:
+def with_template(prompts: list[str], language: models.LanguageModel) -> list[str]:
     if RAW.value:
         return prompts
-    template = models.load_chat_template(file)
-    return [template.render([{"role": "user", "content": prompt}]) for prompt in prompts]
+    return [language.chat([{"role": "user", "content": prompt}]) for prompt in prompts]
 
 
-def make_request(text: str, tokenizer: models.Tokenizer) -> serving.Request:
+def make_request(text: str, tokenizer: Tokenizer) -> serving.Request:
     return serving.Request(
         prompt=tuple(tokenizer.encode(text)),
         max_tokens=MAX_TOKENS.value,
@@ -175,7 +118,7 @@ def make_request(text: str, tokenizer: models.Tokenizer) -> serving.Request:
 
 
 def answer(
-    runner: serving.Runner, request: serving.Request, tokenizer: models.Tokenizer, prompt: str
+    runner: serving.Runner, request: serving.Request, tokenizer: Tokenizer, prompt: str
 ) -> list[serving.Token]:
     print(f"\n> {prompt}\n", flush=True)
     stream = tokenizer.stream()

@@ -14,6 +14,18 @@ from gimlax.serving.generate import (
 )
 from gimlax.serving.images import ImageModel, ImagePhases, make_images
 from gimlax.serving.journal import Journal
+from gimlax.serving.keeping import Kept, keep
+from gimlax.serving.lines import (
+    Asked,
+    Format,
+    JsonLines,
+    OpenAiLines,
+    Reply,
+    TextLines,
+    is_openai,
+    read_all,
+    up_to_stop,
+)
 from gimlax.serving.png import write_png
 from gimlax.serving.rows import Rows, write_jsonl, write_npy
 from gimlax.serving.runner import Runner, StepRunner, chunk_length, warm_up
@@ -25,12 +37,18 @@ from gimlax.serving.usage import Busy, moved_bytes, shares
 __all__ = [
     "Agreement",
     "Answer",
+    "Asked",
     "Busy",
     "EncoderModel",
     "Finish",
+    "Format",
     "ImageModel",
     "ImagePhases",
     "Journal",
+    "JsonLines",
+    "Kept",
+    "OpenAiLines",
+    "Reply",
     "Request",
     "Rows",
     "RowsRunner",
@@ -40,6 +58,7 @@ __all__ = [
     "StepRowsRunner",
     "StepRunner",
     "Summary",
+    "TextLines",
     "TextModel",
     "Token",
     "check",
@@ -50,10 +69,14 @@ __all__ = [
     "follow",
     "generate",
     "generate_rows",
+    "is_openai",
+    "keep",
     "make_images",
     "moved_bytes",
+    "read_all",
     "sample",
     "shares",
+    "up_to_stop",
     "warm_up",
     "write_jsonl",
     "write_npy",

@@ -87,6 +87,7 @@ class Answer:
     """What a row came to: its tokens and why they end, or the fault that ended it."""
 
     row: int
+    num_prompt_tokens: int
     tokens: tuple[int, ...]
     finish: Finish | None
     fault: str | None = None
@@ -135,10 +136,21 @@ def _step(
 ) -> Answer | None:
     """Draws a token of a row; the answer if that was the last one."""
     position = len(request.prompt) + len(drawn)
+
+    def ended(**how: Any) -> Answer:
+        num_prompt_tokens = len(request.prompt)
+        return Answer(row=row, num_prompt_tokens=num_prompt_tokens, tokens=tuple(drawn), **how)
+
     try:
         drawn.append(sample(logits, request.sampling, position))
     except SpecError as error:
-        return Answer(row=row, tokens=tuple(drawn), finish=None, fault=str(error))
+        return Answer(
+            row=row,
+            num_prompt_tokens=len(request.prompt),
+            tokens=tuple(drawn),
+            finish=None,
+            fault=str(error),
+        )
     if drawn[-1] in request.stop:
         finish = Finish.STOP
     elif len(drawn) == request.max_tokens:
@@ -147,7 +159,9 @@ def _step(
         finish = Finish.CONTEXT
     else:
         return None
-    return Answer(row=row, tokens=tuple(drawn), finish=finish)
+    return Answer(
+        row=row, num_prompt_tokens=len(request.prompt), tokens=tuple(drawn), finish=finish
+    )
 
 
 def _prefill(runner: RowsRunner, asked: dict[int, Request]) -> tuple[np.ndarray, Any]:

@@ -1,0 +1,234 @@
+"""Answers every line of a file with a language model that is cut across backends.
+
+python scripts/batch_infer.py --input=prompts.txt --output=answers.jsonl --stages=2
+
+A run that was killed goes on where it was when the same command is given again. Exit code 0: every
+row has its answer; 1: some have an error instead; 3: more than --max_errors had; 2: what was asked
+cannot be done; 143: SIGTERM.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import console
+import deploying
+import stopping
+from absl import flags
+
+import gimlax as gx
+from gimlax import models, serving
+from gimlax.models.decoder import DType
+
+MODEL = flags.DEFINE_string(
+    "model", None, "GGUF file or folder of Hugging Face; by default the installed SmolLM2-135M"
+)
+INPUT = flags.DEFINE_string(
+    "input", None, "a prompt a line; .jsonl: an object a line, OpenAI's batch too", required=True
+)
+OUTPUT = flags.DEFINE_string("output", None, ".jsonl, in order of the input", required=True)
+FIELD = flags.DEFINE_string("field", "prompt", "of each object, its prompt, if not 'messages'")
+RAW = flags.DEFINE_bool("raw", False, "continue prompts as they are, without the chat template")
+MAX_TOKENS = flags.DEFINE_integer("max_tokens", 64, "longest answer, in tokens", lower_bound=1)
+TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 takes the most probable token")
+TOP_P = flags.DEFINE_float("top_p", 1.0, "draw among the most probable tokens of this sum")
+SEED = flags.DEFINE_integer("seed", 0, "of the random draws of row 0; each row has the next one")
+BATCH = flags.DEFINE_integer("batch", 8, "rows in one pass", lower_bound=1)
+CONTEXT = flags.DEFINE_integer(
+    "context", None, "positions of the cache; by default what the longest row needs", lower_bound=1
+)
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of weights and arithmetic")
+SHARD = flags.DEFINE_string("shard", "0/1", "i/n: the i-th of n parts of the rows, from 0")
+MAX_ERRORS = flags.DEFINE_integer(
+    "max_errors", None, "stop when more rows than this have an error", lower_bound=0
+)
+SEEDS = 1 << 32
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    console.prepare_jax()
+    console.check_output(OUTPUT.value)
+    stopping.heed_sigterm()
+    lines = read_lines(Path(INPUT.value))
+    first, end = shard_of(len(lines))
+    language = models.open_language(
+        MODEL.value or models.find_smollm2(), dtype=cast(DType, DTYPE.value)
+    )
+    form = find_format(lines)
+    journal = serving.Journal(Path(OUTPUT.value), belongs=belongs(language.path))
+    if journal.complete:
+        num_errors = sum(map(form.is_fault, journal.read()))
+        finish(serving.Kept(num_rows=end - first, num_errors=num_errors, stopped=False))
+    asked = serving.read_all(form, lines)[first:end]
+    with console.progress("tokens"):
+        rows = [
+            make_request(language, of, index) if isinstance(of, serving.Asked) else of
+            for index, of in enumerate(asked, first)
+        ]
+    found = answers(language, rows, len(journal)) if len(journal) < len(rows) else ()
+    made = (
+        (place, line_of(form, language, lines, asked[place], first + place, answer))
+        for place, answer in found
+    )
+    kept = serving.keep(journal, made, is_error=form.is_fault, max_errors=MAX_ERRORS.value)
+    if not kept.stopped:
+        journal.finish()
+    journal.close()
+    finish(kept)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The rows; a blank line is one in a text file, and none among objects."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise gx.SpecError(f"input '{path}': {error}") from error
+    if lines[-1] == "":
+        lines.pop()
+    lines = [line.removesuffix("\r") for line in lines]
+    return [line for line in lines if line.strip()] if path.suffix == ".jsonl" else lines
+
+
+def shard_of(num_rows: int) -> tuple[int, int]:
+    """First row of the shard, and the one behind its last; outputs in order are the whole."""
+    part, _, of = SHARD.value.partition("/")
+    if not (part.isdecimal() and of.isdecimal() and int(part) < int(of)):
+        raise gx.SpecError(f"--shard={SHARD.value}: give i/n with i from 0 to n - 1, as in 0/4")
+    return int(part) * num_rows // int(of), (int(part) + 1) * num_rows // int(of)
+
+
+def find_format(lines: list[str]) -> serving.Format:
+    if Path(INPUT.value).suffix != ".jsonl":
+        return serving.TextLines(raw=RAW.value)
+    if serving.is_openai(lines):
+        return serving.OpenAiLines()
+    return serving.JsonLines(raw=RAW.value, field=FIELD.value)
+
+
+def belongs(model: Path) -> dict[str, Any]:
+    """What answers depend on, so that those of another job are not gone on with."""
+    with Path(INPUT.value).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    given = (FIELD, RAW, MAX_TOKENS, TEMPERATURE, TOP_P, SEED, BATCH, CONTEXT, DTYPE, SHARD)
+    settings = {flag.name: flag.value for flag in given}
+    return {"input": digest, "model": str(model.resolve()), **settings}
+
+
+def make_request(
+    language: models.LanguageModel, asked: serving.Asked, index: int
+) -> serving.Request | gx.SpecError:
+    settings: Mapping[str, Any] = asked.settings
+    try:
+        text = language.chat(asked.messages) if asked.prompt is None else asked.prompt
+        request = serving.Request(
+            prompt=tuple(language.tokenizer.encode(text)),
+            max_tokens=settings.get("max_tokens", MAX_TOKENS.value),
+            stop=frozenset(language.tokenizer.eos_ids),
+            sampling=serving.Sampling(
+                temperature=settings.get("temperature", TEMPERATURE.value),
+                top_p=settings.get("top_p", TOP_P.value),
+                seed=settings.get("seed", (SEED.value + index) % SEEDS),
+            ),
+        )
+        longest = CONTEXT.value or language.max_context
+        if longest is not None:
+            serving.check_fits(request.prompt, min(longest, language.max_context or longest))
+    except gx.SpecError as error:
+        return error
+    return request
+
+
+def answers(
+    language: models.LanguageModel,
+    rows: Sequence[serving.Request | gx.SpecError],
+    num_done: int,
+) -> Iterator[tuple[int, serving.Answer | gx.SpecError]]:
+    """Yields the place of each row that is left with what it came to.
+
+    Groups of rows are the same in every run of a job, so a row has the same companions and comes to
+    the same: the group that was interrupted is made again, of which some rows are there already.
+    """
+    size, start = BATCH.value, num_done - num_done % BATCH.value
+    groups = {at: rows[at : at + size] for at in range(start, len(rows), size)}
+    requests = [row for row in rows if isinstance(row, serving.Request)]
+    if not requests:
+        yield from ((place, row) for place, row in enumerate(rows) if isinstance(row, Exception))
+        return
+    context, chunk = shape_of(language, requests)
+    cluster = deploying.find_cluster()
+    with console.progress("weights") as update:
+        params = language.load(lambda done, total: update(done, total, ""))
+    model = serving.TextModel(
+        apply=language.apply,
+        params=params,
+        cache=language.state(size, context),
+        context=context,
+        chunk=chunk,
+        recurrent=language.recurrent,
+        batch=size,
+    )
+    workload = model.workload(num_new_tokens=MAX_TOKENS.value)
+    plan = deploying.make_plan(workload, cluster, "latency")
+    with (
+        deploying.compiled(plan, workload, cluster) as phases,
+        console.progress("answers") as update,
+    ):
+        runner = model.cut_rows(phases, phases.place(params))
+        for at, group in groups.items():
+            bad = [(at + i, row) for i, row in enumerate(group) if isinstance(row, Exception)]
+            yield from bad
+            wanted = [row if isinstance(row, serving.Request) else None for row in group]
+            for answer in serving.generate_rows(runner, wanted):
+                yield at + answer.row, answer
+            update(at + len(group), len(rows), f"{at + len(group)} of {len(rows)} rows")
+
+
+def shape_of(language: models.LanguageModel, requests: list[serving.Request]) -> tuple[int, int]:
+    """Positions of the state, and tokens of a prefill pass, for all rows of the job."""
+    longest = max(len(request.prompt) for request in requests)
+    context = CONTEXT.value or max(len(r.prompt) + r.max_tokens for r in requests)
+    context = min(context, language.max_context or context)
+    chunk = serving.chunk_length(longest, context)
+    return context + (-context % chunk if language.recurrent else 0), chunk
+
+
+def line_of(
+    form: serving.Format,
+    language: models.LanguageModel,
+    lines: Sequence[str],
+    asked: serving.Asked | gx.SpecError,
+    index: int,
+    answer: serving.Answer | gx.SpecError,
+) -> dict[str, Any]:
+    """The record of a row."""
+    if isinstance(asked, gx.SpecError) or isinstance(answer, gx.SpecError):
+        return form.fault(index, lines[index], str(answer))
+    if answer.finish is None:
+        return form.fault(index, lines[index], str(answer.fault))
+    ended = answer.finish is serving.Finish.STOP
+    stream = language.tokenizer.stream()
+    pieces = [stream.push(token) for token in answer.tokens[: -1 if ended else None]]
+    text, num_tokens = serving.up_to_stop([*pieces, stream.flush()], asked.stop)
+    reply = serving.Reply(
+        text=text,
+        finish=answer.finish if num_tokens is None else serving.Finish.STOP,
+        num_prompt_tokens=answer.num_prompt_tokens,
+        num_new_tokens=min(num_tokens or len(answer.tokens), len(answer.tokens)),
+    )
+    return form.answer(index, asked, reply)
+
+
+def finish(kept: serving.Kept) -> None:
+    """Says what there is, and ends with the exit code for it."""
+    print(f"{kept.num_rows} rows in {OUTPUT.value}, {kept.num_errors} of them errors", flush=True)
+    if kept.stopped:
+        print(f"stopped: more than {MAX_ERRORS.value} errors; see {OUTPUT.value}.part")
+        sys.exit(3)
+    sys.exit(1 if kept.num_errors else 0)
+
+
+if __name__ == "__main__":
+    console.run(main)

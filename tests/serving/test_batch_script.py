@@ -1,0 +1,152 @@
+"""`scripts/batch_infer.py` answers the lines of a file, whatever happens to it meanwhile."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gimlax.models import open_language
+from gimlax.serving import Request, TextModel, generate
+from tests.models import language_folder
+
+pytest.importorskip("tokenizers")
+pytest.importorskip("minijinja")
+ROOT = Path(__file__).parents[2]
+PROMPTS = ["hello", "he", None, "world", "hello world", "x" * 40, "o"]
+
+
+def start(folder, script, *flags):
+    return subprocess.Popen(
+        [sys.executable, f"scripts/{script}.py", *flags],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "XDG_CACHE_HOME": str(folder),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder, script, *flags):
+    process = start(folder, script, *flags)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module", name="folder")
+def folder_fixture(tmp_path_factory):
+    folder = language_folder.write(tmp_path_factory.mktemp("model") / "llama")
+    lines = [json.dumps({"prompt": p, "id": i}) for i, p in enumerate(PROMPTS)]
+    (folder / "in.jsonl").write_text("\n\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module", name="flags")
+def flags_fixture(folder):
+    job = [f"--model={folder}", f"--input={folder}/in.jsonl", "--batch=2", "--max_tokens=3"]
+    return [*job, "--raw", "--stages=2", "--meshes=cpu,cpu"]
+
+
+@pytest.fixture(scope="module", name="whole")
+def whole_fixture(folder, flags):
+    """The output of an undisturbed run."""
+    output = folder / "whole.jsonl"
+    code, _, err = run(folder, "batch_infer", *flags, f"--output={output}")
+    assert code == 1, err
+    return output
+
+
+def test_answers_are_those_of_each_prompt_alone(folder, whole):
+    language = open_language(folder)
+    model = TextModel(
+        apply=language.apply,
+        params=language.load(),
+        cache=language.state(1, 32),
+        context=32,
+        chunk=16,
+    ).uncut()
+    for index, (prompt, row) in enumerate(zip(PROMPTS, rows_of(whole), strict=True)):
+        assert row["index"] == row["id"] == index
+        if prompt in (None, PROMPTS[5]):
+            assert "give a string" in row["error"] or "40 tokens, but the context" in row["error"]
+            continue
+        ids = tuple(language.tokenizer.encode(prompt))
+        answer = list(generate(model, Request(prompt=ids, max_tokens=3, stop=frozenset({1}))))
+        shown = [token.id for token in answer if token.id != 1]
+        assert row["text"] == language.tokenizer.decode(shown)
+        assert (row["num_prompt_tokens"], row["num_new_tokens"]) == (len(ids), len(answer))
+
+
+def test_a_run_that_was_ended_and_killed_goes_on_where_it_was(folder, flags, whole, tmp_path):
+    output = tmp_path / "out.jsonl"
+    process = start(folder, "batch_infer", *flags, f"--output={output}")
+    while "compilation ..." not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    held = whole.read_bytes()
+    middle = held.index(b"\n", held.index(b'"index": 4')) - 9  # in the line of the fifth row
+    (tmp_path / "out.jsonl.part").write_bytes(held[:middle])
+    code, out, err = run(folder, "batch_infer", *flags, f"--output={output}")
+    assert code == 1, err
+    assert output.read_bytes() == held
+    assert "7 rows in" in out and "2 of them errors" in out
+    code, _, err = run(folder, "batch_infer", *flags, f"--output={output}", "--seed=1")
+    assert code == 2 and "of another job: its seed is 0, not 1" in err
+
+
+def test_openai_lines_through_a_recurrent_model_up_to_too_many_errors(tmp_path):
+    folder = language_folder.write(tmp_path / "mamba2", "mamba2")
+    hello = [{"role": "user", "content": "hello"}]
+    bodies = [{"messages": hello, "max_tokens": 2}, {"messages": hello, "n": 2}, {}, {}]
+    lines = [
+        json.dumps({"custom_id": f"row {i}", "url": "/v1/chat/completions", "body": body})
+        for i, body in enumerate(bodies)
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    flags = [f"--model={folder}", f"--input={tmp_path}/in.jsonl", "--batch=2", "--shard=0/1"]
+    output = tmp_path / "out.jsonl"
+    code, out, err = run(folder, "batch_infer", *flags, f"--output={output}", "--max_errors=1")
+    assert code == 3, err
+    assert "more than 1 errors" in out and not output.exists()
+    found = rows_of(tmp_path / "out.jsonl.part")
+    assert [row["custom_id"] for row in found] == ["row 0", "row 1", "row 2"]
+    assert [row["response"]["status_code"] for row in found] == [200, 400, 400]
+    body = found[0]["response"]["body"]
+    assert body["usage"]["completion_tokens"] == 2
+    assert body["choices"][0]["message"]["role"] == "assistant"
+
+
+def test_a_folder_answers_a_prompt(tmp_path):
+    folder = language_folder.write(tmp_path / "mamba", "mamba")
+    code, out, err = run(
+        folder, "generate", f"--model={folder}", "--prompt=hello", "--max_tokens=3", "--check"
+    )
+    assert code == 0, err
+    assert "tokens against the uncut model: equal at all" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["--shard=2/2", "--input=README.md"], "give i/n"), (["--input=none.txt"], "none.txt")],
+)
+def test_faults_are_one_line(folder, flags, said, tmp_path):
+    code, _, err = run(
+        folder, "batch_infer", f"--model={folder}", f"--output={tmp_path}/out.jsonl", *flags
+    )
+    assert code == 2
+    assert said in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
