@@ -2,20 +2,17 @@
 
 python scripts/batch_infer.py --input=prompts.txt --output=answers.jsonl --stages=2
 
-A run that was killed goes on where it was when the same command is given again. Exit code 0: every
-row has its answer; 1: some have an error instead; 3: more than --max_errors had; 2: what was asked
-cannot be done; 143: SIGTERM.
+The input has a prompt a line; a .jsonl an object a line with a prompt or messages, or the lines of
+OpenAI's batches. A run that was killed goes on where it was when the same command is given again.
 """
 
-import hashlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import console
 import deploying
-import stopping
+import jobs
 from absl import flags
 
 import gimlax as gx
@@ -25,43 +22,34 @@ from gimlax.models.decoder import DType
 MODEL = flags.DEFINE_string(
     "model", None, "GGUF file or folder of Hugging Face; by default the installed SmolLM2-135M"
 )
-INPUT = flags.DEFINE_string(
-    "input", None, "a prompt a line; .jsonl: an object a line, OpenAI's batch too", required=True
-)
-OUTPUT = flags.DEFINE_string("output", None, ".jsonl, in order of the input", required=True)
 FIELD = flags.DEFINE_string("field", "prompt", "of each object, its prompt, if not 'messages'")
 RAW = flags.DEFINE_bool("raw", False, "continue prompts as they are, without the chat template")
 MAX_TOKENS = flags.DEFINE_integer("max_tokens", 64, "longest answer, in tokens", lower_bound=1)
 TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 takes the most probable token")
 TOP_P = flags.DEFINE_float("top_p", 1.0, "draw among the most probable tokens of this sum")
 SEED = flags.DEFINE_integer("seed", 0, "of the random draws of row 0; each row has the next one")
-BATCH = flags.DEFINE_integer("batch", 8, "rows in one pass", lower_bound=1)
 CONTEXT = flags.DEFINE_integer(
     "context", None, "positions of the cache; by default what the longest row needs", lower_bound=1
 )
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of weights and arithmetic")
-SHARD = flags.DEFINE_string("shard", "0/1", "i/n: the i-th of n parts of the rows, from 0")
-MAX_ERRORS = flags.DEFINE_integer(
-    "max_errors", None, "stop when more rows than this have an error", lower_bound=0
-)
+flags.adopt_module_key_flags(jobs)
+flags.adopt_module_key_flags(deploying)
 SEEDS = 1 << 32
 
 
 def main(argv: list[str]) -> None:
     del argv
-    console.prepare_jax()
-    console.check_output(OUTPUT.value)
-    stopping.heed_sigterm()
-    lines = read_lines(Path(INPUT.value))
-    first, end = shard_of(len(lines))
+    jobs.prepare()
+    lines = read_lines(Path(jobs.INPUT.value))
+    first, end = jobs.shard_of(len(lines))
     language = models.open_language(
         MODEL.value or models.find_smollm2(), dtype=cast(DType, DTYPE.value)
     )
     form = find_format(lines)
-    journal = serving.Journal(Path(OUTPUT.value), belongs=belongs(language.path))
+    journal = serving.Journal(Path(jobs.OUTPUT.value), belongs=belongs(language.path))
     if journal.complete:
         num_errors = sum(map(form.is_fault, journal.read()))
-        finish(serving.Kept(num_rows=end - first, num_errors=num_errors, stopped=False))
+        jobs.finish(serving.Kept(num_rows=end - first, num_errors=num_errors, stopped=False))
     asked = serving.read_all(form, lines)[first:end]
     with console.progress("tokens"):
         rows = [
@@ -73,11 +61,11 @@ def main(argv: list[str]) -> None:
         (place, line_of(form, language, lines, asked[place], first + place, answer))
         for place, answer in found
     )
-    kept = serving.keep(journal, made, is_error=form.is_fault, max_errors=MAX_ERRORS.value)
+    kept = serving.keep(journal, made, is_error=form.is_fault, max_errors=jobs.MAX_ERRORS.value)
     if not kept.stopped:
         journal.finish()
     journal.close()
-    finish(kept)
+    jobs.finish(kept)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -92,16 +80,8 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in lines if line.strip()] if path.suffix == ".jsonl" else lines
 
 
-def shard_of(num_rows: int) -> tuple[int, int]:
-    """First row of the shard, and the one behind its last; outputs in order are the whole."""
-    part, _, of = SHARD.value.partition("/")
-    if not (part.isdecimal() and of.isdecimal() and int(part) < int(of)):
-        raise gx.SpecError(f"--shard={SHARD.value}: give i/n with i from 0 to n - 1, as in 0/4")
-    return int(part) * num_rows // int(of), (int(part) + 1) * num_rows // int(of)
-
-
 def find_format(lines: list[str]) -> serving.Format:
-    if Path(INPUT.value).suffix != ".jsonl":
+    if Path(jobs.INPUT.value).suffix != ".jsonl":
         return serving.TextLines(raw=RAW.value)
     if serving.is_openai(lines):
         return serving.OpenAiLines()
@@ -109,12 +89,10 @@ def find_format(lines: list[str]) -> serving.Format:
 
 
 def belongs(model: Path) -> dict[str, Any]:
-    """What answers depend on, so that those of another job are not gone on with."""
-    with Path(INPUT.value).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    given = (FIELD, RAW, MAX_TOKENS, TEMPERATURE, TOP_P, SEED, BATCH, CONTEXT, DTYPE, SHARD)
+    """What answers depend on."""
+    given = (FIELD, RAW, MAX_TOKENS, TEMPERATURE, TOP_P, SEED, CONTEXT, DTYPE)
     settings = {flag.name: flag.value for flag in given}
-    return {"input": digest, "model": str(model.resolve()), **settings}
+    return jobs.belongs({"model": str(model.resolve()), **settings})
 
 
 def make_request(
@@ -151,7 +129,7 @@ def answers(
     Groups of rows are the same in every run of a job, so a row has the same companions and comes to
     the same: the group that was interrupted is made again, of which some rows are there already.
     """
-    size, start = BATCH.value, num_done - num_done % BATCH.value
+    size, start = jobs.BATCH.value, num_done - num_done % jobs.BATCH.value
     groups = {at: rows[at : at + size] for at in range(start, len(rows), size)}
     requests = [row for row in rows if isinstance(row, serving.Request)]
     if not requests:
@@ -219,15 +197,6 @@ def line_of(
         num_new_tokens=min(num_tokens or len(answer.tokens), len(answer.tokens)),
     )
     return form.answer(index, asked, reply)
-
-
-def finish(kept: serving.Kept) -> None:
-    """Says what there is, and ends with the exit code for it."""
-    print(f"{kept.num_rows} rows in {OUTPUT.value}, {kept.num_errors} of them errors", flush=True)
-    if kept.stopped:
-        print(f"stopped: more than {MAX_ERRORS.value} errors; see {OUTPUT.value}.part")
-        sys.exit(3)
-    sys.exit(1 if kept.num_errors else 0)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of weigh
 TRACE = flags.DEFINE_string("trace", None, "write a timeline that ui.perfetto.dev opens")
 WHY = flags.DEFINE_bool("why", False, "say what took longer than planned, and why")
 CHECK = flags.DEFINE_bool("check", False, "compare the tokens with those of the uncut model")
+flags.adopt_module_key_flags(deploying)
 
 
 def main(argv: list[str]) -> None:

@@ -1,6 +1,13 @@
 """Responses out of passes: generation of one sequence, embeddings of many texts, images."""
 
 from gimlax.serving.agreement import Agreement, check, compare
+from gimlax.serving.array_rows import (
+    ArrayRows,
+    check_outputs,
+    read_array_rows,
+    records,
+    write_arrays,
+)
 from gimlax.serving.batch import Answer, RowsRunner, StepRowsRunner, generate_rows
 from gimlax.serving.embedding import EncoderModel, embed
 from gimlax.serving.generate import (
@@ -37,6 +44,7 @@ from gimlax.serving.usage import Busy, moved_bytes, shares
 __all__ = [
     "Agreement",
     "Answer",
+    "ArrayRows",
     "Asked",
     "Busy",
     "EncoderModel",
@@ -63,6 +71,7 @@ __all__ = [
     "Token",
     "check",
     "check_fits",
+    "check_outputs",
     "chunk_length",
     "compare",
     "embed",
@@ -74,10 +83,13 @@ __all__ = [
     "make_images",
     "moved_bytes",
     "read_all",
+    "read_array_rows",
+    "records",
     "sample",
     "shares",
     "up_to_stop",
     "warm_up",
+    "write_arrays",
     "write_jsonl",
     "write_npy",
     "write_png",

@@ -1,5 +1,7 @@
-"""`scripts/batch_infer.py` answers the lines of a file, whatever happens to it meanwhile."""
+"""`scripts/batch_infer.py` answers the lines of a file, whatever happens to it meanwhile, and
+`scripts/batch_apply.py` does any function's work so."""
 
+import importlib
 import json
 import os
 import signal
@@ -7,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from gimlax.models import open_language
@@ -25,7 +29,7 @@ def start(folder, script, *flags):
         cwd=ROOT,
         env={
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}:{folder}",
             "JAX_PLATFORMS": "cpu",
             "XDG_CACHE_HOME": str(folder),
         },
@@ -145,3 +149,46 @@ def test_a_fault_is_one_line(folder, tmp_path):
     assert code == 2
     assert "--shard=2/2: give i/n" in err and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+MODULE = """
+import jax
+from flax import nnx
+from gimlax.models import from_nnx
+
+class Scorer(nnx.Module):
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(3, 3, rngs=rngs) for _ in range(4)])
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = nnx.tanh(layer(x))
+        return x
+
+def make():
+    return from_nnx(Scorer(nnx.Rngs(0)))
+"""
+
+
+def test_any_function_is_applied_to_rows_of_arrays(tmp_path, monkeypatch):
+    (tmp_path / "scoring.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    apply, params = importlib.import_module("scoring").make()
+    rows = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    expected = np.asarray(jax.jit(apply)(params, rows))
+    bad = ["[1, 2]", *map(json.dumps, rows.tolist())]
+    (tmp_path / "in.jsonl").write_text("\n".join(bad[1:4] + bad[:1] + bad[4:]))
+    flags = ["--fn=scoring:make", "--batch=3", "--stages=2", "--meshes=cpu,cpu"]
+    output = tmp_path / "out.jsonl"
+    job = [f"--input={tmp_path}/in.jsonl", f"--output={output}", *flags]
+    code, _, err = run(tmp_path, "batch_apply", *job)
+    assert code == 1, err
+    found = rows_of(output)
+    assert found.pop(3) == {"index": 3, "error": "its shape is {row: (2,)}, not {row: (3,)}"}
+    np.testing.assert_allclose([row["output"] for row in found], expected, atol=2e-6)
+
+    np.save(tmp_path / "in.npy", rows)
+    job = [f"--input={tmp_path}/in.npy", f"--output={tmp_path}/out.npy", *flags]
+    code, _, err = run(tmp_path, "batch_apply", *job)
+    assert code == 0, err
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=2e-6)
