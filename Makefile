@@ -27,11 +27,12 @@ PLATFORM ?=
 DEVICE_EXTRA := $(filter cuda rocm tpu,$(PLATFORM))
 DEVICE_VENV := $(VENV)$(DEVICE_EXTRA:%=-%)
 
-.PHONY: help demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-overhead bench-pipeline bench-silicon verify-hardware test-ray test-faults clean
+.PHONY: help notebook demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-overhead bench-pipeline bench-silicon verify-hardware test-ray test-faults clean
 
 help:
 	@echo "make demo         run a language model cut across two backends"
 	@echo "make test         run the tests"
+	@echo "make notebook     make notebooks/quickstart.ipynb of its source"
 	@echo "make test-device PLATFORM=cuda|rocm|tpu|NAME  try gimlax on a device, NAME as its plugin registers it"
 	@echo "make test-faults  do 200 faults to workers and their links, checking 2,000 passes (FAULTS, PASSES, SEED)"
 	@echo "make lint         ruff and pyright"
@@ -57,6 +58,10 @@ demo:
 test:
 	@tools/environment.sh $(VENV) text,test
 	$(VENV)/bin/python -m pytest $(WORKERS) $(PYTEST_FLAGS)
+
+notebook:
+	@tools/environment.sh $(VENV) text,test
+	$(VENV)/bin/python tools/notebook.py notebooks/quickstart.py
 
 test-device:
 	@test -n "$(PLATFORM)" || { echo "say which: make test-device PLATFORM=cuda|rocm|tpu|NAME"; exit 2; }

@@ -13,6 +13,7 @@ from gimlax.errors import SpecError
 from gimlax.planning import Plan
 from gimlax.program.account import Account
 from gimlax.program.accounting import account_for
+from gimlax.program.picture import svg
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,16 @@ class Timeline:
             for span in sorted(self.spans, key=lambda span: span.start_s)
         ]
         return {"traceEvents": named + events, "displayTimeUnit": "ms"}
+
+    def to_svg(self) -> str:
+        """A picture: a row for each mesh and link, with the name of a span where it is pointed at.
+
+        Notebooks show it of a timeline that is the last value of a cell.
+        """
+        return svg(self.spans, self.tracks())
+
+    def _repr_svg_(self) -> str:
+        return self.to_svg()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the Chrome trace to a file that ui.perfetto.dev opens."""

@@ -1,6 +1,7 @@
 """A timeline adds up and opens in a trace viewer."""
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 
@@ -54,3 +55,39 @@ def test_the_chrome_trace_names_one_thread_per_track(tmp_path):
 def test_a_span_that_runs_backwards_is_refused(start_s, end_s):
     with pytest.raises(SpecError, match=r"span 't' on 'm'"):
         Span(mesh="m", task="t", start_s=start_s, end_s=end_s)
+
+
+def test_the_picture_has_a_row_for_each_track_and_a_box_for_each_span():
+    picture = ElementTree.fromstring(TIMELINE.to_svg())
+    space = {"svg": "http://www.w3.org/2000/svg"}
+    rows = [text.text for text in picture.findall("svg:text", space)]
+    assert rows[-3:] == ["cpu", "cpu -> gpu", "gpu"]
+    assert rows[0] == "0 ms" and rows[6] == "9 ms"
+    boxes = [
+        box
+        for box in picture.findall("svg:rect", space)
+        if box.find("svg:title", space) is not None
+    ]
+    named = {box.find("svg:title", space).text: box for box in boxes}
+    assert set(named) == {
+        "decode: stage 0: 2 ms",
+        "decode: stage 1: 1 ms",
+        "decode: cpu -> gpu: 1 ms",
+        "prefill: stage 0: 5 ms",
+    }
+    first, second = named["decode: stage 0: 2 ms"], named["decode: stage 1: 1 ms"]
+    assert float(first.get("width")) == pytest.approx(2 * float(second.get("width")), abs=0.02)
+    assert float(second.get("x")) > float(first.get("x")) and second.get("y") > first.get("y")
+    assert len({box.get("fill") for box in named.values()}) == 4
+    assert TIMELINE._repr_svg_() == TIMELINE.to_svg()
+
+
+def test_a_picture_of_nothing_and_of_very_much_is_small():
+    assert ElementTree.fromstring(Timeline(spans=()).to_svg()).tag.endswith("svg")
+    many = Timeline(
+        spans=tuple(
+            Span(mesh="<a>", task="t", start_s=i * 1e-6, end_s=i * 1e-6 + 5e-7)
+            for i in range(100_000)
+        )
+    )
+    assert many.to_svg().count("<title>") < 3000
