@@ -10,6 +10,7 @@ from gimlax._floor import require_jax
 require_jax()
 
 from gimlax.api import Jitted, Lowered, jit
+from gimlax.checkpoints import load
 from gimlax.devices import Cluster, Link, MeshSpec, discover
 from gimlax.errors import (
     BackendError,
@@ -71,6 +72,7 @@ __all__ = [
     "discover",
     "gather",
     "jit",
+    "load",
     "pareto",
     "plan",
     "probe",

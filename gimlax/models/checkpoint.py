@@ -40,15 +40,19 @@ class Checkpoint:
     def __getitem__(self, name: str) -> StoredTensor:
         return self.files[name].tensors[name]
 
-    def read(self, name: str) -> np.ndarray:
-        """Tensor `name`; see `Safetensors.read`."""
-        return self.files[name].read(name)
+    def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+        """Tensor `name`, or the part of it at an index; see `Safetensors.read`."""
+        return self.files[name].read(name)[index]
+
+    def drop(self, name: str) -> None:
+        """See `Safetensors.drop`."""
+        self.files[name].drop(name)
 
     def held(self) -> dict[str, Held]:
         """Shapes and dtypes of all tensors."""
         stored = {name: self[name] for name in self.files}
         return {
-            name: Held(shape=info.shape, dtype=info.dtype, floating=info.floating)
+            name: Held(shape=info.shape, dtype=info.dtype, numpy=info.numpy)
             for name, info in stored.items()
         }
 

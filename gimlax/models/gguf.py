@@ -23,10 +23,12 @@ import numpy as np
 
 from gimlax.errors import SpecError
 from gimlax.models.extras import require
+from gimlax.models.pages import drop_pages
 
 PURPOSE = "reading a GGUF file"
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+CHUNK = 1 << 20  # numbers that are dequantised at once
 MAX_KEY_BYTES = 65535
 MAX_NAME_BYTES = 256
 MAX_DIMS = 4
@@ -105,26 +107,39 @@ class Gguf:
                 f"which cannot be read; supported are {supported}"
             )
 
-    def dequantize(self, name: str, dtype: str = "float32") -> np.ndarray:
-        """Tensor `name` as numbers of `dtype`.
+    def dequantize(
+        self, name: str, dtype: str = "float32", rows: slice | np.ndarray | None = None
+    ) -> np.ndarray:
+        """Tensor `name` as numbers of `dtype`, or some of its rows, in the order that is asked for.
+
+        Rows count through all dims but the last; `rows` gives [row, last dim]. Besides the result a
+        few MB are needed.
 
         Raises `SpecError` for an unsupported quantisation and for values that are not finite.
         """
         self.check_quantization(name)
         info = self.tensors[name]
         stored = np.frombuffer(self.data, np.uint8, info.num_bytes, info.offset)
-        rows = stored.reshape(math.prod(info.shape[:-1]), -1)
+        stored = stored.reshape(math.prod(info.shape[:-1]), -1)
         package = require("gguf", PURPOSE)
         kind = package.GGMLQuantizationType[info.quantization]
-        with np.errstate(all="ignore"):
-            values = package.dequantize(rows, kind).reshape(info.shape)
-            values = values.astype(np.dtype(dtype), copy=False)
-        if not np.isfinite(values).all():
-            raise SpecError(
-                f"'{self.path}': tensor '{name}' ({info.quantization}) holds values that are not "
-                f"finite in {dtype}; the file is corrupt or needs a wider dtype"
-            )
-        return values
+        order = np.arange(len(stored))[slice(None) if rows is None else rows]
+        values = np.empty((len(order), info.shape[-1]), dtype)
+        step = max(1, CHUNK // info.shape[-1])
+        for start in range(0, len(order), step):
+            part = values[start : start + step]
+            with np.errstate(all="ignore"):
+                part[...] = package.dequantize(stored[order[start : start + step]], kind)
+            if not np.isfinite(part).all():
+                raise SpecError(
+                    f"'{self.path}': tensor '{name}' ({info.quantization}) holds values that are "
+                    f"not finite in {dtype}; the file is corrupt or needs a wider dtype"
+                )
+        return values.reshape(info.shape) if rows is None else values
+
+    def drop(self, name: str) -> None:
+        """Lets go of the pages of tensor `name`; it can be read again."""
+        drop_pages(self.data, self.tensors[name].offset, self.tensors[name].num_bytes)
 
 
 @functools.cache

@@ -34,6 +34,7 @@ from gimlax.models.state_space_files import MAMBA, MAMBA2
 
 __all__ = ["load_huggingface", "open_huggingface"]
 
+CONFIG = "config.json"
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "bert": BERT,
@@ -52,12 +53,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") -> ModelFiles:
     """The model in a folder, with parameters, computation and cache in `dtype`.
 
+    `path` is the folder, or the one file in it that has the weights.
+
     Raises:
         SpecError: a file is missing or not sound, the architecture or a variant of it is not
             supported, or tensors do not fit the config.
     """
     path = Path(path)
-    file = path / "config.json"
+    file = (path.parent if path.is_file() else path) / CONFIG
     reader = Reader(file, read_json(file, "config"))
     kind = reader.get("model_type", str, reader.values.get("_class_name"))  # the latter: diffusers
     if kind not in FAMILIES:
@@ -91,6 +94,7 @@ def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") 
             shape,
             names[of],
             checkpoint.read,
+            checkpoint.drop,
             dtype=target,
             num_bytes=sum(checkpoint[name].num_bytes for name in names[of]),
         )

@@ -16,12 +16,14 @@ from gimlax.errors import SpecError
 
 __all__ = [
     "Held",
+    "Index",
     "KeyPath",
     "Leaf",
     "ModelFiles",
     "Progress",
     "Wanted",
     "check_fit",
+    "exact",
     "flat_shapes",
     "leaf_of",
     "read_leaves",
@@ -46,6 +48,7 @@ class Leaf:
         dtype: of what is read.
         num_bytes: that it takes in its file.
         read: gives the part at an index, one slice a dim; fewer stand for the first dims.
+        drop: lets go of what reading has mapped.
     """
 
     path: KeyPath
@@ -53,6 +56,7 @@ class Leaf:
     dtype: np.dtype
     num_bytes: int
     read: Callable[[Index], np.ndarray]
+    drop: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,20 +69,30 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A tensor that a model needs: its name in the files, and what it is, or is one row of."""
+    """A tensor that a model needs: its name in the files, and what it is, or is one row of.
+
+    `dtype` is the only one that will do, None where any floats will.
+    """
 
     name: str
     path: KeyPath
     shape: tuple[int, ...]
+    dtype: np.dtype | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A tensor that files have; `dtype` is how they call it, `floating` whether that is a float."""
+    """A tensor that files have; `dtype` is how they call it, `numpy` how numpy does, None for a
+    float of any kind."""
 
     shape: tuple[int, ...]
     dtype: str
-    floating: bool = True
+    numpy: np.dtype | None = None
+
+    def is_like(self, dtype: np.dtype | None) -> bool:
+        """Whether what wants this dtype, or floats if it is None, can have it."""
+        found = None if self.numpy is None or _floats(self.numpy) else self.numpy
+        return found == dtype
 
 
 def wanted_tensors(path: KeyPath, shape: tuple[int, ...], names: Sequence[str]) -> list[Wanted]:
@@ -92,7 +106,8 @@ def leaf_of(
     path: KeyPath,
     shape: tuple[int, ...],
     names: Sequence[str],
-    read: Callable[[str], np.ndarray],
+    read: Callable[[str, Index], np.ndarray],
+    drop: Callable[[str], None],
     *,
     dtype: np.dtype,
     num_bytes: int,
@@ -102,17 +117,29 @@ def leaf_of(
     Args:
         path: see `Leaf`; so are shape, dtype and num_bytes.
         names: of its tensors.
-        read: gives the tensor of a name; of an array that is mapped only the part that is wanted
-            comes from the file.
+        read: gives the part at an index of the tensor of a name.
+        drop: lets go of what reading that tensor has mapped.
     """
 
     def one(index: Index) -> np.ndarray:
-        return read(names[0])[index].astype(dtype, copy=False)
+        return read(names[0], index).astype(dtype, copy=False)
 
     def stacked(index: Index) -> np.ndarray:
         first, rest = (index[0], index[1:]) if index else (slice(None), ())
-        rows = [read(name)[rest].astype(dtype, copy=False) for name in names[first]]
-        return np.stack(rows) if rows else np.empty((0, *shape[1:]), dtype)
+        if not names[first]:
+            return np.empty((0, *shape[1:]), dtype)
+        begun = read(names[first][0], rest)
+        stack = np.empty((len(names[first]), *begun.shape), dtype)
+        stack[0] = begun
+        drop(names[first][0])
+        for row, name in enumerate(names[first][1:], 1):  # one at a time
+            stack[row] = read(name, rest)
+            drop(name)
+        return stack
+
+    def dropped() -> None:
+        for name in names:
+            drop(name)
 
     return Leaf(
         path=path,
@@ -120,6 +147,7 @@ def leaf_of(
         dtype=dtype,
         num_bytes=num_bytes,
         read=one if len(names) == 1 else stacked,
+        drop=dropped,
     )
 
 
@@ -151,9 +179,10 @@ def check_fit(
         elif have.shape != want.shape:
             turned = ", transposed" if have.shape == want.shape[::-1] else ""
             faults.append(f"{where} ({want.name}): model {want.shape}, file {have.shape}{turned}")
-        elif not have.floating:
+        elif not have.is_like(want.dtype):
+            need = "floats" if want.dtype is None else want.dtype
             faults.append(
-                f"{where} ({want.name}): model floats {want.shape}, file {have.dtype} {have.shape}"
+                f"{where} ({want.name}): model {need} {want.shape}, file {have.dtype} {have.shape}"
             )
     faults += [
         f"({name}): model nothing, file {have.shape}"
@@ -171,6 +200,15 @@ def flat_shapes(params: Any) -> dict[KeyPath, tuple[int, ...]]:
     """Shape of each parameter by key path."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {tuple(key.key for key in path): leaf.shape for path, leaf in leaves}
+
+
+def exact(dtype: np.dtype) -> np.dtype | None:
+    """The `dtype` of a `Wanted` for a parameter of this dtype: None if it is a float."""
+    return None if _floats(dtype) else dtype
+
+
+def _floats(dtype: np.dtype) -> bool:
+    return bool(jax.numpy.issubdtype(dtype, jax.numpy.floating))
 
 
 def read_leaves(

@@ -6,6 +6,7 @@ embedding pairs the halves, so those rows are put back in order here. Of a scali
 frequencies they have only what each frequency is divided by.
 """
 
+import math
 import os
 from collections.abc import Callable, Container, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from gimlax.models.decoder import DecoderConfig, DType, Params, abstract_params
 from gimlax.models.gguf import Gguf, read_gguf
 from gimlax.models.leaves import (
     Held,
+    Index,
     KeyPath,
     Leaf,
     ModelFiles,
@@ -188,10 +190,18 @@ def _leaves(gguf: Gguf, config: DecoderConfig) -> tuple[Leaf, ...]:
         gguf.check_quantization(want.name)
     heads = {"query": config.num_heads, "key": config.num_kv_heads}
 
-    def read(path: KeyPath) -> Callable[[str], np.ndarray]:
-        def one(name: str) -> np.ndarray:
-            values = gguf.dequantize(name, config.param_dtype)
-            return paired_halves(values, heads[path[-1]]) if path[-1] in heads else values
+    def read(path: KeyPath) -> Callable[[str, Index], np.ndarray]:
+        def one(name: str, index: Index) -> np.ndarray:
+            *dims, _ = shape = gguf.tensors[name].shape
+            if not dims:
+                return gguf.dequantize(name, config.param_dtype)[index]
+            order = np.arange(math.prod(dims)).reshape(*dims, 1)
+            if path[-1] in heads:
+                order = paired_halves(order, heads[path[-1]])
+            wanted = order[index[:-1] if len(index) == len(shape) else index]
+            values = gguf.dequantize(name, config.param_dtype, wanted.ravel())
+            values = values.reshape(*wanted.shape[:-1], shape[-1])
+            return values[..., index[-1]] if len(index) == len(shape) else values
 
         return one
 
@@ -201,6 +211,7 @@ def _leaves(gguf: Gguf, config: DecoderConfig) -> tuple[Leaf, ...]:
             shape,
             names[path],
             read(path),
+            gguf.drop,
             dtype=np.dtype(config.param_dtype),
             num_bytes=sum(gguf.tensors[name].num_bytes for name in names[path]),
         )

@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from gimlax.errors import SpecError
+from gimlax.models.pages import drop_pages
 
 __all__ = ["Safetensors", "StoredTensor", "parse_json", "read_safetensors", "recognise"]
 
@@ -65,9 +66,9 @@ class StoredTensor:
     num_bytes: int
 
     @property
-    def floating(self) -> bool:
-        """Whether its numbers are floats."""
-        return self.dtype[0] == "F" or self.dtype == "BF16"
+    def numpy(self) -> np.dtype:
+        """What numpy calls its dtype."""
+        return DTYPES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,6 +91,12 @@ class Safetensors:
         packed = np.asarray(stored)
         halves = np.stack([packed & 15, packed >> 4], axis=-1)
         return halves.reshape(info.shape).view(dtype)
+
+    def drop(self, name: str) -> None:
+        """Lets go of the pages of tensor `name`; it can be read again."""
+        info, mapped = self.tensors[name], getattr(self.data, "_mmap", None)
+        if mapped is not None:
+            drop_pages(mapped, info.offset, info.num_bytes)
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> Safetensors:

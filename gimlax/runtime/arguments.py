@@ -11,8 +11,9 @@ import numpy as np
 
 from gimlax import _jax
 from gimlax.errors import TraceError
+from gimlax.lazy import LazyArray
 
-_ARRAYS = (jax.Array, np.ndarray, np.generic)
+_ARRAYS = (jax.Array, np.ndarray, np.generic, LazyArray)
 _SHOWN = 10  # mismatches that one message lists
 
 
@@ -62,11 +63,16 @@ def fits(leaf: Any, aval: jax.ShapeDtypeStruct) -> bool:
     return found.shape == aval.shape and found.dtype == aval.dtype
 
 
+def num_bytes(leaf: Any) -> int:
+    """Bytes of an array or number."""
+    return _jax.nbytes(leaf if isinstance(leaf, LazyArray) else jax.typeof(leaf))
+
+
 def describe(leaf: Any) -> str:
     """A leaf in words: dtype and shape, or what else it is."""
     if _jax.inside_trace(leaf):
         return f"a tracer ({type(leaf).__name__})"
-    if isinstance(leaf, jax.ShapeDtypeStruct):
+    if isinstance(leaf, jax.ShapeDtypeStruct | LazyArray):
         return f"{leaf.dtype}{list(leaf.shape)}"
     try:
         found = jax.typeof(leaf)

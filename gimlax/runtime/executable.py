@@ -57,6 +57,14 @@ class _Shared:
         """Equal to the `owner` of the handles that this compilation made."""
         return self._deployment.inventory
 
+    @property
+    def resident(self) -> tuple[Any, ...]:
+        """Of each resident argument the tree of its shapes and dtypes."""
+        return tuple(
+            jax.tree.unflatten(tree.treedef, tree.avals)
+            for tree in self._deployment.inventory.resident
+        )
+
     def place(self, *trees: Any) -> Any:
         """Puts resident arguments on their meshes.
 

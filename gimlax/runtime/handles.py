@@ -8,6 +8,7 @@ each other through the pipeline.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ import numpy as np
 from gimlax import _jax
 from gimlax.errors import BackendError, SpecError
 from gimlax.graph import Part
-from gimlax.runtime.arguments import check_tree, fits
+from gimlax.lazy import LazyArray, read_all
+from gimlax.runtime.arguments import check_tree, fits, num_bytes
 from gimlax.runtime.inventory import Inventory, Tree
 from gimlax.runtime.stores import Arrays, Cell, Store
 
@@ -69,14 +71,30 @@ class Placed:
         where = ", ".join(map(repr, self.meshes))
         return f"Placed({self.name}, {self.nbytes} bytes on {where})"
 
-    def _leaves(self) -> list[Any]:
-        parts: dict[int, dict[Part, jax.Array]] = {}
-        for (_, part), array in self._shelf.items():
-            parts.setdefault(part.leaf, {})[part] = array
-        return [
-            _join(parts[leaf]) if _complete(parts.get(leaf, {}), aval) else self._rest[leaf]
+    def lazy(self) -> Any:
+        """The ordinary tree, each of whose arrays comes to the host when it is read."""
+        leaves = [
+            LazyArray(
+                shape=aval.shape,
+                dtype=aval.dtype,
+                read=functools.partial(self._read, leaf),
+            )
             for leaf, aval in enumerate(self._tree.avals, self._tree.first)
         ]
+        return jax.tree.unflatten(self._tree.treedef, leaves)
+
+    def _read(self, leaf: int, index: tuple[slice, ...]) -> Any:
+        return to_host(self._leaf(leaf))[index]
+
+    def _leaf(self, leaf: int) -> Any:
+        parts = {part: array for (_, part), array in self._shelf.items() if part.leaf == leaf}
+        if _complete(parts, self._tree.avals[leaf - self._tree.first]):
+            return _join(parts)
+        return self._rest[leaf]
+
+    def _leaves(self) -> list[Any]:
+        first = self._tree.first
+        return [self._leaf(leaf) for leaf in range(first, first + len(self._tree.avals))]
 
 
 class Carried:
@@ -165,6 +183,7 @@ class Carried:
         """
         found = self._find(path)
         aval = self._select(path, index)
+        value = read_all(value)
         if not fits(value, aval):
             check_tree(self.name, value, jax.tree.structure(0), (path,), (aval,))
         if len(found) == 1:
@@ -332,7 +351,7 @@ def _putting(
             raise
         raise BackendError(f"{tree.name} could not be put there: {error}") from error
     except RuntimeError as error:
-        nbytes = sum(_jax.nbytes(jax.typeof(row)) for row in rows)
+        nbytes = sum(map(num_bytes, rows))
         raise BackendError(
             f"{tree.name}: {nbytes} bytes could not be put on mesh {mesh!r}: {error}; free"
             " memory there, or plan with less on it"

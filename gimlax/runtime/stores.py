@@ -11,6 +11,7 @@ import jax
 
 from gimlax.errors import InternalError
 from gimlax.graph import Part
+from gimlax.lazy import LazyArray, read_all
 from gimlax.runtime.inventory import Tree
 
 __all__ = ["Arrays", "Cell", "LocalStore", "Store"]
@@ -111,7 +112,9 @@ class LocalStore:
         lying: Sequence[jax.sharding.NamedSharding],
     ) -> Sequence[jax.Array]:
         """See `Store`."""
-        return jax.device_put(list(rows), list(lying))
+        if not any(isinstance(row, LazyArray) for row in rows):
+            return jax.device_put(list(rows), list(lying))
+        return [_lay(row, how) for row, how in zip(rows, lying, strict=True)]
 
     def fill(
         self,
@@ -123,4 +126,23 @@ class LocalStore:
     ) -> Cell:
         """See `Store`."""
         # A pass donates these arrays, so they must not share memory with the caller's.
-        return Cell(tuple(jax.device_put(list(rows), list(lying), may_alias=False)))
+        whole = [read_all(row) for row in rows]
+        return Cell(tuple(jax.device_put(whole, list(lying), may_alias=False)))
+
+
+def _lay(row: Any, how: jax.sharding.NamedSharding) -> jax.Array:
+    """One array on its mesh; of one that nobody has read yet each device reads what it holds.
+
+    It is there when this returns: transfers under way would keep what was read in host memory.
+    """
+    if not isinstance(row, LazyArray):
+        return jax.device_put(row, how)
+    parts: dict[str, Any] = {}  # devices may hold the same part
+
+    def read(index: tuple[slice, ...] | None) -> Any:
+        key = str(index)
+        if key not in parts:
+            parts[key] = row.read(index or ())
+        return parts[key]
+
+    return jax.make_array_from_callback(row.shape, how, read).block_until_ready()

@@ -27,6 +27,11 @@ def file_of(header: Any, data: bytes = b"", *, length: int | None = None) -> byt
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
+def head_of(header: dict[str, Any]) -> bytes:
+    """A header alone, for a file whose data are somewhere else."""
+    return file_of(header)
+
+
 def entry(dtype: str, shape: list[int], start: int, stop: int) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
 

@@ -77,7 +77,7 @@ def test_parameters_are_read_one_by_one(write, monkeypatch):
     monkeypatch.setattr(
         type(file),
         "dequantize",
-        lambda self, name, dtype: read.append(name) or dequantize(self, name, dtype),
+        lambda self, name, *rest: read.append(name) or dequantize(self, name, *rest),
     )
     parameters = iter_llama(file, llama_config(file))
     next(parameters)
@@ -170,7 +170,7 @@ def test_a_part_of_a_parameter_is_read_alone(write, single, monkeypatch):
     monkeypatch.setattr(
         type(file),
         "dequantize",
-        lambda self, name, dtype: read.append(name) or dequantize(self, name, dtype),
+        lambda self, name, *rest: read.append(name) or dequantize(self, name, *rest),
     )
     part = (slice(1, 3), slice(4, 9))
     np.testing.assert_array_equal(leaf.read(part), expected[part])

@@ -14,6 +14,7 @@ from typing import Any
 
 from gimlax.errors import BackendError
 from gimlax.graph import Chain, Part
+from gimlax.lazy import read_all
 from gimlax.partition import normal
 from gimlax.planning import Plan
 from gimlax.program import Program
@@ -200,6 +201,7 @@ class Footing:
 
         With `filed` the worker reads those that lie in files by itself, and refuses if it cannot.
         """
+        rows = [read_all(row) for row in rows]
         files = [where_filed(row) if filed else None for row in rows]
         sent = [row for row, where in zip(rows, files, strict=True) if where is None]
         fields = {"deployment": self.number, "mesh": mesh, "numbers": list(numbers), "specs": specs}

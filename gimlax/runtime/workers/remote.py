@@ -11,13 +11,15 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from gimlax import _jax
 from gimlax.errors import BackendError, InternalError
 from gimlax.graph import Part
+from gimlax.lazy import read_all
 from gimlax.partition import normal
+from gimlax.runtime.arguments import num_bytes
 from gimlax.runtime.inventory import Tree
 from gimlax.runtime.stores import Cell
 from gimlax.runtime.workers.attempts import Numbers, Placing
+from gimlax.runtime.workers.files import where_filed
 from gimlax.runtime.workers.footing import NUMBERS, Footing
 from gimlax.runtime.workers.ground import Ground, Moved
 from gimlax.runtime.workers.lineage import Origin, Value, Written
@@ -49,7 +51,7 @@ class Stock:
         futures = []
         for mesh in dict.fromkeys(mesh for mesh, _ in footing.inventory.shelves[tree.index]):
             peer, split = footing.workers[mesh], arrangement.meshes[mesh].shape_tuple
-            numbers, specs, rows = [], [], []
+            wanted = []
             for slot in footing.inventory.shelves[tree.index]:
                 if slot[0] != mesh:
                     continue
@@ -58,13 +60,9 @@ class Stock:
                 spec = normal(sharding.spec, np.ndim(row))
                 key = (peer, mesh, split, part, spec)
                 if key not in self._lying:
-                    numbers.append(next(NUMBERS))
-                    specs.append(spec)
-                    rows.append(row)
-                lying[key] = placed[slot] = self._lying.get(key, numbers[-1] if numbers else -1)
-            if numbers:
-                lot = mesh, numbers, specs, rows
-                futures.append((lot, footing.shelve(*lot, filed=True)))
+                    wanted.append((next(NUMBERS), spec, row))
+                lying[key] = placed[slot] = self._lying.get(key, wanted[-1][0] if wanted else -1)
+            futures += _begin(footing, mesh, wanted)
         # Whatever a worker cannot read from a file is sent to it.
         again = [lot for lot, future in futures if future.exception() is not None]
         sent = [(lot[0], footing.shelve(*lot, filed=False)) for lot in again]
@@ -96,6 +94,26 @@ class Stock:
                 garbage.add(name, "placed", number)
 
 
+def _begin(footing: Footing, mesh: str, wanted: Sequence[tuple[int, Any, Any]]) -> list[Any]:
+    """Begins to put arrays, each with its number and spec, on a mesh; lots and their futures.
+
+    One that has to be read here is sent by itself and waited for, so that no second one is held.
+    """
+    begun, together = [], []
+    for number, spec, row in wanted:
+        read = read_all(row)
+        if read is row or where_filed(read) is not None:
+            together.append((number, spec, row))
+            continue
+        future = footing.shelve(mesh, [number], [spec], [read], filed=False)
+        future.exception()
+        begun.append(((mesh, [number], [spec], [row]), future))
+    if together:
+        lot = mesh, *(list(of) for of in zip(*together, strict=True))
+        begun.append((lot, footing.shelve(*lot, filed=True)))
+    return begun
+
+
 class _Weight:
     """A part of a stock as it was given; stands where a `jax.Array` does in a `Placed`."""
 
@@ -114,7 +132,7 @@ class _Weight:
     @property
     def nbytes(self) -> int:
         """Bytes on all of them together."""
-        return sum(_jax.nbytes(jax.typeof(self.stock.rows(part))) for _, part in self._slots())
+        return sum(num_bytes(self.stock.rows(part)) for _, part in self._slots())
 
     def fetch(self) -> Any:
         """What the caller gave."""

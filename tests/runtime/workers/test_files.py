@@ -9,6 +9,7 @@ import pytest
 
 import gimlax as gx
 from gimlax.graph import trace
+from gimlax.lazy import LazyArray
 from gimlax.runtime.workers import files, footing
 from tests.runtime.workers.conftest import compile_on
 
@@ -83,3 +84,36 @@ def test_workers_read_weights_from_files_if_they_can(readable, mapped, workers, 
         placed = step.place(views)
         assert (sum(nbytes for nbytes, _ in sent) == 0) is readable
         np.testing.assert_allclose(step(placed, x), jax.jit(layers)(list(values), x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("lies", [True, False])
+def test_what_nobody_has_read_yet_is_read_by_the_worker_or_sent_alone(
+    lies, mapped, workers, monkeypatch
+):
+    _, values, views = mapped
+    most = []
+
+    def lazy(i):
+        def read(index):
+            if lies:
+                return views[i][index]
+            return values[i][index] + 0
+
+        return LazyArray(shape=(16, 16), dtype=values.dtype, read=read)
+
+    for peer in workers.peers.values():
+        begin = peer.begin
+
+        def watching(kind, fields, arrays=(), begin=begin):
+            if kind == "shelve":
+                most.append(len(arrays))
+            return begin(kind, fields, arrays)
+
+        monkeypatch.setattr(peer, "begin", watching)
+    x = np.ones((4, 16), np.float32)
+    with compile_on(workers, trace(layers, list(values), x), ("one", "two")) as step:
+        placed = step.place([lazy(i) for i in range(4)])
+        assert most == ([0, 0] if lies else [1] * 4)
+        np.testing.assert_allclose(step(placed, x), jax.jit(layers)(list(values), x), rtol=1e-6)
+        jax.tree.map(np.testing.assert_array_equal, gx.gather(placed), list(values))
+        assert placed.nbytes == values.nbytes

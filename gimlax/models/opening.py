@@ -1,0 +1,152 @@
+"""Any file or folder that holds parameters, opened as the tree that somebody wants to place.
+
+What it is follows from what is in it, not from its name: a folder with a config.json is one of
+Hugging Face, a file that starts with `GGUF` is one of those; else tensors go by the key paths of
+the tree, joined by dots, as `write_tree` writes them. Nothing is read here but headers.
+"""
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gimlax.errors import SpecError
+from gimlax.lazy import LazyArray
+from gimlax.models.checkpoint import read_checkpoint
+from gimlax.models.gguf import MAGIC
+from gimlax.models.huggingface import CONFIG, open_huggingface
+from gimlax.models.leaves import Held, KeyPath, Leaf, Progress, Wanted, check_fit, exact, leaf_of
+from gimlax.models.llama_gguf import open_gguf
+
+__all__ = ["flat_paths", "name_of", "open_tree"]
+
+COMPUTED = ("float32", "bfloat16", "float16")
+
+
+def open_tree(
+    path: str | os.PathLike[str], shapes: Any, *, progress: Progress | None = None
+) -> Any:
+    """The parameters at `path` as a tree of `LazyArray`s.
+
+    Args:
+        path: a folder of Hugging Face, a GGUF file, a safetensors file or folder with tensors
+            called by key path.
+        shapes: the tree of shapes and dtypes that is wanted. Floats of any kind become those.
+        progress: called with bytes of the files that were read, and all that may be, after each
+            read.
+
+    Raises:
+        SpecError: there is nothing that can be read, it is not sound, or it does not fit; lists up
+            to ten parameters with both shapes.
+    """
+    path = Path(path)
+    wanted = flat_paths(shapes)
+    leaves = _leaves(path, [aval for _, aval in wanted])
+    needs = [
+        Wanted(name=name_of(of), path=of, shape=aval.shape, dtype=exact(aval.dtype))
+        for of, aval in wanted
+    ]
+    held = {
+        name: Held(shape=leaf.shape, dtype=str(leaf.dtype), numpy=leaf.dtype)
+        for name, leaf in leaves.items()
+    }
+    check_fit(f"'{path}'", needs, held)
+    counted = _Counted(progress, sum(leaf.num_bytes for leaf in leaves.values()))
+    found = [
+        LazyArray(
+            shape=aval.shape,
+            dtype=aval.dtype,
+            read=functools.partial(counted.read, leaves[name_of(of)], aval.dtype),
+        )
+        for of, aval in wanted
+    ]
+    return jax.tree.unflatten(jax.tree.structure(shapes), found)
+
+
+def flat_paths(tree: Any) -> list[tuple[KeyPath, Any]]:
+    """The leaves of a tree of any kind with their key paths."""
+    return [
+        (tuple(map(_key, path)), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def name_of(path: KeyPath) -> str:
+    """What the tensor of a parameter is called."""
+    return ".".join(map(str, path)) or "value"
+
+
+def _key(key: Any) -> str | int:
+    for field in ("key", "idx", "name"):
+        if hasattr(key, field):
+            return getattr(key, field)
+    return str(key)
+
+
+class _Counted:
+    """Counts bytes of files as parameters are read; each counts once, whoever reads it."""
+
+    def __init__(self, progress: Progress | None, total_bytes: int) -> None:
+        self._progress = progress
+        self._total_bytes = total_bytes
+        self._done_bytes: Counter[int] = Counter()
+        self._last: Leaf | None = None
+
+    def read(self, leaf: Leaf, dtype: np.dtype, index: tuple[slice, ...]) -> np.ndarray:
+        if self._last is not None and self._last is not leaf:
+            self._last.drop()  # whoever asks for the next has placed it
+        self._last = leaf
+        part = leaf.read(index).astype(dtype, copy=False)
+        share = part.size / max(1, np.prod(leaf.shape))
+        done = self._done_bytes[id(leaf)] + round(leaf.num_bytes * share)
+        self._done_bytes[id(leaf)] = min(leaf.num_bytes, done)
+        if self._progress is not None:
+            self._progress(sum(self._done_bytes.values()), self._total_bytes)
+        return part
+
+
+def _leaves(path: Path, avals: Sequence[Any]) -> dict[str, Leaf]:
+    """The parameters at `path` by name; those of a model in the dtype that most of it is wanted
+    in, so that nothing is converted twice."""
+    if (path / CONFIG).is_file() or (path.is_file() and (path.parent / CONFIG).is_file()):
+        files = open_huggingface(path, dtype=_common_dtype(avals))
+    elif _starts_with(path, MAGIC):
+        files = open_gguf(path, dtype=_common_dtype(avals))
+    else:
+        checkpoint = read_checkpoint(path)
+        return {
+            name: leaf_of(
+                (name,),
+                checkpoint[name].shape,
+                [name],
+                checkpoint.read,
+                checkpoint.drop,
+                dtype=checkpoint[name].numpy,
+                num_bytes=checkpoint[name].num_bytes,
+            )
+            for name in checkpoint.files
+        }
+    return {name_of(leaf.path): leaf for leaf in files.leaves}
+
+
+def _common_dtype(avals: Sequence[Any]) -> Any:
+    """What most bytes of the parameters are, among the dtypes that models have."""
+    sizes: Counter[str] = Counter()
+    for aval in avals:
+        if aval.dtype.name in COMPUTED:
+            sizes[aval.dtype.name] += int(np.prod(aval.shape))
+    return max(sizes, key=lambda name: sizes[name], default=COMPUTED[0])
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError as error:
+        raise SpecError(f"'{path}' cannot be read: {error.strerror or error}") from error
