@@ -10,7 +10,7 @@ from gimlax._floor import require_jax
 require_jax()
 
 from gimlax.api import Jitted, Lowered, jit
-from gimlax.checkpoints import load
+from gimlax.checkpoints import load, save
 from gimlax.devices import Cluster, Link, MeshSpec, discover
 from gimlax.errors import (
     BackendError,
@@ -76,6 +76,7 @@ __all__ = [
     "pareto",
     "plan",
     "probe",
+    "save",
     "start_workers",
     "trace",
     "verify",

@@ -5,13 +5,15 @@ only the parts that each device holds; whoever saves it reads it alone. A tree o
 memory, so the host never has to hold a model to move it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
-__all__ = ["LazyArray", "read_all"]
+__all__ = ["LazyArray", "passing", "read_all"]
 
 Index = tuple[slice, ...]
 
@@ -35,6 +37,11 @@ class LazyArray:
         """Number of dims."""
         return len(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of it in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def __getitem__(self, rows: slice) -> "LazyArray":
         """Rows of the first dim, not read yet either."""
         start, stop, step = rows.indices(self.shape[0])
@@ -49,6 +56,18 @@ class LazyArray:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.read(()), dtype) if copy else np.asarray(self.read(()), dtype)
+
+
+def passing(array: Any) -> Any:
+    """The same array; what it has on the host goes with it, not with the one that was given.
+
+    A `jax.Array` keeps the host copy that it was once asked for: saving a model would end with all
+    of it in host memory.
+    """
+    if not isinstance(array, jax.Array) or not array.is_fully_addressable:
+        return array
+    shards = [shard.data for shard in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)
 
 
 def read_all(array: Any) -> Any:

@@ -17,6 +17,7 @@ import gimlax as gx
 from gimlax import models
 from gimlax.graph import Part
 from gimlax.lazy import LazyArray
+from gimlax.models.opening import open_tree
 from gimlax.runtime.stores import LocalStore
 from tests.models.gguf_files import TINY, TINY_EXPERTS, llama_file
 from tests.models.safetensors_files import config_of, tensors_file, tensors_of, write_folder
@@ -25,8 +26,8 @@ ROOT = Path(__file__).parent.parent
 TOKENS = np.arange(6, dtype=np.int32).reshape(1, 6)
 
 
-def compiled(config, cluster, **how):
-    """A decoder of these sizes in two stages, planned from shapes."""
+def compiled(config, cluster, *, cuts=2, meshes=None):
+    """A decoder of these sizes in stages, planned from shapes."""
     traced = gx.trace(
         models.decoder_apply(config),
         models.abstract_params(config),
@@ -35,7 +36,7 @@ def compiled(config, cluster, **how):
         np.int32(0),
         carried={1: 1},
     )
-    return gx.compile(gx.plan(traced, cluster, cuts=2), traced, **how)
+    return gx.compile(gx.plan(traced, cluster, cuts=cuts, meshes=meshes), traced)
 
 
 def logits(step, params, config):
@@ -234,3 +235,45 @@ def test_the_host_holds_no_more_than_the_largest_tensor(tmp_path, plugin_name):
     assert found["taken_bytes"] <= most_bytes
     # Of mapped files, which the kernel may drop at any time, one tensor too.
     assert found["resident_bytes"] <= most_bytes + found["largest_bytes"]
+
+
+@pytest.mark.parametrize("format", ["safetensors", "orbax"])
+@pytest.mark.parametrize("config", [TINY, TINY_EXPERTS], ids=["llama", "mixtral"])
+def test_what_was_saved_of_some_meshes_is_loaded_onto_others(
+    tmp_path, cluster, plugin_name, config, format
+):
+    path = tmp_path / "saved"
+    params = models.init_params(config)
+    with compiled(config, cluster) as step:
+        placed = step.place(params)
+        gx.save(path, placed, format=format)
+        expected = logits(step, placed, config)
+    calls = []
+    with compiled(config, cluster, cuts=3, meshes=[plugin_name, "cpu:1", "cpu:0"]) as other:
+        loaded = gx.load(path, plan=other, progress=lambda done, total: calls.append((done, total)))
+        jax.tree.map(np.testing.assert_array_equal, gx.gather(loaded), params)
+        np.testing.assert_allclose(logits(other, loaded, config), expected, atol=1e-5)
+    assert calls == sorted(calls) and calls[-1][0] == calls[-1][1]
+    with compiled(config, cluster, cuts=1, meshes=[plugin_name]) as alone:
+        np.testing.assert_allclose(
+            logits(alone, gx.load(path, plan=alone, verify=False), config), expected, atol=1e-5
+        )
+
+
+def test_rows_of_what_is_stacked_come_together_in_a_file(tmp_path, cluster, plugin_name):
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(6, 8, 8)).astype(np.float32), "bias": np.ones(8, np.float32)}
+    x = np.ones((2, 8), np.float32)
+    traced = gx.trace(stack, params, x)
+    with gx.compile(gx.plan(traced, cluster, cuts=2), traced) as step:
+        gx.save(tmp_path / "m", {"params": step.place(params), "step": 4})
+        found = open_tree(tmp_path / "m", {"params": params, "step": np.int64(0)})
+    jax.tree.map(np.testing.assert_array_equal, found, {"params": params, "step": 4})
+
+
+def test_a_host_copy_of_what_is_saved_is_not_kept(tmp_path, vendors):
+    array = jax.device_put(np.ones((256, 256), np.float32), jax.devices("zenith")[0])
+    gx.save(tmp_path / "m", {"x": array})
+    assert array._npy_value is None
+    np.asarray(array)
+    assert array._npy_value is not None  # or this test sees nothing

@@ -24,8 +24,10 @@ __all__ = [
     "Wanted",
     "check_fit",
     "exact",
+    "flat_paths",
     "flat_shapes",
     "leaf_of",
+    "name_of",
     "read_leaves",
     "read_tree",
     "wanted_tensors",
@@ -200,6 +202,25 @@ def flat_shapes(params: Any) -> dict[KeyPath, tuple[int, ...]]:
     """Shape of each parameter by key path."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {tuple(key.key for key in path): leaf.shape for path, leaf in leaves}
+
+
+def flat_paths(tree: Any) -> list[tuple[KeyPath, Any]]:
+    """The leaves of a tree of any kind with their key paths."""
+    return [
+        (tuple(map(_key, path)), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def name_of(path: KeyPath) -> str:
+    """What the tensor of a parameter is called."""
+    return ".".join(map(str, path)) or "value"
+
+
+def _key(key: Any) -> str | int:
+    for field in ("key", "idx", "name"):
+        if hasattr(key, field):
+            return getattr(key, field)
+    return str(key)
 
 
 def exact(dtype: np.dtype) -> np.dtype | None:

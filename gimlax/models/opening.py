@@ -20,31 +20,50 @@ from gimlax.lazy import LazyArray
 from gimlax.models.checkpoint import read_checkpoint
 from gimlax.models.gguf import MAGIC
 from gimlax.models.huggingface import CONFIG, open_huggingface
-from gimlax.models.leaves import Held, KeyPath, Leaf, Progress, Wanted, check_fit, exact, leaf_of
+from gimlax.models.leaves import (
+    Held,
+    Leaf,
+    Progress,
+    Wanted,
+    check_fit,
+    exact,
+    flat_paths,
+    leaf_of,
+    name_of,
+)
 from gimlax.models.llama_gguf import open_gguf
+from gimlax.models.manifest import check_manifest, read_manifest
+from gimlax.models.orbax_files import is_orbax, orbax_leaves
+from gimlax.models.replacing import standing
 
-__all__ = ["flat_paths", "name_of", "open_tree"]
+__all__ = ["open_tree", "verify_files"]
 
 COMPUTED = ("float32", "bfloat16", "float16")
 
 
 def open_tree(
-    path: str | os.PathLike[str], shapes: Any, *, progress: Progress | None = None
+    path: str | os.PathLike[str],
+    shapes: Any,
+    *,
+    verify: bool = True,
+    progress: Progress | None = None,
 ) -> Any:
     """The parameters at `path` as a tree of `LazyArray`s.
 
     Args:
-        path: a folder of Hugging Face, a GGUF file, a safetensors file or folder with tensors
-            called by key path.
+        path: a folder of Hugging Face, a GGUF file, a checkpoint of Orbax, a safetensors file or
+            folder with tensors called by key path.
         shapes: the tree of shapes and dtypes that is wanted. Floats of any kind become those.
+        verify: whether files are compared with their manifest, if there is one, before.
         progress: called with bytes of the files that were read, and all that may be, after each
-            read.
+            read; comparing counts, too.
 
     Raises:
         SpecError: there is nothing that can be read, it is not sound, or it does not fit; lists up
             to ten parameters with both shapes.
     """
-    path = Path(path)
+    path = standing(Path(path))
+    verified_bytes = verify_files(path, progress) if verify else 0
     wanted = flat_paths(shapes)
     leaves = _leaves(path, [aval for _, aval in wanted])
     needs = [
@@ -56,7 +75,8 @@ def open_tree(
         for name, leaf in leaves.items()
     }
     check_fit(f"'{path}'", needs, held)
-    counted = _Counted(progress, sum(leaf.num_bytes for leaf in leaves.values()))
+    total_bytes = sum(leaf.num_bytes for leaf in leaves.values())
+    counted = _Counted(progress, verified_bytes, total_bytes)
     found = [
         LazyArray(
             shape=aval.shape,
@@ -68,31 +88,33 @@ def open_tree(
     return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
 
-def flat_paths(tree: Any) -> list[tuple[KeyPath, Any]]:
-    """The leaves of a tree of any kind with their key paths."""
-    return [
-        (tuple(map(_key, path)), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
+def verify_files(path: Path, progress: Progress | None) -> int:
+    """Compares a folder with its manifest; gives the bytes that were read for it.
 
+    Raises:
+        SpecError: a file is not as it was saved.
+    """
+    folder = path if path.is_dir() else path.parent
+    total_bytes = sum(num_bytes for num_bytes, _ in (read_manifest(folder) or {}).values())
+    done_bytes = 0
 
-def name_of(path: KeyPath) -> str:
-    """What the tensor of a parameter is called."""
-    return ".".join(map(str, path)) or "value"
+    def count(num_bytes: int) -> None:
+        nonlocal done_bytes
+        done_bytes += num_bytes
+        if progress is not None:
+            progress(done_bytes, 2 * total_bytes)  # they are read once more to be placed
 
-
-def _key(key: Any) -> str | int:
-    for field in ("key", "idx", "name"):
-        if hasattr(key, field):
-            return getattr(key, field)
-    return str(key)
+    check_manifest(folder, count)
+    return done_bytes
 
 
 class _Counted:
     """Counts bytes of files as parameters are read; each counts once, whoever reads it."""
 
-    def __init__(self, progress: Progress | None, total_bytes: int) -> None:
+    def __init__(self, progress: Progress | None, before_bytes: int, total_bytes: int) -> None:
         self._progress = progress
-        self._total_bytes = total_bytes
+        self._before_bytes = before_bytes
+        self._total_bytes = before_bytes + total_bytes
         self._done_bytes: Counter[int] = Counter()
         self._last: Leaf | None = None
 
@@ -105,7 +127,8 @@ class _Counted:
         done = self._done_bytes[id(leaf)] + round(leaf.num_bytes * share)
         self._done_bytes[id(leaf)] = min(leaf.num_bytes, done)
         if self._progress is not None:
-            self._progress(sum(self._done_bytes.values()), self._total_bytes)
+            done_bytes = self._before_bytes + sum(self._done_bytes.values())
+            self._progress(done_bytes, self._total_bytes)
         return part
 
 
@@ -116,6 +139,8 @@ def _leaves(path: Path, avals: Sequence[Any]) -> dict[str, Leaf]:
         files = open_huggingface(path, dtype=_common_dtype(avals))
     elif _starts_with(path, MAGIC):
         files = open_gguf(path, dtype=_common_dtype(avals))
+    elif is_orbax(path):
+        return {name_of(leaf.path): leaf for leaf in orbax_leaves(path)}
     else:
         checkpoint = read_checkpoint(path)
         return {

@@ -19,7 +19,7 @@ import numpy as np
 from gimlax import _jax
 from gimlax.errors import BackendError, SpecError
 from gimlax.graph import Part
-from gimlax.lazy import LazyArray, read_all
+from gimlax.lazy import LazyArray, passing, read_all
 from gimlax.runtime.arguments import check_tree, fits, num_bytes
 from gimlax.runtime.inventory import Inventory, Tree
 from gimlax.runtime.stores import Arrays, Cell, Store
@@ -84,7 +84,11 @@ class Placed:
         return jax.tree.unflatten(self._tree.treedef, leaves)
 
     def _read(self, leaf: int, index: tuple[slice, ...]) -> Any:
-        return to_host(self._leaf(leaf))[index]
+        found = self._leaf(leaf)
+        found = found.fetch() if hasattr(found, "fetch") else found
+        if isinstance(found, LazyArray):
+            return found.read(index)
+        return np.asarray(passing(found))[index]
 
     def _leaf(self, leaf: int) -> Any:
         parts = {part: array for (_, part), array in self._shelf.items() if part.leaf == leaf}

@@ -1,0 +1,131 @@
+"""Checkpoints of Orbax: written and read array by array, whatever meshes they came from or go to.
+
+Orbax restores whole trees, or those leaves that are asked for; here it is asked for one at a time,
+as an array of the host, so that whoever places it decides where it goes. Arrays are called by their
+key path, as Orbax does.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from gimlax.errors import SpecError
+from gimlax.lazy import LazyArray
+from gimlax.models.extras import require
+from gimlax.models.leaves import Index, Leaf, flat_paths
+
+__all__ = ["is_orbax", "orbax_leaves", "write_orbax"]
+
+MARKS = ("_METADATA", "_CHECKPOINT_METADATA")
+
+
+def is_orbax(path: Path) -> bool:
+    """Whether a folder is one that Orbax wrote."""
+    return any((path / mark).is_file() for mark in MARKS)
+
+
+def write_orbax(path: Path, tree: Any, count: Callable[[int], None]) -> None:
+    """Writes a tree of arrays, `LazyArray`s among them, to where nothing is yet.
+
+    `count` is called with the bytes of each array that was written.
+    """
+    ocp = _orbax()
+
+    class OneByOne(ocp.type_handlers.NumpyHandler):
+        """Reads an array, and waits until it is written."""
+
+        async def serialize(self, values: Any, infos: Any, args: Any = None) -> Sequence[Any]:
+            for place, (value, info) in enumerate(zip(values, infos, strict=True)):
+                how = None if args is None else [args[place]]
+                for future in await super().serialize([np.asarray(value)], [info], how):
+                    future.result()
+                count(value.nbytes)
+            return []
+
+    handlers = ocp.type_handlers.create_type_handler_registry(
+        (LazyArray, OneByOne()), (jax.Array, ocp.type_handlers.ArrayHandler())
+    )
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=handlers)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
+
+
+def orbax_leaves(path: Path) -> tuple[Leaf, ...]:
+    """The arrays of a checkpoint, none of which is read yet.
+
+    Raises:
+        SpecError: it is not a sound checkpoint of one tree of arrays.
+    """
+    ocp = _orbax()
+    path = path.absolute()
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            found = checkpointer.metadata(path).item_metadata
+        tree = getattr(found, "tree", found)
+        arrays = [(of, info) for of, info in flat_paths(tree) if hasattr(info, "shape")]
+    except Exception as error:
+        raise _unsound(path, error) from error
+    if not arrays:
+        raise SpecError(
+            f"'{path}' is a checkpoint of Orbax in which it finds no arrays: it is damaged, or"
+            " holds several items, of which one, such as 'default' or 'params', has to be given"
+        )
+    return tuple(
+        Leaf(
+            path=of,
+            shape=tuple(info.shape),
+            dtype=np.dtype(info.dtype),
+            num_bytes=int(np.prod(info.shape)) * np.dtype(info.dtype).itemsize,
+            read=(one := _One(path, tree, of)).read,
+            drop=one.drop,
+        )
+        for of, info in arrays
+    )
+
+
+class _One:
+    """One array of a checkpoint; it is kept until it is dropped, as devices ask for its parts."""
+
+    def __init__(self, path: Path, tree: Any, of: Any) -> None:
+        self._path = path
+        self._tree = tree
+        self._of = of
+        self._array: np.ndarray | None = None
+
+    def read(self, index: Index) -> np.ndarray:
+        if self._array is None:
+            self._array = self._restore()
+        return self._array[index]
+
+    def drop(self) -> None:
+        self._array = None
+
+    def _restore(self) -> np.ndarray:
+        ocp = _orbax()
+        paths = [of for of, _ in flat_paths(self._tree)]
+        blank = [0 if of == self._of else ocp.PLACEHOLDER for of in paths]
+        item = jax.tree.unflatten(jax.tree.structure(self._tree), blank)
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        try:
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                found = checkpointer.restore(
+                    self._path, args=ocp.args.PyTreeRestore(item=item, restore_args=how)
+                )
+        except Exception as error:
+            raise _unsound(self._path, error) from error
+        return np.asarray(jax.tree.leaves(found)[paths.index(self._of)])
+
+
+@functools.cache
+def _orbax() -> ModuleType:
+    return require("orbax.checkpoint", "a checkpoint of Orbax")
+
+
+def _unsound(path: Path, error: Exception) -> SpecError:
+    return SpecError(f"'{path}' cannot be read by Orbax: {str(error)[:400]}")
