@@ -44,6 +44,10 @@ class Checkpoint:
         """Tensor `name`, or the part of it at an index; see `Safetensors.read`."""
         return self.files[name].read(name)[index]
 
+    def num_bytes(self, name: str) -> int:
+        """That tensor `name` takes in its file."""
+        return self[name].num_bytes
+
     def drop(self, name: str) -> None:
         """See `Safetensors.drop`."""
         self.files[name].drop(name)

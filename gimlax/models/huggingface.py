@@ -29,6 +29,7 @@ from gimlax.models.leaves import (
     read_tree,
     wanted_tensors,
 )
+from gimlax.models.scaled import ScaledCheckpoint, check_method
 from gimlax.models.stable_diffusion_files import CLIP, MMDIT, T5, VAE
 from gimlax.models.state_space_files import MAMBA, MAMBA2
 
@@ -69,7 +70,7 @@ def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") 
             f" {', '.join(FAMILIES)}"
         )
     family = FAMILIES[kind]
-    reader.only(quantization_config={})
+    sides = check_method(reader)
     try:
         config = family.config(reader).with_dtype(dtype)
     except SpecError as error:
@@ -86,17 +87,18 @@ def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") 
     shapes = flat_shapes(family.params(config))
     names = {of: family.names(config, of) for of in shapes}
     wanted = [w for of, shape in shapes.items() for w in wanted_tensors(of, shape, names[of])]
-    check_fit(f"'{path}'", wanted, checkpoint.held(), lambda name: family.may_have(config, name))
     target = np.dtype(jax.numpy.dtype(dtype))
+    tensors = checkpoint if sides is None else ScaledCheckpoint(checkpoint, sides, target)
+    check_fit(f"'{path}'", wanted, tensors.held(), lambda name: family.may_have(config, name))
     leaves = tuple(
         leaf_of(
             of,
             shape,
             names[of],
-            checkpoint.read,
-            checkpoint.drop,
+            tensors.read,
+            tensors.drop,
             dtype=target,
-            num_bytes=sum(checkpoint[name].num_bytes for name in names[of]),
+            num_bytes=sum(tensors.num_bytes(name) for name in names[of]),
         )
         for of, shape in shapes.items()
     )

@@ -194,7 +194,19 @@ def test_at_most_ten_are_listed(folder):
 REFUSED = {
     "architecture": ({"model_type": "gpt2"}, "type 'gpt2', which is not .*llama.*mixtral"),
     "no architecture": ({"model_type": None}, "no 'model_type'"),
-    "quantised": ({"quantization_config": {"bits": 4}}, "'quantization_config' is .*'bits': 4"),
+    "quantised": ({"quantization_config": {"bits": 4}}, "no 'quant_method', which is needed"),
+    "quantised by": (
+        {"quantization_config": {"quant_method": "gptq"}},
+        r"quantised by 'gptq', which is not supported; supported are fp8, .*compressed-tensors \(",
+    ),
+    "quantised to": (
+        {"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}},
+        "by 'compressed-tensors', format 'pack-quantized', which is not supported",
+    ),
+    "blocks": (
+        {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 0.5]}},
+        "'weight_block_size' is .*needed are whole numbers",
+    ),
     "activation": ({"hidden_act": "gelu"}, "'hidden_act' is 'gelu', only 'silu' is"),
     "bias": ({"attention_bias": True}, "'attention_bias' is True, only False"),
     "text": ({"hidden_size": "16"}, "'hidden_size' is '16', needed is a int"),
