@@ -15,7 +15,9 @@ SEED ?= 1
 # The suite in one process a core; empty for one process.
 WORKERS ?= -n logical
 # Long suites that call no JAX of their own, or hurt what others try: `make test` runs them, once is enough.
-ONCE := tests/faults tests/planning/groups tests/planning/solvers tests/planning/test_objectives.py tests/planning/test_presets.py
+ONCE := tests/test_house.py tests/faults tests/planning/groups tests/planning/solvers tests/planning/test_objectives.py tests/planning/test_presets.py tests/planning/test_presets_of_images.py
+# What uses JAX as other suites do, or hardly: on the oldest one they are enough.
+NOT_ON_FLOOR := tests/planning tests/devices tests/fabric tests/runtime/workers
 OVERHEAD_FLAGS ?= --json=benchmarks/results/overhead.json
 PIPELINE_FLAGS ?= --json=benchmarks/results/pipeline.json
 FABRIC_FLAGS ?= --json=benchmarks/results/fabric.json
@@ -80,7 +82,7 @@ parity:
 
 test-floor:
 	@tools/environment.sh .venv-floor text,test requirements/floor.txt
-	.venv-floor/bin/python -m pytest $(WORKERS) $(ONCE:%=--ignore=%) $(PYTEST_FLAGS)
+	.venv-floor/bin/python -m pytest $(WORKERS) $(patsubst %,--ignore=%,$(ONCE) $(NOT_ON_FLOOR)) $(PYTEST_FLAGS)
 
 test-faults:
 	@tools/environment.sh $(VENV) text,test
