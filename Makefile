@@ -22,6 +22,7 @@ OVERHEAD_FLAGS ?= --json=benchmarks/results/overhead.json
 PIPELINE_FLAGS ?= --json=benchmarks/results/pipeline.json
 FABRIC_FLAGS ?= --json=benchmarks/results/fabric.json
 VERIFY_FLAGS ?= --json=benchmarks/results/verification.json
+MODELS_FLAGS ?= --json=benchmarks/results/models.json
 SILICON_FLAGS ?= --json=benchmarks/results/silicon.json
 
 # Of a device: the extra that installs its backend, where pip can, in an environment of its own.
@@ -29,7 +30,7 @@ PLATFORM ?=
 DEVICE_EXTRA := $(filter cuda rocm tpu,$(PLATFORM))
 DEVICE_VENV := $(VENV)$(DEVICE_EXTRA:%=-%)
 
-.PHONY: help notebook demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-fabric bench-overhead bench-pipeline bench-silicon verify-hardware test-ray test-faults clean
+.PHONY: help notebook demo test test-device lint parity test-floor test-py312 bench-quick bench-cost bench-placement bench-scale bench-models bench-fabric bench-overhead bench-pipeline bench-silicon verify-hardware test-ray test-faults clean
 
 help:
 	@echo "make demo         run a language model cut across two backends"
@@ -48,6 +49,7 @@ help:
 	@echo "make bench-fabric measure links between processes, next to Ray and JAX's transfer server"
 	@echo "make bench-overhead  measure what a call, a stage and a worker cost, next to SpectraX"
 	@echo "make bench-pipeline  measure two workers of one core each, next to torch and llama.cpp"
+	@echo "make bench-models  load, compile and run models of each architecture, with their memory"
 	@echo "make bench-scale  plan Llama-3-70B for 64, 256 and 1,024 devices of four kinds"
 	@echo "make bench-silicon  score fitted coefficients on measured kernels of real accelerators"
 	@echo "make verify-hardware  compile SmolLM2 and Llama-3-8B for TPUs and an H100 that are not here"
@@ -129,6 +131,10 @@ bench-pipeline:
 bench-scale:
 	@tools/environment.sh $(VENV) text
 	$(VENV)/bin/python benchmarks/scale.py $(SCALE_FLAGS)
+
+bench-models:
+	@tools/environment.sh $(VENV) text
+	$(VENV)/bin/python benchmarks/models.py $(MODELS_FLAGS)
 
 bench-silicon:
 	@tools/environment.sh .venv-silicon silicon requirements/silicon.txt
