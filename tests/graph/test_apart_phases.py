@@ -8,7 +8,10 @@ from gimlax.graph import Role, Workload, chain, reordered, trace, units
 
 X = jax.ShapeDtypeStruct((4, 8), "float32")
 MATRIX = jax.ShapeDtypeStruct((8, 8), "float32")
-PARAMS = {name: [MATRIX] * 3 for name in ("one", "two")}
+PARAMS = {
+    **{name: [MATRIX] * 3 for name in ("one", "two")},
+    "rows": jax.ShapeDtypeStruct((3, 8, 8), "float32"),
+}
 
 
 def layers(name, number=3):
@@ -23,7 +26,7 @@ def layers(name, number=3):
 
 
 def looping(params, x):
-    return jax.lax.scan(lambda x, w: (x + jnp.tanh(x @ w), None), x, jnp.stack(params["two"]))[0]
+    return jax.lax.scan(lambda x, w: (x + jnp.tanh(x @ w), None), x, params["rows"])[0]
 
 
 def chain_of(**functions):
@@ -72,14 +75,18 @@ def test_phases_that_share_something_keep_their_common_boundaries():
     assert all(0 in filled(phase) for phase in joined.phases)
 
 
-def test_state_binds_phases_that_share_no_parameter():
-    def counting(name):
-        return lambda params, state, x: (layers(name)(params, x) + state.sum(), state + 1)
+@pytest.mark.parametrize("hands_through", [False, True])
+def test_state_binds_phases_that_share_no_parameter(hands_through):
+    def counting(params, state, x):
+        return layers("one")(params, x) + state.sum(), state + 1
+
+    def other(params, state, x):
+        return layers("two")(params, x), state if hands_through else state - 1
 
     state = jax.ShapeDtypeStruct((3,), "float32")
-    traced = {n: trace(counting(n), PARAMS, state, X, carried={1: 1}) for n in ("one", "two")}
-    found = chain(Workload(traced))
-    assert found.num_segments == 1
+    functions = {"counting": counting, "other": other}
+    traced = {n: trace(f, PARAMS, state, X, carried={1: 1}) for n, f in functions.items()}
+    assert chain(Workload(traced)).num_segments == 1
 
 
 @pytest.mark.parametrize("second", [layers("two"), looping], ids=["unrolled", "a scan"])
