@@ -50,7 +50,8 @@ def write(folder: Path, kind: str = "llama", **rules: Any) -> Path:
     encoder().save(str(folder / "tokenizer.json"))
     found = {
         "bos_token": "<|start|>",
-        "eos_token": {"content": "<|end|>"},
+        "eos_token": {"__type": "AddedToken", "content": "<|end|>", "special": True},
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "chat_template": TEMPLATE,
     } | rules
     found = {key: value for key, value in found.items() if value is not None}
