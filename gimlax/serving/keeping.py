@@ -38,8 +38,7 @@ def keep(
         return max_errors is not None and num_errors > max_errors
 
     for place, row in () if too_many() else found:
-        if place >= len(journal):
-            waiting[place] = row
+        waiting[place] = row
         while len(journal) in waiting and not too_many():
             ready = waiting.pop(len(journal))
             journal.append([ready])

@@ -1,5 +1,6 @@
 """A timeline adds up and opens in a trace viewer."""
 
+import dataclasses
 import json
 from xml.etree import ElementTree
 
@@ -80,6 +81,11 @@ def test_the_picture_has_a_row_for_each_track_and_a_box_for_each_span():
     assert float(second.get("x")) > float(first.get("x")) and second.get("y") > first.get("y")
     assert len({box.get("fill") for box in named.values()}) == 4
     assert TIMELINE._repr_svg_() == TIMELINE.to_svg()
+    later = [
+        dataclasses.replace(span, start_s=span.start_s + 5, end_s=span.end_s + 5)
+        for span in TIMELINE.spans
+    ]
+    assert Timeline(spans=tuple(later)).to_svg() == TIMELINE.to_svg()
 
 
 def test_a_picture_of_nothing_and_of_very_much_is_small():

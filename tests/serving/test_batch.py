@@ -16,7 +16,7 @@ from tests.serving.test_text import CONFIG
 REQUESTS = {
     "equal lengths": [(3, 5, 2), (3, 5, 3), (3, 5, 4)],
     "passes": [(1,), range(17), range(8)],
-    "to the end of the context": [range(32), range(27), (4,)],
+    "to the end of the context": [range(29), range(27), (4,)],
     "places nobody asked for": [None, (9, 1), None],
 }
 
@@ -39,9 +39,9 @@ def test_rows_say_what_each_says_alone(name, sampling):
         )
         for i, p in enumerate(REQUESTS[name])
     ]
-    runner = FakeRowsRunner()
+    runner = FakeRowsRunner(context=29)
     found = {a.row: (a.tokens, a.finish) for a in generate_rows(runner, requests)}
-    expected = {i: alone(FakeRunner(), r) for i, r in enumerate(requests) if r}
+    expected = {i: alone(FakeRunner(context=29), r) for i, r in enumerate(requests) if r}
     assert found == expected
     longest = max(len(r.prompt) for r in requests if r)
     assert runner.num_prefills == -(-longest // runner.chunk)

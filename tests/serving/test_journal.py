@@ -102,6 +102,7 @@ def test_a_run_that_ends_between_steps_of_the_end_is_gone_on_with(tmp_path):
     part.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in ROWS))
     assert work(output, ROWS, write=write) == []
     assert output.read_bytes() == made
+    assert names(tmp_path) == ["out.bin", "out.bin.job"]
     # before that: half of the output under another name
     output.unlink()
     part.write_bytes(kept)
