@@ -13,13 +13,13 @@ from types import MappingProxyType
 import numpy as np
 
 from gimlax.errors import SpecError
+from gimlax.models.foreign import HOW, NUM_BYTES, recognise
 from gimlax.models.leaves import Held
 from gimlax.models.safetensors import (
     Safetensors,
     StoredTensor,
     parse_json,
     read_safetensors,
-    recognise,
 )
 
 __all__ = ["Checkpoint", "read_checkpoint", "read_json"]
@@ -167,9 +167,6 @@ def _instead(path: Path) -> str:
     for file in sorted(path.iterdir()):
         if file.suffix in UNSAFE and file.is_file():
             with file.open("rb") as opened:
-                what = recognise(opened.read(16)) or "not known to gimlax"
-            return (
-                f"'{file.name}' is {what}: convert it where you trust it"
-                " (`model.save_pretrained(folder)` of transformers writes safetensors)"
-            )
+                what = recognise(opened.read(NUM_BYTES)) or "not known to gimlax"
+            return f"'{file.name}' is {what}; {HOW}"
     return "give a folder that `save_pretrained` of transformers wrote"

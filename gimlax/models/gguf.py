@@ -23,6 +23,7 @@ import numpy as np
 
 from gimlax.errors import SpecError
 from gimlax.models.extras import require
+from gimlax.models.foreign import NUM_BYTES, refuse_foreign
 from gimlax.models.pages import drop_pages
 
 PURPOSE = "reading a GGUF file"
@@ -32,6 +33,7 @@ CHUNK = 1 << 20  # numbers that are dequantised at once
 MAX_KEY_BYTES = 65535
 MAX_NAME_BYTES = 256
 MAX_DIMS = 4
+MAX_SHOWN = 200  # characters of a key in a message
 MAX_ARRAY_DEPTH = 4
 DEFAULT_ALIGNMENT = 32
 MAX_ALIGNMENT = 1 << 20
@@ -254,6 +256,7 @@ class HeaderReader:
     def read(self) -> Gguf:
         start = self.claim(len(MAGIC), "magic")
         magic = self.data[start : self.at]
+        refuse_foreign(self.path, self.data[:NUM_BYTES])
         if magic != MAGIC:
             raise self.fail(f"it starts with {magic!r}, not with {MAGIC!r}")
         version = self.scalar(UINT32, "version")
@@ -268,9 +271,9 @@ class HeaderReader:
         for index in range(num_keys):
             key = self.string(f"metadata key {index}", MAX_KEY_BYTES)
             if key in metadata:
-                raise self.fail(f"metadata key '{key}' occurs twice")
-            kind = self.scalar(UINT32, f"type of metadata key '{key}'")
-            metadata[key] = self.value(kind, f"metadata key '{key}'")
+                raise self.fail(f"metadata key '{key[:MAX_SHOWN]}' occurs twice")
+            kind = self.scalar(UINT32, f"type of metadata key '{key[:MAX_SHOWN]}'")
+            metadata[key] = self.value(kind, f"metadata key '{key[:MAX_SHOWN]}'")
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if not (
             type(alignment) is int

@@ -10,6 +10,7 @@ whatever it is called. Tensor data is memory-mapped and read when asked for.
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,10 @@ import ml_dtypes
 import numpy as np
 
 from gimlax.errors import SpecError
+from gimlax.models.foreign import NUM_BYTES, refuse_foreign
 from gimlax.models.pages import drop_pages
 
-__all__ = ["Safetensors", "StoredTensor", "parse_json", "read_safetensors", "recognise"]
+__all__ = ["Safetensors", "StoredTensor", "parse_json", "read_safetensors"]
 
 MAX_HEADER_BYTES = 100_000_000  # what the package `safetensors` takes, too
 MAX_DIMS = 32
@@ -120,27 +122,13 @@ def read_safetensors(path: str | os.PathLike[str]) -> Safetensors:
     return _checked(path, data)
 
 
-def recognise(start: bytes) -> str:
-    """What a file is that starts with these bytes, if it is something that holds weights in another
-    way; empty else. A safetensors file may start with any byte: it has a brace in ninth place."""
-    if start[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{":
-        return ""
-    if start[:1] == b"\x80" and start[1:2] in (b"\1", b"\2", b"\3", b"\4", b"\5"):
-        return "a pickle, which can run any code when it is opened"
-    if start[:4] in (b"PK\3\4", b"PK\5\6", b"PK\7\10"):
-        return "a zip archive, such as torch.save writes around a pickle"
-    named = {b"GGUF": "a GGUF file", b"\x89HDF": "an HDF5 file", b"\x1f\x8b": "a gzip archive"}
-    return next((what for magic, what in named.items() if start.startswith(magic)), "")
-
-
 def parse_json(path: Path, what: str, text: bytes) -> Any:
     """Untrusted JSON whose objects name no key twice; `what` it is goes into messages."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
             raise ValueError(f"{twice[:200]!r} occurs twice")
         return found
 
@@ -160,15 +148,10 @@ def _unsound(path: Path, fault: str) -> SpecError:
 
 
 def _checked(path: Path, data: np.memmap) -> Safetensors:
-    what = recognise(data[:16].tobytes())
-    if what:
-        raise SpecError(
-            f"'{path}' is {what}; gimlax opens none, whatever they are called: convert it to"
-            " safetensors where you trust it (`model.save_pretrained(folder)` of transformers"
-            " writes them)"
-            if "GGUF" not in what
-            else f"'{path}' is {what}, no safetensors file; load it as one"
-        )
+    start = data[:NUM_BYTES].tobytes()
+    refuse_foreign(path, start)
+    if start.startswith(b"GGUF") and start[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
+        raise SpecError(f"'{path}' is a GGUF file, no safetensors file; load it as one")
     length = int.from_bytes(data[:LENGTH_BYTES].tobytes(), "little")
     start = LENGTH_BYTES + length
     if length > MAX_HEADER_BYTES or start > len(data):

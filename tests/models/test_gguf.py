@@ -164,6 +164,34 @@ FAULTS = {
     "huge dims": (one_tensor(dims=(1 << 62,) * 4), "tensor 't' ends at byte"),
     "block": (one_tensor(dims=(33,), kind=TYPE_Q8_0), "rows of 33 numbers.*32.*Q8_0"),
     "quantisation": (one_tensor(kind=4), "'t' has the unsupported quantisation type 4"),
+    "table cut": (one_tensor()[:50], "offset of tensor 't' at byte .* needs 8 bytes"),
+    "far apart": (
+        file_bytes([], [two[0], tensor_info("b", (4,), TYPE_F32, 1 << 62)], b"\0" * 64),
+        "tensor 'b' ends at byte",
+    ),
+    "offset of all bits": (one_tensor(offset=(1 << 64) - 32), "tensor 't' ends at byte"),
+    "element type": (
+        file_bytes([string("k") + struct.pack("<IIQ", ARRAY, 99, 1) + bytes(8)]),
+        "'k' has value type 99",
+    ),
+    "numbers": (
+        file_bytes([string("k") + struct.pack("<IIQ", ARRAY, U64, 1 << 61)]),
+        f"{1 << 61} elements of metadata key 'k'",
+    ),
+    "arrays": (
+        file_bytes([string("k") + struct.pack("<IIQ", ARRAY, ARRAY, 1 << 40)]),
+        f"{1 << 40} elements of metadata key 'k'",
+    ),
+    "long key": (file_bytes([field("k" * 60000, U32, 1)] * 2), "'k{200}' occurs twice"),
+    "alignment too large": (
+        one_tensor(fields=[field("general.alignment", U32, 1 << 21)]),
+        "general.alignment is 2097152",
+    ),
+    "split": (
+        one_tensor(fields=[field("split.count", STRING, b"\xc3")]),
+        "'split.count' at byte .* is not UTF-8",
+    ),
+    "safetensors": (struct.pack("<Q", 2) + b"{}", "starts with b'.x02.x00.x00.x00'"),
     "tensor name": (one_tensor(name="n" * 257), "257 bytes, at most 256"),
 }
 
@@ -175,6 +203,7 @@ def test_a_fault_is_named(write, fault):
     with pytest.raises(SpecError, match=words) as caught:
         read_gguf(path)
     assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_missing_file_is_named(tmp_path):

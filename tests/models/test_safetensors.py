@@ -182,6 +182,13 @@ def test_an_archive_is_refused_by_its_first_bytes(write, tmp_path):
         read_safetensors(path)
 
 
+def test_a_name_that_is_there_twice_among_many_is_found_at_once(write):
+    many = ",".join(f'"{n}":{{}}' for n in range(100_000))
+    path = write(file_of(f'{{{many},"99999":{{}}}}'.encode()))
+    with pytest.raises(SpecError, match="'99999' occurs twice"):
+        read_safetensors(path)
+
+
 @pytest.mark.parametrize("length", [0x0280, 0x0480])
 def test_a_header_whose_length_looks_like_a_pickle_is_none(write, length):
     text = json.dumps(ONE).encode()
