@@ -168,7 +168,8 @@ def python_blocks(path):
 
 
 @pytest.mark.filterwarnings("ignore:.*was passed as an ordinary tree")
-def test_the_examples_of_the_readme_run():
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where they may write
     namespace = {}
     blocks = python_blocks(ROOT / "README.md")
     assert "gx.jit(" in blocks[0]

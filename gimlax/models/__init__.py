@@ -16,6 +16,7 @@ from gimlax.models.bert import (
 )
 from gimlax.models.chat import ChatTemplate, load_chat_template
 from gimlax.models.clip import CLIP_G, CLIP_L, ClipConfig, clip_apply
+from gimlax.models.converting import convert
 from gimlax.models.decoder import (
     DecoderConfig,
     abstract_cache,
@@ -168,6 +169,7 @@ __all__ = [
     "abstract_state",
     "bert_apply",
     "clip_apply",
+    "convert",
     "decode_apply",
     "decoder_apply",
     "denoise_apply",

@@ -10,7 +10,7 @@ from gimlax.models.leaves import KeyPath
 from gimlax.models.llama import LlamaConfig, RopeScaling
 from gimlax.models.mixtral import MixtralConfig
 
-__all__ = ["LLAMA", "MIXTRAL"]
+__all__ = ["LLAMA", "MIXTRAL", "config_json"]
 
 MODEL_NAMES: dict[KeyPath, str] = {
     ("embed",): "model.embed_tokens.weight",
@@ -93,6 +93,45 @@ def _mixtral(reader: Reader) -> MixtralConfig:
         num_chosen=reader.get("num_experts_per_tok", int, 2),
         sliding_window=None if window is None else reader.get("sliding_window", int),
     )
+
+
+def config_json(config: LlamaConfig | MixtralConfig) -> dict[str, Any]:
+    """The config.json of these sizes, as transformers reads it."""
+    found: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_size,
+        "intermediate_size": config.mlp_width,
+        "max_position_embeddings": config.max_context,
+        "rope_theta": config.rope_theta,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied,
+    }
+    if isinstance(config, MixtralConfig):
+        return found | {
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            "num_local_experts": config.num_experts,
+            "num_experts_per_tok": config.num_chosen,
+            "sliding_window": config.sliding_window,
+        }
+    scaling = config.rope_scaling
+    if scaling is not None:
+        found["rope_scaling"] = {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_context,
+        }
+    return found
 
 
 def _names(config: DecoderConfig, path: KeyPath) -> tuple[str, ...]:

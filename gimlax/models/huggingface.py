@@ -33,7 +33,7 @@ from gimlax.models.scaled import ScaledCheckpoint, check_method
 from gimlax.models.stable_diffusion_files import CLIP, MMDIT, T5, VAE
 from gimlax.models.state_space_files import MAMBA, MAMBA2
 
-__all__ = ["load_huggingface", "open_huggingface"]
+__all__ = ["CONFIG", "family_of", "load_huggingface", "open_huggingface"]
 
 CONFIG = "config.json"
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -51,6 +51,27 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 )
 
 
+def family_of(file: Path, values: Mapping[str, Any], dtype: DType) -> tuple[Family, Any]:
+    """The family and the sizes of a config.json, whose values these are.
+
+    Raises:
+        SpecError: the architecture, or a variant of it, is not supported.
+    """
+    reader = Reader(file, values)
+    kind = reader.get("model_type", str, values.get("_class_name"))  # the latter: diffusers
+    if kind not in FAMILIES:
+        reader.fail(
+            f"it is a model of type {kind[:80]!r}, which is not supported; supported are"
+            f" {', '.join(FAMILIES)}"
+        )
+    try:
+        return FAMILIES[kind], FAMILIES[kind].config(reader).with_dtype(dtype)
+    except SpecError as error:
+        if str(file) in str(error):
+            raise
+        reader.fail(str(error))
+
+
 def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") -> ModelFiles:
     """The model in a folder, with parameters, computation and cache in `dtype`.
 
@@ -63,20 +84,8 @@ def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") 
     path = Path(path)
     file = (path.parent if path.is_file() else path) / CONFIG
     reader = Reader(file, read_json(file, "config"))
-    kind = reader.get("model_type", str, reader.values.get("_class_name"))  # the latter: diffusers
-    if kind not in FAMILIES:
-        reader.fail(
-            f"it is a model of type {kind[:80]!r}, which is not supported; supported are"
-            f" {', '.join(FAMILIES)}"
-        )
-    family = FAMILIES[kind]
     sides = check_method(reader)
-    try:
-        config = family.config(reader).with_dtype(dtype)
-    except SpecError as error:
-        if str(file) in str(error):
-            raise
-        reader.fail(str(error))
+    family, config = family_of(file, reader.values, dtype)
     checkpoint = read_checkpoint(path)
     needed = family.num_tensors(config)
     if needed > len(checkpoint.files):  # also bounds what follows

@@ -36,7 +36,7 @@ from gimlax.models.manifest import check_manifest, read_manifest
 from gimlax.models.orbax_files import is_orbax, orbax_leaves
 from gimlax.models.replacing import standing
 
-__all__ = ["open_tree", "verify_files"]
+__all__ = ["is_gguf", "open_tree", "stored_leaves", "verify_files"]
 
 COMPUTED = ("float32", "bfloat16", "float16")
 
@@ -88,6 +88,29 @@ def open_tree(
     return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
 
+def stored_leaves(path: Path) -> dict[str, Leaf]:
+    """What lies at `path` by the names that it has there: safetensors, or a checkpoint of Orbax.
+
+    Raises:
+        SpecError: it is neither, or not sound.
+    """
+    if is_orbax(path):
+        return {name_of(leaf.path): leaf for leaf in orbax_leaves(path)}
+    checkpoint = read_checkpoint(path)
+    return {
+        name: leaf_of(
+            (name,),
+            checkpoint[name].shape,
+            [name],
+            checkpoint.read,
+            checkpoint.drop,
+            dtype=checkpoint[name].numpy,
+            num_bytes=checkpoint[name].num_bytes,
+        )
+        for name in checkpoint.files
+    }
+
+
 def verify_files(path: Path, progress: Progress | None) -> int:
     """Compares a folder with its manifest; gives the bytes that were read for it.
 
@@ -135,26 +158,13 @@ class _Counted:
 def _leaves(path: Path, avals: Sequence[Any]) -> dict[str, Leaf]:
     """The parameters at `path` by name; those of a model in the dtype that most of it is wanted
     in, so that nothing is converted twice."""
-    if (path / CONFIG).is_file() or (path.is_file() and (path.parent / CONFIG).is_file()):
-        files = open_huggingface(path, dtype=_common_dtype(avals))
-    elif _starts_with(path, MAGIC):
+    folder = path.parent if path.is_file() else path
+    if is_gguf(path):
         files = open_gguf(path, dtype=_common_dtype(avals))
-    elif is_orbax(path):
-        return {name_of(leaf.path): leaf for leaf in orbax_leaves(path)}
+    elif (folder / CONFIG).is_file() and not is_orbax(path):
+        files = open_huggingface(path, dtype=_common_dtype(avals))
     else:
-        checkpoint = read_checkpoint(path)
-        return {
-            name: leaf_of(
-                (name,),
-                checkpoint[name].shape,
-                [name],
-                checkpoint.read,
-                checkpoint.drop,
-                dtype=checkpoint[name].numpy,
-                num_bytes=checkpoint[name].num_bytes,
-            )
-            for name in checkpoint.files
-        }
+        return stored_leaves(path)
     return {name_of(leaf.path): leaf for leaf in files.leaves}
 
 
@@ -167,11 +177,12 @@ def _common_dtype(avals: Sequence[Any]) -> Any:
     return max(sizes, key=lambda name: sizes[name], default=COMPUTED[0])
 
 
-def _starts_with(path: Path, magic: bytes) -> bool:
+def is_gguf(path: Path) -> bool:
+    """Whether a file starts as those of GGUF do; raises `SpecError` if it cannot be read."""
     if not path.is_file():
         return False
     try:
         with path.open("rb") as file:
-            return file.read(len(magic)) == magic
+            return file.read(len(MAGIC)) == MAGIC
     except OSError as error:
         raise SpecError(f"'{path}' cannot be read: {error.strerror or error}") from error

@@ -32,27 +32,40 @@ def is_orbax(path: Path) -> bool:
 def write_orbax(path: Path, tree: Any, count: Callable[[int], None]) -> None:
     """Writes a tree of arrays, `LazyArray`s among them, to where nothing is yet.
 
-    `count` is called with the bytes of each array that was written.
+    `count` is called with the bytes of arrays that were written.
     """
     ocp = _orbax()
 
-    class OneByOne(ocp.type_handlers.NumpyHandler):
-        """Reads an array, and waits until it is written."""
+    class LotByLot(ocp.type_handlers.NumpyHandler):
+        """Reads no more than the largest array has, and waits until it is written."""
 
         async def serialize(self, values: Any, infos: Any, args: Any = None) -> Sequence[Any]:
-            for place, (value, info) in enumerate(zip(values, infos, strict=True)):
-                how = None if args is None else [args[place]]
-                for future in await super().serialize([np.asarray(value)], [info], how):
+            for start, stop in _lots([value.nbytes for value in values]):
+                arrays = [np.asarray(value) for value in values[start:stop]]
+                how = None if args is None else args[start:stop]
+                for future in await super().serialize(arrays, infos[start:stop], how):
                     future.result()
-                count(value.nbytes)
+                count(sum(array.nbytes for array in arrays))
             return []
 
     handlers = ocp.type_handlers.create_type_handler_registry(
-        (LazyArray, OneByOne()), (jax.Array, ocp.type_handlers.ArrayHandler())
+        (LazyArray, LotByLot()), (jax.Array, ocp.type_handlers.ArrayHandler())
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=handlers)
     with ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
+
+
+def _lots(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Neighbours that together have no more bytes than the largest, as (start, stop)."""
+    lots: list[tuple[int, int]] = []
+    start = held = 0
+    for place, size in enumerate(sizes):
+        if place > start and held + size > max(sizes):
+            lots.append((start, place))
+            start, held = place, 0
+        held += size
+    return [*lots, (start, len(sizes))] if sizes else []
 
 
 def orbax_leaves(path: Path) -> tuple[Leaf, ...]:

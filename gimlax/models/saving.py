@@ -1,8 +1,9 @@
 """Trees of parameters into files, in one of two formats, each with a manifest."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -24,12 +25,14 @@ def save_tree(
     tree: Any,
     *,
     format: str = "safetensors",
+    beside: Mapping[str, bytes] = MappingProxyType({}),
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> None:
     """Saves a tree of arrays, `LazyArray`s among them; see `gimlax.save`.
 
-    `shard_bytes` is what a file of safetensors may have, unless one array has more.
+    `beside` are other files by name; `shard_bytes` is what a file of safetensors may have, unless
+    one array has more.
     """
     if format not in ("safetensors", "orbax"):
         raise SpecError(f"format is {format!r}, and there are 'safetensors' and 'orbax'")
@@ -39,12 +42,18 @@ def save_tree(
     if not named:
         raise SpecError(f"'{path}': there is no array to be saved; give the tree of parameters")
     if format == "safetensors":
-        write_folder(Path(path), named, texts={}, shard_bytes=shard_bytes, progress=progress)
+        write_folder(Path(path), named, beside=beside, shard_bytes=shard_bytes, progress=progress)
     else:
-        _write_orbax(Path(path), tree, named, progress)
+        _write_orbax(Path(path), tree, named, beside, progress)
 
 
-def _write_orbax(path: Path, tree: Any, named: Sequence[Named], progress: Progress | None) -> None:
+def _write_orbax(
+    path: Path,
+    tree: Any,
+    named: Sequence[Named],
+    beside: Mapping[str, bytes],
+    progress: Progress | None,
+) -> None:
     empty = [of.name for of in named if not of.array.nbytes]
     if empty:
         raise SpecError(
@@ -69,6 +78,8 @@ def _write_orbax(path: Path, tree: Any, named: Sequence[Named], progress: Progre
             raise BackendError(
                 f"'{path}' could not be saved by Orbax: {str(error)[:400]}"
             ) from error
+        for name, content in beside.items():
+            (folder / name).write_bytes(content)
         write_manifest(folder)
 
 

@@ -7,6 +7,7 @@ inside a character; `StreamDecoder` holds such bytes back until the character is
 
 import codecs
 import functools
+import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -252,3 +253,30 @@ def added(package: Any, tokens: tuple[str, ...], ids: Iterable[int], *, special:
         for index in sorted(ids)
         if tokens[index]
     ]
+
+
+def tokenizer_texts(gguf: Gguf, template: str | None) -> dict[str, str]:
+    """The tokenizer of a GGUF file as the files that a folder of Hugging Face has, by name.
+
+    Raises `SpecError` as `load_tokenizer` does.
+    """
+    found = load_tokenizer(gguf)
+    package = require("tokenizers", "writing a tokenizer")
+    encoder = package.Tokenizer.from_str(found.encoder.to_str())
+    encoder.decoder = package.decoders.ByteLevel()
+    names: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    if found.bos_id is not None:
+        names["bos_token"] = found.bos_token
+    if found.eos_ids:
+        names["eos_token"] = found.eos_token
+    if found.adds_bos and found.bos_id is not None:
+        encoder.post_processor = package.processors.TemplateProcessing(
+            single=[found.bos_token, "$A"], special_tokens=[(found.bos_token, found.bos_id)]
+        )
+    if template is not None:
+        names["chat_template"] = template
+    return {
+        "tokenizer.json": encoder.to_str(pretty=True),
+        "tokenizer_config.json": json.dumps(names, indent=2),
+        "generation_config.json": json.dumps({"eos_token_id": list(found.eos_ids)}),
+    }

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ def write_folder(
     path: Path,
     tensors: Sequence[Named],
     *,
-    texts: Mapping[str, str],
+    beside: Mapping[str, bytes] = MappingProxyType({}),
+    stem: str = "model",
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> None:
@@ -57,7 +59,8 @@ def write_folder(
     Args:
         path: of the folder.
         tensors: in the order in which they are dealt out to files.
-        texts: other files by name, such as config.json.
+        beside: other files by name, such as config.json.
+        stem: what the names of files begin with.
         shard_bytes: a file ends before the tensor with which it would have more.
         progress: called with bytes that were written, and all, after each tensor.
 
@@ -76,8 +79,8 @@ def write_folder(
             progress(done_bytes, total_bytes)
 
     shards = _dealt(tensors, shard_bytes)
-    files = [f"model-{i:05}-of-{len(shards):05}{SUFFIX}" for i in range(1, len(shards) + 1)]
-    files = files if len(shards) > 1 else [f"model{SUFFIX}"]
+    files = [f"{stem}-{i:05}-of-{len(shards):05}{SUFFIX}" for i in range(1, len(shards) + 1)]
+    files = files if len(shards) > 1 else [f"{stem}{SUFFIX}"]
     with replacing(path) as folder:
         folder.mkdir()
         known = {
@@ -89,9 +92,9 @@ def write_folder(
                 of.name: file for file, shard in zip(files, shards, strict=True) for of in shard
             }
             index = {"metadata": {"total_size": total_bytes}, "weight_map": where}
-            texts = {**texts, f"model{INDEX_SUFFIX}": json.dumps(index, indent=1)}
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            beside = {**beside, f"{stem}{INDEX_SUFFIX}": json.dumps(index, indent=1).encode()}
+        for name, content in beside.items():
+            (folder / name).write_bytes(content)
         write_manifest(folder, known)
 
 

@@ -17,6 +17,7 @@ from gimlax.lazy import LazyArray
 from gimlax.models.checkpoint import read_checkpoint
 from gimlax.models.manifest import MANIFEST, read_manifest
 from gimlax.models.opening import open_tree
+from gimlax.models.orbax_files import _lots
 from gimlax.models.safetensors import DTYPES
 from gimlax.models.saving import save_tree
 
@@ -267,3 +268,14 @@ def test_a_broken_checkpoint_of_orbax_is_refused(tmp_path):
         os.truncate(data, 1)
     with pytest.raises(SpecError, match="cannot be read by Orbax"):
         np.asarray(found["step"])
+
+
+@pytest.mark.parametrize("sizes", [[5], [1, 1, 1], [4, 1, 2, 2, 9, 9, 1], [0, 0, 3], []])
+def test_lots_have_all_in_order_and_no_more_than_the_largest(sizes):
+    lots = _lots(sizes)
+    assert [place for start, stop in lots for place in range(start, stop)] == list(
+        range(len(sizes))
+    )
+    assert all(sum(sizes[start:stop]) <= max(sizes) for start, stop in lots)
+    joined = [sum(sizes[a:d]) for (a, _), (_, d) in zip(lots, lots[1:])]
+    assert all(size > max(sizes) for size in joined)  # none could be one with the next
