@@ -6,6 +6,7 @@ The input has a prompt a line; a .jsonl an object a line with a prompt or messag
 OpenAI's batches. A run that was killed goes on where it was when the same command is given again.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -137,11 +138,9 @@ def answers(
         return
     context, chunk = shape_of(language, requests)
     cluster = deploying.find_cluster()
-    with console.progress("weights") as update:
-        params = language.load(lambda done, total: update(done, total, ""))
     model = serving.TextModel(
         apply=language.apply,
-        params=params,
+        params=language.params,
         cache=language.state(size, context),
         context=context,
         chunk=chunk,
@@ -150,11 +149,10 @@ def answers(
     )
     workload = model.workload(num_new_tokens=MAX_TOKENS.value)
     plan = deploying.make_plan(workload, cluster, "latency")
-    with (
-        deploying.compiled(plan, workload, cluster) as phases,
-        console.progress("answers") as update,
-    ):
-        runner = model.cut_rows(phases, phases.place(params))
+    with contextlib.ExitStack() as running:
+        phases = running.enter_context(deploying.compiled(plan, workload, cluster))
+        runner = model.cut_rows(phases, deploying.loaded(language, phases))
+        update = running.enter_context(console.progress("answers"))
         for at, group in groups.items():
             bad = [(at + i, row) for i, row in enumerate(group) if isinstance(row, Exception)]
             yield from bad

@@ -7,6 +7,7 @@ import console
 from absl import flags
 
 import gimlax as gx
+from gimlax import models
 
 STAGES = flags.DEFINE_integer(
     "stages", None, "number of stages; the planner says where to cut", lower_bound=1
@@ -65,6 +66,14 @@ def make_plan(workload: gx.Workload, cluster: gx.Cluster, goal: str) -> gx.Plan:
         )
     print(plan, flush=True)
     return plan
+
+
+def loaded(language: models.LanguageModel, phases: gx.Executables) -> gx.Placed:
+    """The weights of a model, each on the mesh of its stage."""
+    with console.progress("weights") as update:
+        return gx.load(
+            language.path, plan=phases, progress=lambda done, total: update(done, total, "")
+        )
 
 
 @contextlib.contextmanager

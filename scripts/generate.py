@@ -3,6 +3,7 @@
 python scripts/generate.py --prompt="Why is the sky blue?" --stages=2 --check
 """
 
+import dataclasses
 from pathlib import Path
 from typing import cast
 
@@ -54,11 +55,9 @@ def main(argv: list[str]) -> None:
         context += -context % chunk
 
     cluster = deploying.find_cluster()
-    with console.progress("weights") as update:
-        params = language.load(lambda done, total: update(done, total, ""))
     model = serving.TextModel(
         apply=language.apply,
-        params=params,
+        params=language.params,
         cache=language.state(1, context),
         context=context,
         chunk=chunk,
@@ -67,8 +66,7 @@ def main(argv: list[str]) -> None:
     workload = model.workload(num_new_tokens=MAX_TOKENS.value)
     plan = deploying.make_plan(workload, cluster, OBJECTIVE.value)
     with deploying.compiled(plan, workload, cluster) as phases:
-        with console.progress("placement"):
-            runner = model.cut(phases, phases.place(params))
+        runner = model.cut(phases, deploying.loaded(language, phases))
         with console.progress("warm-up"):
             serving.warm_up(runner)
         with phases.record() as recording:
@@ -85,6 +83,7 @@ def main(argv: list[str]) -> None:
             recording.timeline.save(TRACE.value)
             print(f"timeline written to {TRACE.value}")
         if CHECK.value:
+            model = dataclasses.replace(model, params=language.load())
             print_check(model, runner, requests, answers)
 
 

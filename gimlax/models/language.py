@@ -13,7 +13,14 @@ from typing import Any
 
 from gimlax.errors import SpecError
 from gimlax.models.chat import ChatTemplate, load_chat_template
-from gimlax.models.decoder import DecoderConfig, DType, Params, abstract_cache, decoder_apply
+from gimlax.models.decoder import (
+    DecoderConfig,
+    DType,
+    Params,
+    abstract_cache,
+    abstract_params,
+    decoder_apply,
+)
 from gimlax.models.gguf import read_gguf
 from gimlax.models.huggingface import open_huggingface
 from gimlax.models.leaves import Leaf, Progress, read_tree
@@ -49,6 +56,11 @@ class LanguageModel:
         if isinstance(self.config, StateSpaceConfig):
             return state_space_apply(self.config)
         return decoder_apply(self.config)
+
+    @property
+    def params(self) -> Params:
+        """Shapes of the parameters."""
+        return abstract_params(self.config)
 
     def state(self, batch: int, context: int) -> Any:
         """Shapes of the state of `batch` texts of up to `context` tokens."""
