@@ -33,9 +33,9 @@ def load(
 
     Args:
         path: a folder of Hugging Face (config.json and safetensors, one file or many with an
-            index), a GGUF file, or what has arrays called by key path, such as 'layers.0.kernel':
-            safetensors, or a checkpoint of Orbax. A tuple of them where there are several resident
-            arguments.
+            index) or of diffusers (model_index.json, and a folder for each part), a GGUF file, or
+            what has arrays called by key path, such as 'layers.0.kernel': safetensors, or a
+            checkpoint of Orbax. A tuple of them where there are several resident arguments.
         plan: the plan as `gx.compile` made it run: it knows which rows each stage reads, and its
             meshes are live. Numbers become those of the dtypes that were traced.
         verify: whether files are compared first with the check sums that `gimlax.save` wrote beside

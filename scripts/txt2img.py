@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import console
+import deploying
 import numpy as np
 from absl import flags
 
@@ -31,11 +32,8 @@ MAX_TOKENS = flags.DEFINE_integer(
     "max_tokens", 256, "of the prompt that T5 looks at", lower_bound=2, upper_bound=512
 )
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "of weights and arithmetic")
-STAGES = flags.DEFINE_integer(
-    "stages", None, "number of stages; the planner says where to cut", lower_bound=1
-)
-MESHES = flags.DEFINE_list("meshes", None, "mesh of each stage; by default the planner chooses")
 CHECK = flags.DEFINE_bool("check", False, "compare the image with that of the uncut model")
+flags.adopt_module_key_flags(deploying)
 MOST_APART = {"float32": 0.01, "bfloat16": 0.1}  # on average, of pixels from 0 to 1
 
 
@@ -52,34 +50,28 @@ def main(argv: list[str]) -> None:
     shape = config.latent_shape(HEIGHT.value or usual, WIDTH.value or usual)
     lengths = (config.clip_l.max_context, config.clip_g.max_context, MAX_TOKENS.value)
     tokens = read_tokens(config, lengths, [NEGATIVE.value, PROMPT.value][not guided :])
-    with console.progress("backends"):
-        cluster = gx.discover()
-    with console.progress("weights") as update:
-        params = models.read_tree(files.leaves, lambda done, total: update(done, total, ""))
+    cluster = deploying.find_cluster()
     model = serving.ImageModel(
         encode=models.encode_apply(config),
         denoise=models.denoise_apply(config),
         decode=models.decode_apply(config),
-        params=params,
+        params=models.abstract_diffusion_params(config),
         token_lengths=lengths,
         latent_shape=shape,
         guided=guided,
     )
-    with console.progress("plan"):
-        workload = model.workload(num_steps=STEPS.value)
-        plan = gx.plan(workload, cluster, cuts=STAGES.value, meshes=MESHES.value)
-    print(plan, flush=True)
-    with console.progress("compilation") as update:
-        phases = gx.compile(
-            plan, workload, progress=lambda step: update(step.done, step.total, step.what)
-        )
-    with phases:
-        with console.progress("placement"):
-            placed = phases.place(params)
-        image = make(config, model, phases, placed, tokens, "image")
+    workload = model.workload(num_steps=STEPS.value)
+    plan = deploying.make_plan(workload, cluster, "latency")
+    with deploying.compiled(plan, workload, cluster) as phases:
+        with console.progress("weights") as update:
+            params = gx.load(
+                MODEL.value, plan=phases, progress=lambda done, total: update(done, total, "")
+            )
+        image = make(config, model, phases, params, tokens, "image")
     serving.write_png(Path(OUTPUT.value), image)
     print(f"{image.shape[1]} x {image.shape[0]} pixels written to {OUTPUT.value}")
     if CHECK.value:
+        params = models.read_tree(files.leaves)
         check(image, make(config, model, model.uncut(), params, tokens, "uncut model"))
 
 

@@ -22,6 +22,7 @@ from gimlax.models.stable_diffusion import StableDiffusionConfig
 
 __all__ = ["load_prompt_tokenizers", "load_stable_diffusion", "open_stable_diffusion"]
 
+INDEX = "model_index.json"
 PIPELINE = "StableDiffusion3Pipeline"
 FOLDERS = {  # of each part: its folder, and the class that it must be of
     "clip_l": ("text_encoder", "CLIPTextModelWithProjection"),
@@ -73,7 +74,7 @@ def load_prompt_tokenizers(path: str | os.PathLike[str]) -> dict[str, PromptToke
 
 def _parts(path: Path) -> list[str]:
     """The parts that the index says are there."""
-    reader = Reader(path / "model_index.json", read_json(path / "model_index.json", "index"))
+    reader = Reader(path / INDEX, read_json(path / INDEX, "index"))
     kind = reader.get("_class_name", str)
     if kind != PIPELINE:
         reader.fail(f"it is a {kind[:80]!r}, which is not supported; supported is {PIPELINE}")

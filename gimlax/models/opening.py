@@ -1,8 +1,9 @@
 """Any file or folder that holds parameters, opened as the tree that somebody wants to place.
 
 What it is follows from what is in it, not from its name: a folder with a config.json is one of
-Hugging Face, a file that starts with `GGUF` is one of those; else tensors go by the key paths of
-the tree, joined by dots, as `write_tree` writes them. Nothing is read here but headers.
+Hugging Face, one with a model_index.json is one of diffusers, a file that starts with `GGUF` is one
+of those; else tensors go by the key paths of the tree, joined by dots, as `write_tree` writes them.
+Nothing is read here but headers.
 """
 
 import functools
@@ -18,6 +19,7 @@ import numpy as np
 from gimlax.errors import SpecError
 from gimlax.lazy import LazyArray
 from gimlax.models.checkpoint import read_checkpoint
+from gimlax.models.diffusers import INDEX, open_stable_diffusion
 from gimlax.models.gguf import MAGIC
 from gimlax.models.huggingface import CONFIG, open_huggingface
 from gimlax.models.leaves import (
@@ -51,8 +53,8 @@ def open_tree(
     """The parameters at `path` as a tree of `LazyArray`s.
 
     Args:
-        path: a folder of Hugging Face, a GGUF file, a checkpoint of Orbax, a safetensors file or
-            folder with tensors called by key path.
+        path: a folder of Hugging Face or diffusers, a GGUF file, a checkpoint of Orbax, a
+            safetensors file or folder with tensors called by key path.
         shapes: the tree of shapes and dtypes that is wanted. Floats of any kind become those.
         verify: whether files are compared with their manifest, if there is one, before.
         progress: called with bytes of the files that were read, and all that may be, after each
@@ -163,6 +165,8 @@ def _leaves(path: Path, avals: Sequence[Any]) -> dict[str, Leaf]:
         files = open_gguf(path, dtype=_common_dtype(avals))
     elif (folder / CONFIG).is_file() and not is_orbax(path):
         files = open_huggingface(path, dtype=_common_dtype(avals))
+    elif (path / INDEX).is_file():
+        files = open_stable_diffusion(path, dtype=_common_dtype(avals))
     else:
         return stored_leaves(path)
     return {name_of(leaf.path): leaf for leaf in files.leaves}

@@ -1,12 +1,12 @@
 """A folder of Stable Diffusion 3 in diffusers' layout, small and random, for tests of what reads
 it."""
 
+import importlib
 import json
 
 import jax
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from gimlax.models.stable_diffusion_files import CLIP, MMDIT, T5, VAE
 from tests.specimens import diffusion_model
@@ -97,6 +97,7 @@ def configs(config):
 
 def write_tokenizers(folder):
     """Those of both CLIPs as vocabulary and merges, that of T5 as one file."""
+    package = importlib.import_module("tokenizers")
     words = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
     words += ["".join(merge.split()) for merge in MERGES]
     ids = {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
@@ -108,10 +109,12 @@ def write_tokenizers(folder):
         (folder / name / "tokenizer_config.json").write_text(json.dumps(about))
     (folder / "tokenizer_3").mkdir()
     scores = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    encoder = Tokenizer(models.Unigram([*scores, *((x, -3.0) for x in LETTERS)], unk_id=2))
+    encoder = package.Tokenizer(
+        package.models.Unigram([*scores, *((x, -3.0) for x in LETTERS)], unk_id=2)
+    )
     encoder.add_special_tokens(["<pad>", "</s>", "<unk>"])
-    encoder.pre_tokenizer = pre_tokenizers.Metaspace()
-    encoder.post_processor = processors.TemplateProcessing(
+    encoder.pre_tokenizer = package.pre_tokenizers.Metaspace()
+    encoder.post_processor = package.processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 1)]
     )
     encoder.save(str(folder / "tokenizer_3" / "tokenizer.json"))

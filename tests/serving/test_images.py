@@ -133,9 +133,16 @@ def test_the_script_makes_the_image_of_the_uncut_model(tmp_path):
     pytest.importorskip("tokenizers")
     model = diffusion_folder.write(tmp_path / "model")
     output = tmp_path / "fox.png"
-    prompt = ("--prompt=the fox", "--negative=a dog", "--max_tokens=9")
+    prompt = ("--prompt=the fox", "--negative=a dog", "--max_tokens=9", "--meshes=cpu,cpu")
     done = run_script(
-        tmp_path / "model", output, *prompt, "--steps=2", "--seed=5", "--guidance=3", "--check"
+        tmp_path / "model",
+        output,
+        *prompt,
+        "--steps=2",
+        "--seed=5",
+        "--guidance=3",
+        "--check",
+        "--stages=2",
     )
     assert done.returncode == 0, done.stderr
     assert f"16 x 8 pixels written to {output}" in done.stdout
