@@ -79,6 +79,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         return _indexed(path, indexes[0])
     files = sorted(path.glob(f"*{SUFFIX}"))
     if len(files) > 1:
+        files = [file for file in files if _has_variants(file, files)] or files
+    if len(files) > 1:
         names = ", ".join(repr(file.name) for file in files[:4])
         raise SpecError(
             f"'{path}' has {len(files)} safetensors files ({names}) and no index that says which"
@@ -142,6 +144,13 @@ def _indexed(path: Path, index: Path) -> Checkpoint:
             f" does not name, and {len(extra) - 1} more are amiss; download both again"
         )
     return found
+
+
+def _has_variants(file: Path, files: list[Path]) -> bool:
+    """Whether all others are the same in another form: `model.fp16.safetensors` beside
+    `model.safetensors`, as Stable Diffusion is published."""
+    stem = file.name.removesuffix(SUFFIX)
+    return all(other == file or other.name.startswith(f"{stem}.") for other in files)
 
 
 def _is_plain(name: str) -> bool:

@@ -80,6 +80,16 @@ def test_without_t5_the_context_ends_in_zeros(written, changed):
     np.testing.assert_allclose(pooled, same, atol=ABSOLUTE)
 
 
+def test_a_part_may_be_there_in_other_forms(changed):
+    folder = changed("model_index.json")
+    inside = folder / "text_encoder"
+    (inside / "model.fp16.safetensors").write_bytes(b"which nobody opens")
+    models.open_stable_diffusion(folder)
+    (inside / "other.safetensors").write_bytes(b"which may be it")
+    with pytest.raises(SpecError, match="has 3 safetensors files"):
+        models.open_stable_diffusion(folder)
+
+
 def test_guidance_goes_on_from_what_is_not_wanted():
     model = specimens.diffusion_model()
     small = dataclasses.replace(model.config.transformer, num_layers=1, dual_layers=())
