@@ -15,7 +15,7 @@ SEED ?= 1
 # The suite in one process a core; empty for one process.
 WORKERS ?= -n logical
 # Long suites that call no JAX of their own, or hurt what others try: `make test` runs them, once is enough.
-ONCE := tests/test_house.py tests/faults tests/planning/groups tests/planning/solvers tests/planning/test_objectives.py tests/planning/test_presets.py tests/planning/test_presets_of_images.py
+ONCE := tests/test_house.py tests/test_loading_memory.py tests/models/test_fuzz.py tests/faults tests/planning/groups tests/planning/solvers tests/planning/test_objectives.py tests/planning/test_presets.py tests/planning/test_presets_of_images.py
 # What uses JAX as other suites do, or hardly: on the oldest one they are enough.
 NOT_ON_FLOOR := tests/planning tests/devices tests/fabric tests/runtime/workers
 OVERHEAD_FLAGS ?= --json=benchmarks/results/overhead.json
