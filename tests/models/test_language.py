@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 
 from gimlax.errors import SpecError
-from gimlax.models import init_params, load_tokenizer, open_language
-from tests.models import bert_folder
+from gimlax.models import (
+    BertConfig,
+    ModelFiles,
+    init_params,
+    language,
+    load_tokenizer,
+    open_language,
+)
 from tests.models.gguf_files import STRING, field, file_bytes, llama_file, tokenizer_fields
 from tests.models.language_folder import CONFIGS, encoder, write
 
@@ -218,6 +224,9 @@ def test_a_lone_surrogate_is_refused(tokenizer):
         tokenizer.encode("a\ud800")
 
 
-def test_an_encoder_says_no_next_token(tmp_path):
+def test_an_encoder_says_no_next_token(folder, monkeypatch):
+    config = BertConfig(vocab_size=61, width=24, num_layers=2, num_heads=3, mlp_width=40)
+    files = ModelFiles(config=config, leaves=())
+    monkeypatch.setattr(language, "open_huggingface", lambda path, dtype: files)
     with pytest.raises(SpecError, match="holds a Bert, which says no next token"):
-        open_language(bert_folder.write(tmp_path / "encoder"))
+        open_language(folder)

@@ -90,11 +90,10 @@ class ViT(linen.Module):
         first = self.param("class", linen.initializers.normal(), (1, 1, WIDTH))
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, WIDTH)), x], axis=1)
         x = x + self.param("places", linen.initializers.normal(), (1, *x.shape[1:]))
-        for _ in range(2):
-            y = linen.LayerNorm()(x)
-            x = x + linen.MultiHeadDotProductAttention(num_heads=2)(y, y)
-            y = linen.gelu(linen.Dense(32)(linen.LayerNorm()(x)))
-            x = x + linen.Dense(WIDTH)(y)
+        y = linen.LayerNorm()(x)
+        x = x + linen.MultiHeadDotProductAttention(num_heads=2)(y, y)
+        y = linen.gelu(linen.Dense(32)(linen.LayerNorm()(x)))
+        x = x + linen.Dense(WIDTH)(y)
         return linen.Dense(7)(linen.LayerNorm()(x)[:, 0])
 
 

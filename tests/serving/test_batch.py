@@ -1,7 +1,5 @@
 """Rows at once say what each says alone."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -84,58 +82,52 @@ def test_what_does_not_fit_is_refused_before_any_pass():
     assert runner.num_prefills == 0
 
 
-def llama():
-    return {
-        "apply": models.llama_apply(CONFIG),
-        "params": models.init_params(CONFIG, seed=1),
-        "state": lambda batch: models.abstract_cache(CONFIG, batch, 24),
-    }
-
-
-def recurrent(make):
-    specimen = make()
-
-    def state(batch):
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), specimen.state
-        )
-
-    return {"apply": specimen.apply, "params": specimen.params, "state": state}
-
-
-KINDS = {"llama": llama, "mamba2": lambda: recurrent(specimens.LANGUAGE["mamba2"])}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_models_say_in_rows_what_they_say_alone(kind):
-    of = KINDS[kind]()
-    model = TextModel(
-        apply=of["apply"],
-        params=of["params"],
-        cache=of["state"](1),
+def llama(batch):
+    return TextModel(
+        apply=models.llama_apply(CONFIG),
+        params=models.init_params(CONFIG, seed=1),
+        cache=models.abstract_cache(CONFIG, batch or 1, 24),
         context=24,
         chunk=8,
-        recurrent=kind != "llama",
+        batch=batch,
     )
-    rng = np.random.default_rng(2)
-    requests = [
-        Request(prompt=tuple(rng.integers(0, 61, n).tolist()), max_tokens=m)
-        for n, m in ((19, 5), (3, 9), (8, 2))
-    ]
-    rows = dataclasses.replace(model, cache=of["state"](4), batch=4)
-    found = {a.row: (a.tokens, a.finish) for a in generate_rows(rows.uncut_rows(), requests)}
-    one = model.uncut()
-    assert found == {i: alone(one, request) for i, request in enumerate(requests)}
-    traced = rows.workload().phases["decode"]
+
+
+MODEL_REQUESTS = [
+    Request(prompt=tuple((7 * i + n) % 61 for i in range(n)), max_tokens=m)
+    for n, m in ((19, 5), (3, 9), (8, 2))
+]
+
+
+def test_a_model_says_in_rows_what_it_says_alone():
+    rows, one = llama(4).uncut_rows(), llama(None).uncut()
+    found = {a.row: (a.tokens, a.finish) for a in generate_rows(rows, MODEL_REQUESTS)}
+    assert found == {i: alone(one, request) for i, request in enumerate(MODEL_REQUESTS)}
+    traced = llama(4).workload().phases["decode"]
     assert [o.aval.shape for o in traced.outputs if o.carried is None] == [(4, 1, 61)]
 
 
+def test_rows_of_a_recurrent_model_do_not_feel_their_companions():
+    specimen = specimens.LANGUAGE["mamba2"]()
+    rows = TextModel(
+        apply=specimen.apply,
+        params=specimen.params,
+        cache=jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape[1:]), leaf.dtype), specimen.state
+        ),
+        context=24,
+        chunk=8,
+        recurrent=True,
+        batch=3,
+    ).uncut_rows()
+    together = {a.row: a.tokens for a in generate_rows(rows, MODEL_REQUESTS)}
+    for row, request in enumerate(MODEL_REQUESTS):
+        (answer,) = generate_rows(rows, [None] * row + [request])
+        assert answer.tokens == together[row]
+
+
 def test_one_at_a_time_and_rows_are_not_mixed_up():
-    of = llama()
-    model = TextModel(
-        apply=of["apply"], params=of["params"], cache=of["state"](1), context=24, chunk=8
-    )
     with pytest.raises(SpecError, match="one sequence at a time; give it a `batch`"):
-        model.uncut_rows()
+        llama(None).uncut_rows()
     with pytest.raises(SpecError, match="runs 2 rows at once"):
-        dataclasses.replace(model, cache=of["state"](2), batch=2).uncut()
+        llama(2).uncut()
