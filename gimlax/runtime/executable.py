@@ -69,6 +69,7 @@ class _Shared:
         """Puts resident arguments on their meshes.
 
         As `jax.device_put` does, this may use host arrays in place: do not change them afterwards.
+        Of a `gimlax.lazy.LazyArray` each device reads what it holds; see `gimlax.load`.
 
         Args:
             *trees: one per resident argument, in order.

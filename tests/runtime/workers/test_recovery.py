@@ -239,3 +239,19 @@ def test_no_thread_or_process_is_left(crew, stream):
     run.check()
     run.step.close()
     assert set(gimlax_threads()) <= before
+
+
+def test_what_was_loaded_from_files_is_read_again_for_the_worker_that_takes_over(
+    tmp_path, crew, stream
+):
+    run = stream()
+    path = tmp_path / "weights"
+    gx.save(path, run.params)
+    run.placed = gx.load(path, plan=run.step)
+    run.submit(3)
+    run.check()
+    with pytest.warns(UserWarning, match="worker 'two' is lost"):
+        hurt(crew, "two")
+        run.submit(3)
+        run.check()
+    jax.tree.map(np.testing.assert_array_equal, gx.gather(run.placed), run.params)
