@@ -70,11 +70,11 @@ request = serving.Request(
 context = min(128, opened.max_context)
 
 
-def text_model(dtype: str, *, weights: bool) -> serving.TextModel:
+def text_model(dtype: str) -> serving.TextModel:
     language = models.open_language(path, dtype=dtype)
     return serving.TextModel(
         apply=language.apply,
-        params=language.load() if weights else models.abstract_params(language.config),
+        params=language.params,  # their shapes
         cache=language.state(1, context),
         context=context,
         chunk=serving.chunk_length(len(prompt), context),
@@ -88,7 +88,7 @@ def best_plan(dtype: str) -> gx.Plan:
         meshes=tuple(m for m in cluster.meshes if m.name in names),
         links=tuple(k for k in cluster.links if {k.source, k.target} <= set(names)),
     )
-    workload = text_model(dtype, weights=False).workload(num_new_tokens=MAX_TOKENS)
+    workload = text_model(dtype).workload(num_new_tokens=MAX_TOKENS)
     return gx.plan(workload, part, objective=gx.Objective(goal="latency"))
 
 
@@ -104,15 +104,18 @@ print(f"in {dtype}:\n{plan}\n\n{plan.explain()}")
 # %%
 pair = [cluster.meshes[0].name, cluster.meshes[-1].name]
 dtype = dtypes[pair[0]] if dtypes[pair[0]] == dtypes[pair[1]] else "float32"
-model = text_model(dtype, weights=True)
+model = text_model(dtype)
 workload = model.workload(num_new_tokens=MAX_TOKENS)
 middle = len(gx.chain(workload).names) // 2
 cut = gx.plan(workload, cluster, cuts=[middle], meshes=pair)
 print(f"in {dtype}:\n{cut}")
 
+# %% [markdown]
+# Weights are read from the file straight onto the mesh of their stage.
+
 # %%
 phases = gx.compile(cut, workload)
-runner = model.cut(phases, phases.place(model.params))
+runner = model.cut(phases, gx.load(path, plan=phases))
 serving.warm_up(runner)
 stream = opened.tokenizer.stream()
 tokens = []
