@@ -80,7 +80,7 @@ lint:
 
 parity:
 	@tools/environment.sh .venv-parity text,test,parity
-	.venv-parity/bin/python -m pytest tests/parity -rs $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 .venv-parity/bin/python -m pytest $(WORKERS) tests/parity -rs $(PYTEST_FLAGS)
 
 test-floor:
 	@tools/environment.sh .venv-floor text,test requirements/floor.txt
