@@ -32,12 +32,14 @@ __all__ = [
     "export_stages",
     "load_stage",
     "module_text",
+    "portable",
 ]
 
 # Names that the source gave things, in MLIR's text: they differ between layers that do the same.
 _LOCATION = re.compile(
     r'^#loc.*\n| loc\((?:#\w+|unknown|"(?:[^"\\]|\\.)*"(?:\(#\w+\))?)\)', re.MULTILINE
 )
+_LOCAL_CONFIG = ("jax_default_device",)  # names a device of this process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +141,13 @@ def export_stage(
             )
         ),
         donates=donates,
-        config=config,
+        config=portable(config),
     )
+
+
+def portable(config: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """Of JAX's configuration of a trace what means the same in another process."""
+    return tuple((name, value) for name, value in config if name not in _LOCAL_CONFIG)
 
 
 def _serialized(exported: Any, program: Program, index: int) -> bytes:

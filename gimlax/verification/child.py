@@ -76,10 +76,8 @@ def write_stage(stage: ExportedStage, folder: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value of JAX's configuration as JSON; a device of this process means nothing in another."""
-    if isinstance(value, enum.Enum):
-        return value.value
-    return value if isinstance(value, str | int | float | bool) else None
+    """A value of JAX's configuration as JSON."""
+    return value.value if isinstance(value, enum.Enum) else value
 
 
 def read_stage(folder: Path) -> ExportedStage:

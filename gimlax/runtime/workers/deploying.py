@@ -15,7 +15,7 @@ from gimlax.records import to_json
 from gimlax.runtime.arrangement import Arrangement
 from gimlax.runtime.compilation import CompiledStage, Progress
 from gimlax.runtime.deployment import Deployment, Standing, passes_let_in
-from gimlax.runtime.exporting import ExportedStage, abstract_mesh, export_stages
+from gimlax.runtime.exporting import ExportedStage, abstract_mesh, export_stages, portable
 from gimlax.runtime.inventory import Inventory, take_inventory
 from gimlax.runtime.passes import CompiledPhase
 from gimlax.runtime.workers.binding import bind
@@ -37,8 +37,6 @@ from gimlax.runtime.workers.trying import RemoteStages
 from gimlax.runtime.workers.wire import Message
 
 __all__ = ["deploy_on_workers"]
-
-_LOCAL_CONFIG = ("jax_default_device",)  # names a device of this process
 
 
 def deploy_on_workers(
@@ -64,11 +62,7 @@ def deploy_on_workers(
         BackendError: a worker has not the devices, or cannot compile a stage.
     """
     called = calling_side(chain)
-    config = [
-        (name, value)
-        for name, value in called.programs[0].partition.traced.config
-        if name not in _LOCAL_CONFIG
-    ]
+    config = portable(called.programs[0].partition.traced.config)
     garbage, owner = Garbage(), next(NUMBERS)
 
     def establish(chosen: Plan, ordered: Chain) -> Footing:

@@ -370,7 +370,8 @@ class _Worker:
     def _echo(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         """Puts arrays on a mesh and reads them back."""
         whole = NamedSharding(self._meshes[fields["mesh"]], PartitionSpec())
-        return {}, lay(arrays, [whole] * len(arrays))
+        with _jax.using_config(fields["config"]):
+            return {}, lay(arrays, [whole] * len(arrays))
 
     def _reset(self, fields: Mapping[str, Any], arrays: Sequence[Any]) -> Any:
         self._site(fields).reset(fields["epoch"])

@@ -9,7 +9,7 @@ import numpy as np
 
 from gimlax import fabric
 from gimlax.program import Program, Transfer
-from gimlax.runtime.exporting import ExportedStage, export_stage
+from gimlax.runtime.exporting import ExportedStage, export_stage, portable
 from gimlax.runtime.forms import form_of
 from gimlax.runtime.inventory import Inventory, take_inventory
 from gimlax.runtime.probing.seam import StageInputs, StageResults
@@ -109,7 +109,8 @@ class RemoteStages:
             for value in values
         ]
         arrays = [array for of in sent for array in of]
-        came = iter(self._peers[mesh].ask("echo", {"mesh": mesh}, arrays)[1])
+        config = portable(self._program.partition.traced.config)
+        came = iter(self._peers[mesh].ask("echo", {"mesh": mesh, "config": config}, arrays)[1])
         back = [[next(came) for _ in of] for of in sent]
         return [
             of[0] if of[0].dtype == value.dtype else np.asarray(fabric.widen(of, to))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,3 +52,23 @@ def test_a_stage_that_is_wrong_on_its_worker_is_found(workers, monkeypatch):
         monkeypatch.setattr(exporting, "form_of", crooked)
         report = gx.probe(step, params, x)
         assert {breach.stage for breach in report.breaches} == {1}
+
+
+@pytest.mark.parametrize("setting", ["float64", "a default device"])
+def test_values_cross_under_the_configuration_of_the_trace(setting, workers):
+    """A link between workers is probed as it was planned: in 64 bits, if that is how it was traced,
+    and whatever device of this process was the default one."""
+
+    def layers(params, x):
+        for w in params:
+            x = jnp.tanh(x @ w)
+        return x
+
+    wide = setting == "float64"
+    with jax.enable_x64(True) if wide else jax.default_device(jax.devices("cpu")[0]):
+        params = [np.eye(4) * 0.3] * 2 if wide else [np.eye(4, dtype=np.float32) * 0.3] * 2
+        x = np.linspace(0, 1, 8, dtype=params[0].dtype).reshape(2, 4)
+        with compile_on(workers, trace(layers, params, x), ("one", "two"), cuts=(1,)) as step:
+            report = gx.probe(step, params, x)
+            assert report.ok
+            assert any(finding.what.startswith("transfer") for finding in report.findings)
