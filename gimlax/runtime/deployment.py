@@ -146,6 +146,7 @@ class Deployment:
 
     def record(self) -> contextlib.AbstractContextManager[Recording]:
         """Records spans until the block ends; the passes submitted in it are waited for."""
+        self.check_open(self.programs[0].phase)
         return self.executor.record()
 
     def close(self) -> None:

@@ -215,6 +215,7 @@ class RemoteExecutor:
         try:
             idle()
         finally:
+            self.collect(ground.footing)  # of a block that has not ended
             ground.footing.close(last=True)
         self.warn(4)
 

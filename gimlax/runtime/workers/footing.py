@@ -290,6 +290,8 @@ class Footing:
 
     def end_record(self) -> list[list[Any]]:
         """What those that are left have collected: (mesh, task, start, end), by the clock here."""
+        if not self._is_recorded:  # or closed since
+            return []
         self._is_recorded = False
         spans: list[list[Any]] = []
         for name, peer in self.peers.items():
@@ -305,6 +307,7 @@ class Footing:
 
         What it has given up is heard by nobody from then on.
         """
+        self._is_recorded = False
         self._links.close()
         with self._lock:
             self._attempts.clear()

@@ -127,6 +127,17 @@ def test_a_recording_has_the_spans_of_all_workers(workers):
         assert first["one"].start_s <= first["one -> two"].start_s <= first["two"].start_s
 
 
+def test_a_recording_keeps_what_there_was_when_its_executable_is_closed(workers):
+    specimen = zoo.ZOO["plain"]()
+    step = compile_on(workers, trace_specimen(specimen), ("one", "two"))
+    with step.record() as recording:
+        step(step.place(specimen.args[0]), *specimen.args[1:])
+        step.close()
+    assert set(recording.timeline.tracks()) == {"one", "one -> two", "two"}
+    with pytest.raises(gx.SpecError, match="is closed"):
+        step.record()
+
+
 def test_only_those_tell_of_the_end_that_nobody_waits_for(workers, monkeypatch):
     told = []
     hear = Footing._hear
