@@ -19,9 +19,18 @@ from jax.sharding import PartitionSpec
 
 from gimlax.errors import SpecError
 
-__all__ = ["Range", "check_arguments", "hints_of", "is_number", "mistakes_of_fields", "shown"]
+__all__ = [
+    "Range",
+    "check_arguments",
+    "check_seconds",
+    "hints_of",
+    "is_number",
+    "mistakes_of_fields",
+    "shown",
+]
 
 _MOST_SHOWN = 60
+_MOST_SECONDS = 10**6  # the system counts milliseconds in 31 bits where sockets wait
 _WORDS: Mapping[Any, tuple[str, str]] = types.MappingProxyType(
     {
         str: ("a string", "strings"),
@@ -64,6 +73,18 @@ def check_arguments(what: str, function: Callable[..., Any], given: Mapping[str,
     ]
     if wrong:
         raise SpecError(f"{what}: {'; '.join(wrong)}")
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Refuses what is no time to wait.
+
+    Raises:
+        SpecError: it is no number, not positive, or longer than the system can wait.
+    """
+    if not is_number(value) or value <= 0:
+        raise SpecError(f"{name} is {shown(value)}; give a positive number of seconds")
+    if value > _MOST_SECONDS:
+        raise SpecError(f"{name} is {shown(value)}; give at most {_MOST_SECONDS} seconds")
 
 
 def mistakes_of_fields(record: Any) -> list[str]:

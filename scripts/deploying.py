@@ -30,16 +30,26 @@ flags.mark_flags_as_mutual_exclusive(["stages", "cuts"])
 
 
 def find_cluster() -> gx.Cluster:
-    """The cluster of the flags."""
+    """The cluster of the flags.
+
+    Raises:
+        SpecError: flags are about Ray, and the cluster file describes nothing that it starts.
+    """
     with console.progress("backends"):
-        if CLUSTER.value:
-            return gx.Cluster.load(CLUSTER.value)
-        return gx.discover(ray=ray(), insecure=INSECURE.value)
+        if not CLUSTER.value:
+            return gx.discover(ray=ray(), insecure=INSECURE.value)
+        cluster = gx.Cluster.load(CLUSTER.value)
+        if not cluster.workers and (ray() is not False or INSECURE.value):
+            raise gx.SpecError(
+                f"cluster file {CLUSTER.value!r} describes no workers, which --ray, --ray_address"
+                " and --insecure are about; leave these out, or add a [[worker]]"
+            )
+        return cluster
 
 
 def ray() -> bool | str:
     """What `gx.discover` and `gx.start_workers` take."""
-    return RAY_ADDRESS.value or RAY.value
+    return RAY.value if RAY_ADDRESS.value is None else RAY_ADDRESS.value
 
 
 def read_cuts() -> int | list[int] | None:

@@ -53,6 +53,7 @@ FOUNDATION = {
     ("records", "errors"),
     ("records", "checking"),
     ("hosts", "errors"),
+    ("hosts", "checking"),
 }
 
 

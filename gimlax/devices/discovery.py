@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from gimlax import _jax
-from gimlax.checking import is_number, shown
+from gimlax.checking import check_seconds
 from gimlax.devices.asking import capabilities
 from gimlax.devices.backends import Backend, Capabilities
 from gimlax.devices.candidates import Candidate, find_candidates, find_missing
@@ -28,6 +28,7 @@ from gimlax.devices.probe import Answer, load, probe
 from gimlax.devices.trouble import explain
 from gimlax.devices.workers import WorkerSpec
 from gimlax.errors import BackendError, SpecError
+from gimlax.hosts import asked_address
 from gimlax.records import to_json
 from gimlax.units import GIB
 
@@ -59,13 +60,13 @@ def discover(
         timeout_s: how long each candidate may take to start and to answer in its own process.
 
     Raises:
-        SpecError: timeout_s is no positive number; Ray is not installed, or would be joined
-            without a token.
+        SpecError: timeout_s is no positive number; ray or insecure is no such thing; Ray is not
+            installed, or would be joined without a token.
         BackendError: nothing could be started; keeps what JAX said. Ray does not answer.
     """
-    _check_timeout(timeout_s)
-    if ray is not False:
-        address = "" if ray is True else ray
+    check_seconds("timeout_s", timeout_s)
+    address = asked_address(ray, insecure)
+    if address is not None:
         return _cluster_of(ask_hosts(address, insecure=insecure, timeout_s=timeout_s))
     known, meshes = _plannable(start_backends(timeout_s=timeout_s))
     return Cluster(
@@ -134,11 +135,6 @@ def _plannable(backends: Iterable[Backend]) -> tuple[list[Backend], list[MeshSpe
     return known, meshes
 
 
-def _check_timeout(timeout_s: float) -> None:
-    if not is_number(timeout_s) or timeout_s <= 0:
-        raise SpecError(f"timeout_s is {shown(timeout_s)}; give a positive number of seconds")
-
-
 def start_backends(*, timeout_s: float = 60.0) -> tuple[Backend, ...]:
     """Starts all that can be started, unless JAX has been started; says what is not here and why.
 
@@ -149,7 +145,7 @@ def start_backends(*, timeout_s: float = 60.0) -> tuple[Backend, ...]:
         SpecError: timeout_s is no positive number.
         BackendError: nothing could be started; keeps what JAX said.
     """
-    _check_timeout(timeout_s)
+    check_seconds("timeout_s", timeout_s)
     if _jax.backends_initialised():
         live = {name: _live(name, None) for name in _jax.backend_names()}
         late = "JAX was started without it; call gimlax.discover() before anything uses a device"

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
-from gimlax.checking import is_number, shown
+from gimlax.checking import check_seconds, shown
 from gimlax.devices import Cluster, WorkerSpec
 from gimlax.errors import BackendError, SpecError
-from gimlax.hosts import join
+from gimlax.hosts import asked_address, join
 from gimlax.runtime.workers.groups import join_up
 from gimlax.runtime.workers.joining import Detour
 from gimlax.runtime.workers.launching import ChildProcesses, Launcher
@@ -126,8 +126,7 @@ def start_workers(
             f"{shown(cluster) if not isinstance(cluster, Cluster) else 'the cluster'} describes no"
             " workers; give a Cluster whose meshes name workers"
         )
-    if not is_number(timeout_s) or timeout_s <= 0:
-        raise SpecError(f"timeout_s is {shown(timeout_s)}; give a positive number of seconds")
+    check_seconds("timeout_s", timeout_s)
     launcher = _launcher(cluster, ray, insecure, timeout_s)
     try:
         with ThreadPoolExecutor(len(cluster.workers), "gimlax start") as pool:
@@ -147,11 +146,10 @@ def start_workers(
 
 
 def _launcher(cluster: Cluster, ray: bool | str, insecure: bool, timeout_s: float) -> Launcher:
-    if insecure and not isinstance(ray, str):
-        raise SpecError("insecure is for joining a Ray by its address; give ray='host:port', too")
-    if ray is False:
+    address = asked_address(ray, insecure)
+    if address is None:
         return ChildProcesses()
-    hosts = join("" if ray is True else ray, insecure=insecure, timeout_s=timeout_s)
+    hosts = join(address, insecure=insecure, timeout_s=timeout_s)
     try:
         return RayProcesses(hosts, cluster.workers)
     except BaseException:

@@ -171,7 +171,7 @@ class ChildProcesses:
         if spec.cores:
             try:
                 os.sched_setaffinity(0, spec.cores)
-            except OSError as error:
+            except (OSError, OverflowError) as error:
                 raise SpecError(
                     f"worker {spec.name!r} wants cores {list(spec.cores)}, this process may use"
                     f" {sorted(cores)}; correct its cores"

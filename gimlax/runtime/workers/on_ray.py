@@ -100,7 +100,7 @@ def begin(secret: str, host: str, cores: Sequence[int], worker: str) -> dict[str
         try:
             for thread in os.listdir("/proc/self/task"):  # those of Ray, too
                 os.sched_setaffinity(int(thread), cores)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise SpecError(
                 f"worker {worker!r} wants cores {list(cores)}, a process there may use {allowed};"
                 " correct its cores"

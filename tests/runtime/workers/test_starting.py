@@ -109,3 +109,31 @@ def test_a_mesh_whose_backend_its_worker_leaves_out_is_named_with_both():
     told = r"worker 'one' was started with platforms 'cpu': mesh 'one': .*'cuda'.*live are 'cpu'"
     with gx.start_workers(cluster) as workers, pytest.raises(gx.BackendError, match=told):
         compile_on(workers, trace(layers, PARAMS, X), ("one",), cuts=())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"ray": None},
+        {"ray": 3},
+        {"ray": ""},
+        {"insecure": "no"},
+        {"insecure": True},
+        {"timeout_s": 0},
+        {"timeout_s": 1e20},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("verb", [gx.start_workers, gx.discover], ids=lambda verb: verb.__name__)
+def test_how_workers_are_started_is_checked_before_anything_is(verb, given, starts):
+    ((name, _),) = given.items()
+    cluster = (cluster_of(worker("one")),) if verb is gx.start_workers else ()
+    with pytest.raises(gx.SpecError, match=f"{name} is .*; give"):
+        verb(*cluster, **given)
+    assert not starts
+
+
+def test_cores_beyond_any_number_of_the_system_are_named():
+    cluster = cluster_of(WorkerSpec(name="one", cores=(10**20,)))
+    with pytest.raises(gx.SpecError, match=r"worker 'one' wants cores \[100000000000000000000\]"):
+        gx.start_workers(cluster)
