@@ -6,7 +6,7 @@ from typing import Any, overload
 import jax
 
 from gimlax import devices, graph
-from gimlax.checking import shown
+from gimlax.checking import check_arguments, shown
 from gimlax.errors import SpecError
 from gimlax.graph import Chain, Traced, Workload
 from gimlax.planning import Plan, check_plan, in_order
@@ -98,6 +98,8 @@ def compile(
         )
     if probe is not None and not check:
         raise SpecError("gimlax.compile was given probe= without check=True; give both, or neither")
+    settings = {"max_in_flight": max_in_flight, "check": check, "check_every": check_every}
+    check_arguments("gimlax.compile", compile, settings)
     if check_every is not None and check_every < 1:
         raise SpecError(
             f"check_every is {check_every}; give the number of passes from one check on"
@@ -148,7 +150,11 @@ def compile(
         made = Executables(plan, deployment, check_every=check_every)
         phases, given = made, probe or {}
     if check:
-        _check(phases, given)
+        try:
+            _check(phases, given)
+        except BaseException:  # the caller gets nothing to close
+            made.close()
+            raise
     return made
 
 

@@ -195,6 +195,10 @@ def test_what_makes_no_sense_is_refused(cluster, two_meshes):
         gx.compile(planned, traced, probe=(np.float32(1), np.float32(2)))
     with pytest.raises(gx.SpecError, match="check_every is 0"):
         gx.compile(planned, traced, check_every=0)
+    for wrong in ({"check_every": 1.5}, {"check_every": True}, {"check": "no"}):
+        ((name, value),) = wrong.items()
+        with pytest.raises(gx.SpecError, match=rf"gimlax\.compile: {name} is {value!r}; give"):
+            gx.compile(planned, traced, **wrong)
     with pytest.raises(gx.SpecError, match=r"gimlax\.probe was given"):
         probe(lambda x: x)
     with pytest.raises(gx.TraceError):

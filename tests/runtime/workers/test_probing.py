@@ -10,6 +10,7 @@ import pytest
 import gimlax as gx
 from gimlax.graph import trace
 from gimlax.runtime import exporting
+from gimlax.runtime.deployment import Deployment
 from tests import zoo
 from tests.runtime.conftest import trace_specimen
 from tests.runtime.workers.conftest import compile_on
@@ -72,3 +73,20 @@ def test_values_cross_under_the_configuration_of_the_trace(setting, workers):
             report = gx.probe(step, params, x)
             assert report.ok
             assert any(finding.what.startswith("transfer") for finding in report.findings)
+
+
+def test_what_fails_its_check_leaves_nothing_on_workers(workers, monkeypatch):
+    def double(params, x):
+        for w in params:
+            x = jnp.tanh(x @ w)
+        return x
+
+    params, x = [np.eye(4, dtype=np.float32)] * 2, np.ones((2, 4), np.float32)
+    closed = []
+    real = Deployment.close
+    monkeypatch.setattr(Deployment, "close", lambda self: (closed.append(self), real(self)))
+    with pytest.raises(gx.GimlaxError, match="called with 1 positional"):
+        compile_on(
+            workers, trace(double, params, x), ("one", "two"), cuts=(1,), check=True, probe=(x,)
+        )
+    assert len(closed) == 1
