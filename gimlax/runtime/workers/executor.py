@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
@@ -30,6 +31,7 @@ from gimlax.runtime.workers.footing import Footing
 from gimlax.runtime.workers.ground import Ground
 from gimlax.runtime.workers.lineage import Applied, PassRecord, Value
 from gimlax.runtime.workers.mending import Mender
+from gimlax.runtime.workers.peers import Peer
 from gimlax.runtime.workers.remote import RemoteStore, State, Stock, stock_of
 
 __all__ = ["RemoteExecutor"]
@@ -104,8 +106,15 @@ class RemoteExecutor:
                 )
                 for phase, called in zip(footing.phases, self._phases, strict=True)
             ]
+        # Workers outlive this: they must not keep it alive, or nobody could ever let go of it.
+        me = weakref.ref(self)
+
+        def lost(_: Peer) -> None:
+            if (executor := me()) is not None:
+                executor._lost(footing)
+
         for peer in footing.peers.values():
-            peer.when_lost(lambda _, footing=footing: self._lost(footing), footing.number)
+            peer.when_lost(lost, footing.number)
 
     def tell(self, news: str) -> None:
         """Warns the caller, in the caller's thread, at the next chance."""
@@ -216,7 +225,7 @@ class RemoteExecutor:
             idle()
         finally:
             self.collect(ground.footing)  # of a block that has not ended
-            ground.footing.close(last=True)
+            ground.close()
         self.warn(4)
 
     def _unread(self, tree: Tree) -> Stock:

@@ -26,7 +26,8 @@ class Ground:
     """The footing of a compilation, which a recovery replaces, and what has to move with it.
 
     `lock` may be taken again by who has it; `changed` is told of everything that somebody may wait
-    for. While `recovering` no pass is started. `broken` says why nothing can run any more.
+    for. While `recovering` no pass is started. `broken` says why nothing can run any more. When no
+    executable and no state needs it any more, it ends on the workers.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Ground:
         """`progress` is to be called when a pass has come through."""
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
-        self.footing = footing
+        self._footing = [footing]
+        self._finalizer = weakref.finalize(self, _let_go, self._footing)
+        self._finalizer.atexit = False
         self.garbage = garbage
         self.progress = progress
         self.keeps_log = keeps_log
@@ -48,6 +51,20 @@ class Ground:
         self.broken: GimlaxError | None = None
         self.stocks: weakref.WeakSet[Any] = weakref.WeakSet()
         self.states: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    @property
+    def footing(self) -> Footing:
+        """That of now."""
+        return self._footing[0]
+
+    @footing.setter
+    def footing(self, footing: Footing) -> None:
+        self._footing[0] = footing
+
+    def close(self) -> None:
+        """Ends on the workers, which are asked one after the other."""
+        self._finalizer.detach()
+        self.footing.close(last=True)
 
     def check(self) -> None:
         """Raises what broke it, as an error of its own."""
@@ -102,3 +119,10 @@ def own(error: GimlaxError) -> GimlaxError:
     made = kind(str(error))
     made.__cause__ = error
     return made
+
+
+def _let_go(footing: list[Footing]) -> None:
+    """Ends it elsewhere: whoever is here may have any lock, as the collector comes at any time."""
+    threading.Thread(
+        target=footing[0].close, kwargs={"last": True}, name="gimlax let go", daemon=True
+    ).start()

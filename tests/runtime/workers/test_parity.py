@@ -1,6 +1,8 @@
 """A model over several processes computes what it computes in one."""
 
+import gc
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from gimlax.runtime.workers.footing import Footing
 from tests import zoo
 from tests.runtime.conftest import on_cpu, trace_specimen
 from tests.runtime.test_execution import assert_within
-from tests.runtime.workers.conftest import compile_on
+from tests.runtime.workers.conftest import LIMIT_S, compile_on
 
 PLACEMENTS = (("one",), ("one", "two"), ("other", "one", "two"), ("one", "other", "one", "two"))
 
@@ -113,6 +115,30 @@ def test_handles_that_are_let_go_free_the_memory_of_their_worker(workers):
         for census in held.values():
             assert census["placed"] == 1
             assert census["cells"] <= 4  # those of the last pass, and what it took
+
+
+def test_an_executable_that_is_dropped_leaves_its_workers_once_its_state_is_too(workers):
+    params = np.float32(2)
+    traced = gx.trace(lambda w, s, x: (w * x, s + x), params, params, params, carried={1: 1})
+    step = compile_on(workers, traced, ("one",), cuts=[])
+    number = step._deployment.executor._ground.footing.number
+    _, state = step(step.place(params), step.init(params), params)
+
+    def census():
+        return workers.peers["one"].ask("census", {"deployment": number})[0]
+
+    del step
+    gc.collect()
+    assert np.asarray(gx.gather(state)) == 4
+    assert census()["cells"] == 1
+    del state
+    gc.collect()
+
+    end_s = time.monotonic() + LIMIT_S
+    with pytest.raises(gx.InternalError, match="is not on this worker"):
+        while time.monotonic() < end_s:
+            census()
+            time.sleep(0.01)
 
 
 def test_a_recording_has_the_spans_of_all_workers(workers):
