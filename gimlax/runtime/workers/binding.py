@@ -11,6 +11,8 @@ from gimlax.runtime.workers.peers import Peer
 
 __all__ = ["bind"]
 
+_START_S = 300.0  # hosts of a slice wait for each other
+
 
 def bind(
     specs: Sequence[MeshSpec], workers: Mapping[str, Peer], described: Sequence[WorkerSpec]
@@ -27,7 +29,8 @@ def bind(
         each of its devices the process of the worker that has it.
 
     Raises:
-        BackendError: a worker has not the devices, or is lost; those of all have been asked.
+        BackendError: a worker has not the devices, or is lost; those of all have been asked. One
+            whose backends do not start is given up.
     """
     mine: dict[Peer, list[MeshSpec]] = {}
     for spec in specs:
@@ -36,7 +39,11 @@ def bind(
         peer: peer.begin("bind", {"meshes": [to_json(spec, 1) for spec in of]})
         for peer, of in mine.items()
     }
-    wait(futures.values())  # all, so that every worker that cannot start its backends is known
+    # All, so that every worker that cannot start its backends is known.
+    _, late = wait(futures.values(), timeout=_START_S)
+    for peer, future in futures.items():
+        if future in late:
+            peer.give_up(f"has not started its backends in {_START_S:.0f} s")
     platforms = {worker.name: worker.platforms for worker in described}
     said: dict[str, Mapping[str, Any]] = {}
     owners: dict[str, tuple[int, ...]] = {}

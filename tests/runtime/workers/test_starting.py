@@ -10,7 +10,7 @@ import pytest
 import gimlax as gx
 from gimlax.devices import WorkerSpec
 from gimlax.graph import trace
-from gimlax.runtime.workers import fleet
+from gimlax.runtime.workers import binding, fleet
 from gimlax.runtime.workers.server import PROTOCOL
 from tests.runtime.workers.conftest import cluster_of, compile_on
 
@@ -88,6 +88,15 @@ def test_a_worker_that_was_killed_while_alone_is_started_again_and_told_of(start
         with step:
             assert step(step.place(PARAMS), X).shape == X.shape
     assert starts == ["one", "one"]
+
+
+def test_a_worker_whose_backend_does_not_start_is_given_up(monkeypatch):
+    many = "--xla_force_host_platform_device_count=100000"  # takes minutes
+    monkeypatch.setattr(binding, "_START_S", 1.0)
+    cluster = cluster_of(worker("one", flags=many))
+    refused = pytest.raises(gx.BackendError, match="'one' is lost: it has not started its backends")
+    with gx.start_workers(cluster) as workers, refused:
+        compile_on(workers, trace(layers, PARAMS, X), ("one",), cuts=())
 
 
 def test_platforms_that_are_not_there_are_named_with_their_worker_and_what_is():
