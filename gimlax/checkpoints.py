@@ -3,6 +3,8 @@
 `executable.place(params)` wants arrays, and a host that is to give them has to hold the model.
 `load` gives it arrays that nobody has read yet: each device reads what it holds of them, one after
 the other, so that the host holds no more than the largest tensor beyond what its own meshes keep.
+Files stay in use: meshes of the CPU work on them as they are mapped, and workers that take over
+read them again.
 `save` brings them back one by one.
 """
 
@@ -35,7 +37,10 @@ def load(
         path: a folder of Hugging Face (config.json and safetensors, one file or many with an
             index) or of diffusers (model_index.json, and a folder for each part), a GGUF file, or
             what has arrays called by key path, such as 'layers.0.kernel': safetensors, or a
-            checkpoint of Orbax. A tuple of them where there are several resident arguments.
+            checkpoint of Orbax. A tuple of them where there are several resident arguments. Files
+            must not be written into while the parameters are in use: meshes of the CPU work on
+            them as they are mapped, and what is read again later is refused. `gimlax.save` writes
+            others, so that it may replace safetensors in use; a checkpoint of Orbax it may not.
         plan: the plan as `gx.compile` made it run: it knows which rows each stage reads, and its
             meshes are live. Numbers become those of the dtypes that were traced.
         verify: whether files are compared first with the check sums that `gimlax.save` wrote beside

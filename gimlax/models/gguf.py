@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from gimlax.errors import SpecError
+from gimlax.mapped import Stamp, stamp_of
 from gimlax.models.extras import require
 from gimlax.models.foreign import NUM_BYTES, refuse_foreign
 from gimlax.models.pages import drop_pages
@@ -80,6 +81,7 @@ class Gguf:
     metadata: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     data: mmap.mmap
+    stamp: Stamp
 
     def field(self, key: str, kind: type, default: Any = None) -> Any:
         """The value of `key`, of type `kind` (an int passes as a float).
@@ -117,8 +119,14 @@ class Gguf:
         Rows count through all dims but the last; `rows` gives [row, last dim]. Besides the result a
         few MB are needed.
 
-        Raises `SpecError` for an unsupported quantisation and for values that are not finite.
+        Raises `SpecError` for an unsupported quantisation, for values that are not finite, and if
+        the file was written into since it was opened.
         """
+        if self.stamp.is_written_over(self.path):
+            raise SpecError(
+                f"'{self.path}' was changed after it was opened, and {name!r} would be read from"
+                " another model; load again"
+            )
         self.check_quantization(name)
         info = self.tensors[name]
         stored = np.frombuffer(self.data, np.uint8, info.num_bytes, info.offset)
@@ -166,7 +174,8 @@ def read_gguf(path: str | os.PathLike[str]) -> Gguf:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
+            stamp = stamp_of(os.fstat(file.fileno()))
+            if stamp.num_bytes == 0:
                 raise SpecError(f"'{path}' is empty, not a GGUF file; download it again")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
@@ -174,7 +183,7 @@ def read_gguf(path: str | os.PathLike[str]) -> Gguf:
             f"model file '{path}' cannot be read: {error.strerror or error}; "
             "give the path of a GGUF file"
         ) from error
-    return HeaderReader(path, data).read()
+    return HeaderReader(path, data).read(stamp)
 
 
 class HeaderReader:
@@ -253,7 +262,7 @@ class HeaderReader:
         length = self.count(least_bytes, f"elements of {what}")
         return tuple(self.value(kind, what, depth) for _ in range(length))
 
-    def read(self) -> Gguf:
+    def read(self, stamp: Stamp) -> Gguf:
         start = self.claim(len(MAGIC), "magic")
         magic = self.data[start : self.at]
         refuse_foreign(self.path, self.data[:NUM_BYTES])
@@ -290,6 +299,7 @@ class HeaderReader:
             metadata=MappingProxyType(metadata),
             tensors=MappingProxyType(infos),
             data=self.data,
+            stamp=stamp,
         )
 
     def tensor_infos(self, num_tensors: int, alignment: int) -> dict[str, TensorInfo]:

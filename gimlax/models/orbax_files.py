@@ -16,12 +16,15 @@ import numpy as np
 
 from gimlax.errors import SpecError
 from gimlax.lazy import LazyArray
+from gimlax.mapped import Stamp, stamp_of
 from gimlax.models.extras import require
-from gimlax.models.leaves import Index, Leaf, flat_paths
+from gimlax.models.leaves import Index, Leaf, flat_paths, name_of
+from gimlax.models.manifest import MANIFEST
 
 __all__ = ["is_orbax", "orbax_leaves", "write_orbax"]
 
 MARKS = ("_METADATA", "_CHECKPOINT_METADATA")
+WRITTEN = (*MARKS, MANIFEST, "manifest.ocdbt")  # anew by every save
 
 
 def is_orbax(path: Path) -> bool:
@@ -76,6 +79,7 @@ def orbax_leaves(path: Path) -> tuple[Leaf, ...]:
     """
     ocp = _orbax()
     path = path.absolute()
+    stamps = _stamps(path)
     handler = ocp.PyTreeCheckpointHandler()
     try:
         with ocp.Checkpointer(handler) as checkpointer:
@@ -95,7 +99,7 @@ def orbax_leaves(path: Path) -> tuple[Leaf, ...]:
             shape=tuple(info.shape),
             dtype=np.dtype(info.dtype),
             num_bytes=int(np.prod(info.shape)) * np.dtype(info.dtype).itemsize,
-            read=(one := _One(path, tree, of)).read,
+            read=(one := _One(path, tree, of, stamps)).read,
             drop=one.drop,
         )
         for of, info in arrays
@@ -105,8 +109,9 @@ def orbax_leaves(path: Path) -> tuple[Leaf, ...]:
 class _One:
     """One array of a checkpoint; it is kept until it is dropped, as devices ask for its parts."""
 
-    def __init__(self, path: Path, tree: Any, of: Any) -> None:
+    def __init__(self, path: Path, tree: Any, of: Any, stamps: Sequence[Stamp | None]) -> None:
         self._path = path
+        self._stamps = stamps
         self._tree = tree
         self._of = of
         self._array: np.ndarray | None = None
@@ -121,6 +126,7 @@ class _One:
 
     def _restore(self) -> np.ndarray:
         ocp = _orbax()
+        self._check_same()
         paths = [of for of, _ in flat_paths(self._tree)]
         blank = [0 if of == self._of else ocp.PLACEHOLDER for of in paths]
         item = jax.tree.unflatten(jax.tree.structure(self._tree), blank)
@@ -132,7 +138,23 @@ class _One:
                 )
         except Exception as error:
             raise _unsound(self._path, error) from error
+        self._check_same()
         return np.asarray(jax.tree.leaves(found)[paths.index(self._of)])
+
+    def _check_same(self) -> None:
+        """Orbax opens the path again: another checkpoint may lie there by now."""
+        if _stamps(self._path) != self._stamps:
+            raise SpecError(
+                f"'{self._path}' was saved anew, or removed, after it was opened, and"
+                f" {name_of(self._of)!r} would be read from another checkpoint; load again, and"
+                " save to another path"
+            )
+
+
+def _stamps(path: Path) -> tuple[Stamp | None, ...]:
+    """What tells whether a checkpoint is still the one that it was."""
+    files = [path / name for name in WRITTEN]
+    return tuple(stamp_of(file.stat()) if file.is_file() else None for file in files)
 
 
 @functools.cache

@@ -21,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from gimlax.errors import SpecError
+from gimlax.mapped import Mapped, map_file
 from gimlax.models.foreign import NUM_BYTES, refuse_foreign
 from gimlax.models.pages import drop_pages
 
@@ -80,11 +81,21 @@ class Safetensors:
     path: Path
     metadata: Mapping[str, str]
     tensors: Mapping[str, StoredTensor]
-    data: np.memmap
+    data: Mapped
 
     def read(self, name: str) -> np.ndarray:
         """Tensor `name`: a view of the file that cannot be written, except of FP4, which is
-        unpacked to a byte each. A view is an `np.memmap`: a worker reads it by itself."""
+        unpacked to a byte each. A view is a `Mapped`: a worker reads it by itself.
+
+        Raises:
+            SpecError: the file was written into since it was opened.
+        """
+        stamp = self.data.stamp
+        if stamp is not None and stamp.is_written_over(self.path):
+            raise SpecError(
+                f"'{self.path}' was changed after it was opened, and {name!r} would be read from"
+                " another model; load again, and save to another path or by `gimlax.save`"
+            )
         info = self.tensors[name]
         stored = self.data[info.offset : info.offset + info.num_bytes]
         dtype = DTYPES[info.dtype]
@@ -113,7 +124,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> Safetensors:
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes <= LENGTH_BYTES:
                 raise _unsound(path, f"it has {num_bytes} bytes; download it again")
-            data = np.memmap(file, np.uint8, mode="r")
+            data = map_file(file)
     except OSError as error:
         raise SpecError(
             f"weights file '{path}' cannot be read: {error.strerror or error}; give the path of a "
@@ -147,7 +158,7 @@ def _unsound(path: Path, fault: str) -> SpecError:
     return SpecError(f"'{path}' is not a sound safetensors file: {fault}")
 
 
-def _checked(path: Path, data: np.memmap) -> Safetensors:
+def _checked(path: Path, data: Mapped) -> Safetensors:
     start = data[:NUM_BYTES].tobytes()
     refuse_foreign(path, start)
     if start.startswith(b"GGUF") and start[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":

@@ -1,5 +1,6 @@
 """The header reader on sound files, on one fault at a time, and on files mutated at random."""
 
+import os
 import struct
 import tracemalloc
 
@@ -17,6 +18,7 @@ from tests.models.gguf_files import (
     F32,
     I32,
     STRING,
+    TINY,
     TYPE_F16,
     TYPE_F32,
     TYPE_Q8_0,
@@ -305,3 +307,14 @@ def test_bytes_behind_the_magic_are_read_or_refused(write, tail):
         read_gguf(path)
     except GimlaxError as error:
         assert isinstance(error, SpecError)
+
+
+def test_a_file_that_is_written_into_is_not_read_again(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(llama_file(TINY))
+    file = read_gguf(path)
+    name = next(iter(file.tensors))
+    file.dequantize(name)
+    os.utime(path, ns=(0, 1))
+    with pytest.raises(SpecError, match=f"was changed after it was opened, and '{name}'"):
+        file.dequantize(name)

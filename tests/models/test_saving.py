@@ -20,6 +20,7 @@ from gimlax.models.opening import open_tree
 from gimlax.models.orbax_files import _lots
 from gimlax.models.safetensors import DTYPES
 from gimlax.models.saving import save_tree
+from gimlax.runtime.workers.files import where_filed
 
 FORMATS = ["safetensors", "orbax"]
 TREE = {
@@ -279,3 +280,34 @@ def test_lots_have_all_in_order_and_no_more_than_the_largest(sizes):
     assert all(sum(sizes[start:stop]) <= max(sizes) for start, stop in lots)
     joined = [sum(sizes[a:d]) for (a, _), (_, d) in zip(lots, lots[1:])]
     assert all(size > max(sizes) for size in joined)  # none could be one with the next
+
+
+def test_files_that_are_written_into_are_not_read_again(tmp_path):
+    save_tree(tmp_path / "m", TREE)
+    found = open_tree(tmp_path / "m", TREE)
+    file = tmp_path / "m" / "model.safetensors"
+    with file.open("r+b") as opened:
+        opened.seek(-4, os.SEEK_END)
+        opened.write(b"\1\1\1\1")
+    os.utime(file, ns=(0, 1))  # a later time, however coarse the clock of the files
+    with pytest.raises(SpecError, match="was changed after it was opened, and 'step'"):
+        np.asarray(found["step"])
+
+
+def test_safetensors_that_are_replaced_stay_those_that_were_opened(tmp_path):
+    save_tree(tmp_path / "m", TREE)
+    found = open_tree(tmp_path / "m", TREE)
+    view = read_checkpoint(tmp_path / "m").read("layers.0.kernel")
+    assert where_filed(view) is not None
+    save_tree(tmp_path / "m", jax.tree.map(lambda x: x + 1, TREE))
+    assert_same(jax.tree.map(np.asarray, found), TREE)
+    assert where_filed(view) is None  # a worker would read the other one
+
+
+def test_a_checkpoint_of_orbax_that_is_replaced_is_not_read(tmp_path):
+    save_tree(tmp_path / "m", TREE, format="orbax")
+    found = open_tree(tmp_path / "m", TREE)
+    np.testing.assert_array_equal(found["step"], 3)
+    save_tree(tmp_path / "m", jax.tree.map(lambda x: x + 1, TREE), format="orbax")
+    with pytest.raises(SpecError, match=r"was saved anew, or removed, after.*'layers\.0\.kernel'"):
+        np.asarray(found["layers"][0]["kernel"])

@@ -2,7 +2,7 @@
 
 Only an array over a whole mapping of a file (`np.memmap`, or a view of one) says where it lies.
 The worker checks that the file has the size and the time of change that it has here; if not, the
-bytes are sent to it.
+bytes are sent to it. So they are if another file lies there by now than the one that is mapped.
 """
 
 import mmap
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gimlax.errors import BackendError
+from gimlax.mapped import Mapped, stamp_of
 from gimlax.runtime.workers.wire import dtype_named, name_of
 
 __all__ = ["read_filed", "where_filed"]
@@ -23,7 +24,7 @@ def where_filed(array: Any) -> list[Any] | None:
 
     None if it lies in no file, not in one piece, or if this process may have changed its copy.
     """
-    if type(array) is not np.memmap or array.mode == "c" or not array.flags.c_contiguous:
+    if type(array) not in (np.memmap, Mapped) or array.mode == "c" or not array.flags.c_contiguous:
         return None
     mapped, path = getattr(array, "_mmap", None), array.filename
     name = name_of(array.dtype)
@@ -36,6 +37,8 @@ def where_filed(array: Any) -> list[Any] | None:
     try:
         found = os.stat(path)
     except OSError:
+        return None
+    if isinstance(array, Mapped) and array.stamp != stamp_of(found):
         return None
     where = os.path.abspath(path)
     return [where, begins + inside, name, list(array.shape), found.st_size, found.st_mtime_ns]
