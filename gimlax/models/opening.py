@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -19,11 +19,13 @@ import numpy as np
 from gimlax.errors import SpecError
 from gimlax.lazy import LazyArray
 from gimlax.models.checkpoint import read_checkpoint
+from gimlax.models.decoder import DType
 from gimlax.models.diffusers import INDEX, open_stable_diffusion
 from gimlax.models.gguf import MAGIC
 from gimlax.models.huggingface import CONFIG, open_huggingface
 from gimlax.models.leaves import (
     Held,
+    KeyPath,
     Leaf,
     Progress,
     Wanted,
@@ -40,7 +42,7 @@ from gimlax.models.replacing import standing
 
 __all__ = ["is_gguf", "open_tree", "stored_leaves", "verify_files"]
 
-COMPUTED = ("float32", "bfloat16", "float16")
+COMPUTED: tuple[DType, ...] = ("float32", "bfloat16", "float16")
 
 
 def open_tree(
@@ -67,7 +69,7 @@ def open_tree(
     path = standing(Path(path))
     verified_bytes = verify_files(path, progress) if verify else 0
     wanted = flat_paths(shapes)
-    leaves = _leaves(path, [aval for _, aval in wanted])
+    leaves = _leaves(path, wanted)
     needs = [
         Wanted(name=name_of(of), path=of, shape=aval.shape, dtype=exact(aval.dtype))
         for of, aval in wanted
@@ -157,28 +159,32 @@ class _Counted:
         return part
 
 
-def _leaves(path: Path, avals: Sequence[Any]) -> dict[str, Leaf]:
-    """The parameters at `path` by name; those of a model in the dtype that most of it is wanted
-    in, so that nothing is converted twice."""
+def _leaves(path: Path, wanted: Sequence[tuple[KeyPath, Any]]) -> dict[str, Leaf]:
+    """The parameters at `path` by name; those of a model are opened once for each dtype that is
+    wanted, so that none is converted by way of another."""
     folder = path.parent if path.is_file() else path
     if is_gguf(path):
-        files = open_gguf(path, dtype=_common_dtype(avals))
+        model = open_gguf
     elif (folder / CONFIG).is_file() and not is_orbax(path):
-        files = open_huggingface(path, dtype=_common_dtype(avals))
+        model = open_huggingface
     elif (path / INDEX).is_file():
-        files = open_stable_diffusion(path, dtype=_common_dtype(avals))
+        model = open_stable_diffusion
     else:
         return stored_leaves(path)
-    return {name_of(leaf.path): leaf for leaf in files.leaves}
+    dtypes = {name_of(of): _computed(aval.dtype) for of, aval in wanted}
+    used = set(dtypes.values()) or {COMPUTED[0]}
+    opened = {
+        dtype: {name_of(leaf.path): leaf for leaf in model(path, dtype=dtype).leaves}
+        for dtype in COMPUTED
+        if dtype in used
+    }
+    first = next(iter(opened))
+    return {name: opened[dtypes.get(name, first)][name] for name in opened[first]}
 
 
-def _common_dtype(avals: Sequence[Any]) -> Any:
-    """What most bytes of the parameters are, among the dtypes that models have."""
-    sizes: Counter[str] = Counter()
-    for aval in avals:
-        if aval.dtype.name in COMPUTED:
-            sizes[aval.dtype.name] += int(np.prod(aval.shape))
-    return max(sizes, key=lambda name: sizes[name], default=COMPUTED[0])
+def _computed(dtype: np.dtype) -> DType:
+    """The dtype in which a model is opened for a parameter that is wanted in this one."""
+    return cast(DType, dtype.name if dtype.name in COMPUTED else COMPUTED[0])
 
 
 def is_gguf(path: Path) -> bool:

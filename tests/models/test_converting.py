@@ -169,3 +169,24 @@ def test_the_script(tmp_path, gguf):
     models.load_huggingface(tmp_path / "m")
     refused = run(f"--source={source}", f"--target={tmp_path / 'n'}", "--to=gguf")
     assert refused.returncode == 2 and refused.stderr.splitlines()[-1].startswith("error: gimlax")
+
+
+@pytest.mark.parametrize("kind", ["gguf", "folder"])
+def test_parameters_of_several_dtypes_are_rounded_once_each(tmp_path, gguf, kind):
+    source = gguf(TINY)
+    if kind == "folder":
+        tensors, _ = tensors_of(TINY)
+        source = write_folder(tmp_path / "m", config_of(TINY), {"model.safetensors": tensors})
+    whole = open_tree(source, models.abstract_params(TINY))
+
+    def narrow(path, leaf):
+        wide = path[-1].key == "key"
+        return jax.ShapeDtypeStruct(leaf.shape, "float32" if wide else "bfloat16")
+
+    wanted = jax.tree_util.tree_map_with_path(narrow, models.abstract_params(TINY))
+    found = jax.tree.map(np.asarray, open_tree(source, wanted))
+    expected = jax.tree.map(lambda leaf, of: np.asarray(leaf).astype(of.dtype), whole, wanted)
+    same(found, expected)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {"float32", "bfloat16"}
+    key = found["layers"][0]["attention"]["key"]
+    assert (key != key.astype(ml_dtypes.bfloat16)).any()  # or this test sees nothing
