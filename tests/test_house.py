@@ -26,6 +26,7 @@ RANKS = {
     "_jax": 0,
     "hosts": 0,
     "lazy": 0,
+    "host_memory": 0,
     "mapped": 0,
     "graph": 1,
     "devices": 1,

@@ -10,7 +10,6 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +27,7 @@ from gimlax.devices.probe import Answer, load, probe
 from gimlax.devices.trouble import explain
 from gimlax.devices.workers import WorkerSpec
 from gimlax.errors import BackendError, SpecError
+from gimlax.host_memory import host_memory_bytes
 from gimlax.hosts import asked_address
 from gimlax.records import to_json
 from gimlax.units import GIB
@@ -223,7 +223,7 @@ def _live(name: str, found: Capabilities | None) -> Backend:
     """A live backend; asked what it can do unless its own process has said so."""
     devices = jax.local_devices(backend=name)
     found = found or capabilities(devices[0])
-    memory_bytes = _host_memory_bytes() if found.host_memory else 0
+    memory_bytes = host_memory_bytes() if found.host_memory else 0
     if found.memory_stats:
         memory_bytes = (devices[0].memory_stats() or {}).get("bytes_limit", memory_bytes)
     return Backend(
@@ -237,17 +237,6 @@ def _live(name: str, found: Capabilities | None) -> Backend:
         capabilities=found,
         version=" ".join(devices[0].client.platform_version.split()),
     )
-
-
-def _host_memory_bytes() -> int:
-    """Memory of this machine, or what its control group leaves of it."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            limits.append(int(Path("/sys/fs/cgroup", file).read_text()))
-        except (OSError, ValueError):
-            continue  # no such file, or "max"
-    return min(limits)
 
 
 def _meshes(backend: Backend) -> Iterator[MeshSpec]:

@@ -6,6 +6,7 @@ key path, as Orbax does.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from gimlax.errors import SpecError
+from gimlax.host_memory import host_memory_bytes
 from gimlax.lazy import LazyArray
 from gimlax.mapped import Stamp, stamp_of
 from gimlax.models.extras import require
@@ -99,7 +101,7 @@ def orbax_leaves(path: Path) -> tuple[Leaf, ...]:
             shape=tuple(info.shape),
             dtype=np.dtype(info.dtype),
             num_bytes=int(np.prod(info.shape)) * np.dtype(info.dtype).itemsize,
-            read=(one := _One(path, tree, of, stamps)).read,
+            read=(one := _One(path, tree, of, info, stamps)).read,
             drop=one.drop,
         )
         for of, info in arrays
@@ -109,8 +111,11 @@ def orbax_leaves(path: Path) -> tuple[Leaf, ...]:
 class _One:
     """One array of a checkpoint; it is kept until it is dropped, as devices ask for its parts."""
 
-    def __init__(self, path: Path, tree: Any, of: Any, stamps: Sequence[Stamp | None]) -> None:
+    def __init__(
+        self, path: Path, tree: Any, of: Any, info: Any, stamps: Sequence[Stamp | None]
+    ) -> None:
         self._path = path
+        self._info = info
         self._stamps = stamps
         self._tree = tree
         self._of = of
@@ -127,6 +132,7 @@ class _One:
     def _restore(self) -> np.ndarray:
         ocp = _orbax()
         self._check_same()
+        _check_room(self._path, self._of, self._info)
         paths = [of for of, _ in flat_paths(self._tree)]
         blank = [0 if of == self._of else ocp.PLACEHOLDER for of in paths]
         item = jax.tree.unflatten(jax.tree.structure(self._tree), blank)
@@ -149,6 +155,23 @@ class _One:
                 f" {name_of(self._of)!r} would be read from another checkpoint; load again, and"
                 " save to another path"
             )
+
+
+def _check_room(path: Path, of: Any, info: Any) -> None:
+    """Refuses an array that this host cannot hold: Orbax would end the process.
+
+    A small checkpoint may announce it, as what is all zeros takes no bytes in one; so may a chunk,
+    of which all is read.
+    """
+    chunk = getattr(getattr(info, "storage", None), "chunk_shape", None) or ()
+    size = max(math.prod(map(int, info.shape)), math.prod(map(int, chunk)))
+    num_bytes, room_bytes = size * np.dtype(info.dtype).itemsize, host_memory_bytes()
+    if num_bytes > room_bytes:
+        raise SpecError(
+            f"'{path}' announces {num_bytes} bytes for {name_of(of)!r}, of shape"
+            f" {tuple(info.shape)}{f' in chunks of {tuple(chunk)}' if chunk else ''}, and this host"
+            f" has {room_bytes} bytes of memory; it is damaged, or needs a larger host"
+        )
 
 
 def _stamps(path: Path) -> tuple[Stamp | None, ...]:

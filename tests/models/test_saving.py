@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 
@@ -16,7 +17,7 @@ from gimlax.errors import BackendError, SpecError
 from gimlax.lazy import LazyArray
 from gimlax.models.checkpoint import read_checkpoint
 from gimlax.models.manifest import MANIFEST, read_manifest
-from gimlax.models.opening import open_tree
+from gimlax.models.opening import open_tree, stored_leaves
 from gimlax.models.orbax_files import _lots
 from gimlax.models.safetensors import DTYPES
 from gimlax.models.saving import save_tree
@@ -239,6 +240,17 @@ def test_what_cannot_be_saved_is_named(tmp_path, name):
     with pytest.raises(SpecError, match=words):
         save_tree(tmp_path / "m", tree)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("field", ["shape", "chunks"])
+def test_a_checkpoint_of_orbax_that_no_host_could_hold_is_refused(tmp_path, field):
+    path = tmp_path / "m"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as others:
+        others.save(path, args=ocp.args.PyTreeSave({"w": np.ones((4, 4), np.float32)}))
+    header = path / "w" / ".zarray"
+    header.write_text(json.dumps(json.loads(header.read_text()) | {field: [1 << 36, 4]}))
+    with pytest.raises(SpecError, match=r"announces 1099511627776 bytes for 'w'.*this host has"):
+        stored_leaves(path)["w"].read(())
 
 
 def test_orbax_saves_no_empty_array_and_safetensors_does(tmp_path):
