@@ -69,6 +69,7 @@ def open_tree(
     path = standing(Path(path))
     verified_bytes = verify_files(path, progress) if verify else 0
     wanted = flat_paths(shapes)
+    _check_names(path, [of for of, _ in wanted])
     leaves = _leaves(path, wanted)
     needs = [
         Wanted(name=name_of(of), path=of, shape=aval.shape, dtype=exact(aval.dtype))
@@ -99,7 +100,9 @@ def stored_leaves(path: Path) -> dict[str, Leaf]:
         SpecError: it is neither, or not sound.
     """
     if is_orbax(path):
-        return {name_of(leaf.path): leaf for leaf in orbax_leaves(path)}
+        arrays = orbax_leaves(path)
+        _check_names(path, [leaf.path for leaf in arrays])
+        return {name_of(leaf.path): leaf for leaf in arrays}
     checkpoint = read_checkpoint(path)
     return {
         name: leaf_of(
@@ -180,6 +183,16 @@ def _leaves(path: Path, wanted: Sequence[tuple[KeyPath, Any]]) -> dict[str, Leaf
     }
     first = next(iter(opened))
     return {name: opened[dtypes.get(name, first)][name] for name in opened[first]}
+
+
+def _check_names(path: Path, paths: Sequence[KeyPath]) -> None:
+    """Refuses parameters of which two go by one name."""
+    for name, number in Counter(map(name_of, paths)).items():
+        if number > 1:
+            raise SpecError(
+                f"'{path}': {number} parameters go by the name {name!r} here; rename a key of the"
+                " tree"
+            )
 
 
 def _computed(dtype: np.dtype) -> DType:

@@ -15,7 +15,7 @@ from gimlax.models.leaves import Progress, flat_paths, name_of
 from gimlax.models.manifest import write_manifest
 from gimlax.models.orbax_files import write_orbax
 from gimlax.models.replacing import replacing
-from gimlax.models.writing import SHARD_BYTES, Named, write_folder
+from gimlax.models.writing import SHARD_BYTES, Named, check_names, write_folder
 
 __all__ = ["save_tree"]
 
@@ -41,6 +41,7 @@ def save_tree(
     ]
     if not named:
         raise SpecError(f"'{path}': there is no array to be saved; give the tree of parameters")
+    check_names(of.name for of in named)
     if format == "safetensors":
         write_folder(Path(path), named, beside=beside, shard_bytes=shard_bytes, progress=progress)
     else:

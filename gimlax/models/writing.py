@@ -8,7 +8,7 @@ which lets a CPU client use what is mapped.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from gimlax.models.manifest import write_manifest
 from gimlax.models.replacing import replacing
 from gimlax.models.safetensors import DTYPES, METADATA, PACKED
 
-__all__ = ["SHARD_BYTES", "Named", "write_folder"]
+__all__ = ["SHARD_BYTES", "Named", "check_names", "write_folder"]
 
 SHARD_BYTES = 4 << 30
 ALIGNMENT = 64
@@ -98,15 +98,24 @@ def write_folder(
         write_manifest(folder, known)
 
 
-def _check(tensors: Sequence[Named]) -> None:
-    names: set[str] = set()
-    for of in tensors:
-        if of.name in names or of.name == METADATA:
+def check_names(names: Iterable[str]) -> None:
+    """Refuses names of which a file could not hold all.
+
+    Raises:
+        SpecError: one is there twice, or is none.
+    """
+    known: set[str] = set()
+    for name in names:
+        if name in known or name == METADATA:
             raise SpecError(
-                f"{of.name!r} would be the name of two tensors, or is none; rename a key of the"
-                " tree"
+                f"{name!r} would be the name of two tensors, or is none; rename a key of the tree"
             )
-        names.add(of.name)
+        known.add(name)
+
+
+def _check(tensors: Sequence[Named]) -> None:
+    check_names(of.name for of in tensors)
+    for of in tensors:
         if of.array.dtype not in NAMES:
             raise SpecError(
                 f"{of.name!r} is of dtype {of.array.dtype}, which safetensors has not; it has"

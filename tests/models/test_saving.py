@@ -242,6 +242,21 @@ def test_what_cannot_be_saved_is_named(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+def test_orbax_saves_and_gives_no_two_arrays_of_one_name(tmp_path):
+    tree, words = UNSAVABLE["two of a name"]
+    with pytest.raises(SpecError, match=words):
+        save_tree(tmp_path / "m", tree, format="orbax")
+    assert not list(tmp_path.iterdir())
+    with ocp.PyTreeCheckpointer() as others:
+        others.save(tmp_path / "theirs", tree)
+    words = r"theirs': 2 parameters go by the name 'a\.b'"
+    with pytest.raises(SpecError, match=words):
+        stored_leaves(tmp_path / "theirs")
+    save_tree(tmp_path / "n", {"a": {"b": np.ones(2)}})
+    with pytest.raises(SpecError, match=words.replace("theirs", "n")):
+        open_tree(tmp_path / "n", tree)
+
+
 @pytest.mark.parametrize("field", ["shape", "chunks"])
 def test_a_checkpoint_of_orbax_that_no_host_could_hold_is_refused(tmp_path, field):
     path = tmp_path / "m"
