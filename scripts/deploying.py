@@ -26,6 +26,9 @@ RAY_ADDRESS = flags.DEFINE_string(
 INSECURE = flags.DEFINE_bool(
     "insecure", False, "join a Ray that lets in whoever reaches it, without a token"
 )
+VERIFY = flags.DEFINE_bool(
+    "verify", True, "compare the files of weights with the check sums that were saved with them"
+)
 flags.mark_flags_as_mutual_exclusive(["stages", "cuts"])
 
 
@@ -82,7 +85,10 @@ def loaded(language: models.LanguageModel, phases: gx.Executables) -> gx.Placed:
     """The weights of a model, each on the mesh of its stage."""
     with console.progress("weights") as update:
         return gx.load(
-            language.path, plan=phases, progress=lambda done, total: update(done, total, "")
+            language.path,
+            plan=phases,
+            verify=VERIFY.value,
+            progress=lambda done, total: update(done, total, ""),
         )
 
 

@@ -66,7 +66,10 @@ def main(argv: list[str]) -> None:
     with deploying.compiled(plan, workload, cluster) as phases:
         with console.progress("weights") as update:
             params = gx.load(
-                MODEL.value, plan=phases, progress=lambda done, total: update(done, total, "")
+                MODEL.value,
+                plan=phases,
+                verify=deploying.VERIFY.value,
+                progress=lambda done, total: update(done, total, ""),
             )
         image = make(config, model, phases, params, tokens, "image")
     serving.write_png(Path(OUTPUT.value), image)

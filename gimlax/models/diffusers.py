@@ -17,10 +17,17 @@ from gimlax.models.families import Reader
 from gimlax.models.flow_matching import FlowMatching
 from gimlax.models.huggingface import open_huggingface
 from gimlax.models.leaves import ModelFiles, Progress, read_tree
+from gimlax.models.manifest import verified
 from gimlax.models.prompts import PromptTokenizer, load_prompt_tokenizer
+from gimlax.models.replacing import standing
 from gimlax.models.stable_diffusion import StableDiffusionConfig
 
-__all__ = ["load_prompt_tokenizers", "load_stable_diffusion", "open_stable_diffusion"]
+__all__ = [
+    "load_prompt_tokenizers",
+    "load_stable_diffusion",
+    "open_stable_diffusion",
+    "part_folders",
+]
 
 INDEX = "model_index.json"
 PIPELINE = "StableDiffusion3Pipeline"
@@ -43,7 +50,7 @@ def open_stable_diffusion(path: str | os.PathLike[str], *, dtype: DType = "float
         SpecError: a file is missing or not sound, a part is of a kind that is not supported, or
             parts do not fit each other.
     """
-    path = Path(path)
+    path = standing(Path(path))
     parts: dict[str, Any] = dict.fromkeys(OPTIONAL)
     leaves = []
     for name in _parts(path):
@@ -58,18 +65,33 @@ def open_stable_diffusion(path: str | os.PathLike[str], *, dtype: DType = "float
 
 
 def load_stable_diffusion(
-    path: str | os.PathLike[str], *, dtype: DType = "float32", progress: Progress | None = None
+    path: str | os.PathLike[str],
+    *,
+    dtype: DType = "float32",
+    verify: bool = True,
+    progress: Progress | None = None,
 ) -> tuple[StableDiffusionConfig, dict[str, Any]]:
-    """The config and all parameters of the model in a folder, as arrays of the host."""
+    """The config and all parameters of the model in a folder, as arrays of the host.
+
+    With `verify`, the folder and those of its parts are compared with their manifests before.
+    """
+    path = standing(Path(path))
     found = open_stable_diffusion(path, dtype=dtype)
+    if verify:
+        progress = verified([path, *part_folders(path)], progress)
     return found.config, read_tree(found.leaves, progress)
 
 
 def load_prompt_tokenizers(path: str | os.PathLike[str]) -> dict[str, PromptTokenizer]:
     """The tokenizer of each text encoder that the folder has."""
-    path = Path(path)
+    path = standing(Path(path))
     names = [name for name in _parts(path) if name in TOKENIZERS]
     return {name: load_prompt_tokenizer(path / TOKENIZERS[name]) for name in names}
+
+
+def part_folders(path: Path) -> list[Path]:
+    """Where the parts that the index says are there lie."""
+    return [standing(path / FOLDERS[name][0]) for name in _parts(path)]
 
 
 def _parts(path: Path) -> list[str]:

@@ -29,6 +29,8 @@ from gimlax.models.leaves import (
     read_tree,
     wanted_tensors,
 )
+from gimlax.models.manifest import verified
+from gimlax.models.replacing import standing
 from gimlax.models.scaled import ScaledCheckpoint, check_method
 from gimlax.models.stable_diffusion_files import CLIP, MMDIT, T5, VAE
 from gimlax.models.state_space_files import MAMBA, MAMBA2
@@ -81,7 +83,7 @@ def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") 
         SpecError: a file is missing or not sound, the architecture or a variant of it is not
             supported, or tensors do not fit the config.
     """
-    path = Path(path)
+    path = standing(Path(path))
     file = (path.parent if path.is_file() else path) / CONFIG
     reader = Reader(file, read_json(file, "config"))
     sides = check_method(reader)
@@ -115,11 +117,19 @@ def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") 
 
 
 def load_huggingface(
-    path: str | os.PathLike[str], *, dtype: DType = "float32", progress: Progress | None = None
+    path: str | os.PathLike[str],
+    *,
+    dtype: DType = "float32",
+    verify: bool = True,
+    progress: Progress | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """The config and all parameters of the model in a folder, as arrays of the host.
 
-    Where the files have them in `dtype`, arrays are views of the files and cannot be written.
+    Where the files have them in `dtype`, arrays are views of the files and cannot be written. With
+    `verify`, the folder is compared with its manifest, if it has one, before.
     """
+    path = standing(Path(path))
+    if verify:
+        progress = verified([path if path.is_dir() else path.parent], progress)
     found = open_huggingface(path, dtype=dtype)
     return found.config, read_tree(found.leaves, progress)

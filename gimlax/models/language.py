@@ -25,6 +25,8 @@ from gimlax.models.gguf import read_gguf
 from gimlax.models.huggingface import open_huggingface
 from gimlax.models.leaves import Leaf, Progress, read_tree
 from gimlax.models.llama_gguf import open_gguf
+from gimlax.models.manifest import verified
+from gimlax.models.replacing import standing
 from gimlax.models.state_space import StateSpaceConfig, abstract_state, state_space_apply
 from gimlax.models.tokenizer import Tokenizer, load_tokenizer
 from gimlax.models.tokenizer_json import FolderTokenizer
@@ -68,8 +70,11 @@ class LanguageModel:
             return abstract_state(self.config, batch)
         return abstract_cache(self.config, batch, context)
 
-    def load(self, progress: Progress | None = None) -> Params:
-        """The parameters, as arrays of the host."""
+    def load(self, progress: Progress | None = None, *, verify: bool = True) -> Params:
+        """The parameters, as arrays of the host; `verify` compares files with their manifest."""
+        if verify:
+            folder = self.path if self.path.is_dir() else self.path.parent
+            progress = verified([folder], progress)
         return read_tree(self.leaves, progress)
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
@@ -85,7 +90,7 @@ def open_language(path: str | os.PathLike[str], *, dtype: DType = "float32") -> 
     Raises:
         SpecError: a file is missing or not sound, or what is in it is not supported.
     """
-    path = Path(path)
+    path = standing(Path(path))
     folder = path.is_dir()
     source = path if folder else read_gguf(path)
     files = open_huggingface(path, dtype=dtype) if folder else open_gguf(source, dtype=dtype)

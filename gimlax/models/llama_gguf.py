@@ -9,6 +9,7 @@ frequencies they have only what each frequency is divided by.
 import math
 import os
 from collections.abc import Callable, Container, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from gimlax.models.leaves import (
     wanted_tensors,
 )
 from gimlax.models.llama import LlamaConfig, RopeScaling
+from gimlax.models.manifest import verified
 from gimlax.models.mixtral import MixtralConfig
 
 LAYER_NAMES: dict[KeyPath, str] = {
@@ -240,12 +242,17 @@ def load_llama(
     source: str | os.PathLike[str] | Gguf,
     *,
     dtype: DType = "float32",
+    verify: bool = True,
     progress: Progress | None = None,
 ) -> tuple[DecoderConfig, Params]:
     """The model in a GGUF file: its config and its parameters as numpy arrays of `dtype`.
 
     The arrays live in host memory: place them on devices (`Executable.place`, `jax.device_put`)
-    before calling the model many times. Raises `SpecError` for every fault of the file.
+    before calling the model many times. Raises `SpecError` for every fault of the file;
+    with `verify`, its folder is compared with the manifest, if there is one, before.
     """
+    if verify:
+        path = source.path if isinstance(source, Gguf) else Path(source)
+        progress = verified([path.parent], progress)
     found = open_gguf(source, dtype=dtype)
     return found.config, read_tree(found.leaves, progress)

@@ -7,14 +7,15 @@ folder. Chosen over check sums in the files themselves, whose formats are those 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from gimlax.errors import SpecError
 from gimlax.models.checkpoint import read_json
+from gimlax.models.leaves import Progress
 
-__all__ = ["MANIFEST", "check_manifest", "files_of", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "check_manifest", "files_of", "read_manifest", "verified", "write_manifest"]
 
 MANIFEST = "gimlax.manifest.json"
 KIND = "gimlax manifest"
@@ -113,6 +114,39 @@ def check_manifest(folder: Path, progress: Callable[[int], None]) -> None:
             f"'{folder}' is not as it was saved: {'; '.join(faults[:MAX_LISTED])}{rest}; take"
             " another copy, or load without verification if it was changed on purpose"
         )
+
+
+def verified(folders: Sequence[Path], progress: Progress | None) -> Progress | None:
+    """Compares folders with their manifests, where they have any.
+
+    Args:
+        folders: what is to be read.
+        progress: called with bytes that were compared, and twice all of them: they are read again.
+
+    Returns:
+        The progress for whoever reads the same files next: it goes on where comparing ends, and is
+        `progress` itself if there was nothing to compare.
+
+    Raises:
+        SpecError: a file is not as it was saved.
+    """
+    sizes = [of[0] for folder in folders for of in (read_manifest(folder) or {}).values()]
+    total_bytes, done_bytes = sum(sizes), 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal done_bytes
+        done_bytes += num_bytes
+        if progress is not None:
+            progress(done_bytes, 2 * total_bytes)
+
+    def read(part_bytes: int, whole_bytes: int) -> None:
+        if progress is not None:
+            again_bytes = total_bytes * part_bytes // max(1, whole_bytes)
+            progress(total_bytes + again_bytes, 2 * total_bytes)
+
+    for folder in folders:
+        check_manifest(folder, count)
+    return read if total_bytes else progress
 
 
 def _holds_weights(name: str) -> bool:

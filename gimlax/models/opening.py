@@ -20,7 +20,7 @@ from gimlax.errors import SpecError
 from gimlax.lazy import LazyArray
 from gimlax.models.checkpoint import read_checkpoint
 from gimlax.models.decoder import DType
-from gimlax.models.diffusers import INDEX, open_stable_diffusion
+from gimlax.models.diffusers import INDEX, open_stable_diffusion, part_folders
 from gimlax.models.gguf import MAGIC
 from gimlax.models.huggingface import CONFIG, open_huggingface
 from gimlax.models.leaves import (
@@ -36,11 +36,11 @@ from gimlax.models.leaves import (
     name_of,
 )
 from gimlax.models.llama_gguf import open_gguf
-from gimlax.models.manifest import check_manifest, read_manifest
+from gimlax.models.manifest import verified
 from gimlax.models.orbax_files import is_orbax, orbax_leaves
 from gimlax.models.replacing import standing
 
-__all__ = ["is_gguf", "open_tree", "stored_leaves", "verify_files"]
+__all__ = ["is_gguf", "open_tree", "stored_leaves"]
 
 COMPUTED: tuple[DType, ...] = ("float32", "bfloat16", "float16")
 
@@ -67,7 +67,8 @@ def open_tree(
             to ten parameters with both shapes.
     """
     path = standing(Path(path))
-    verified_bytes = verify_files(path, progress) if verify else 0
+    if verify:
+        progress = verified(_folders(path), progress)
     wanted = flat_paths(shapes)
     _check_names(path, [of for of, _ in wanted])
     leaves = _leaves(path, wanted)
@@ -81,7 +82,7 @@ def open_tree(
     }
     check_fit(f"'{path}'", needs, held)
     total_bytes = sum(leaf.num_bytes for leaf in leaves.values())
-    counted = _Counted(progress, verified_bytes, total_bytes)
+    counted = _Counted(progress, total_bytes)
     found = [
         LazyArray(
             shape=aval.shape,
@@ -118,33 +119,12 @@ def stored_leaves(path: Path) -> dict[str, Leaf]:
     }
 
 
-def verify_files(path: Path, progress: Progress | None) -> int:
-    """Compares a folder with its manifest; gives the bytes that were read for it.
-
-    Raises:
-        SpecError: a file is not as it was saved.
-    """
-    folder = path if path.is_dir() else path.parent
-    total_bytes = sum(num_bytes for num_bytes, _ in (read_manifest(folder) or {}).values())
-    done_bytes = 0
-
-    def count(num_bytes: int) -> None:
-        nonlocal done_bytes
-        done_bytes += num_bytes
-        if progress is not None:
-            progress(done_bytes, 2 * total_bytes)  # they are read once more to be placed
-
-    check_manifest(folder, count)
-    return done_bytes
-
-
 class _Counted:
     """Counts bytes of files as parameters are read; each counts once, whoever reads it."""
 
-    def __init__(self, progress: Progress | None, before_bytes: int, total_bytes: int) -> None:
+    def __init__(self, progress: Progress | None, total_bytes: int) -> None:
         self._progress = progress
-        self._before_bytes = before_bytes
-        self._total_bytes = before_bytes + total_bytes
+        self._total_bytes = total_bytes
         self._done_bytes: Counter[int] = Counter()
         self._last: Leaf | None = None
 
@@ -157,8 +137,7 @@ class _Counted:
         done = self._done_bytes[id(leaf)] + round(leaf.num_bytes * share)
         self._done_bytes[id(leaf)] = min(leaf.num_bytes, done)
         if self._progress is not None:
-            done_bytes = self._before_bytes + sum(self._done_bytes.values())
-            self._progress(done_bytes, self._total_bytes)
+            self._progress(sum(self._done_bytes.values()), self._total_bytes)
         return part
 
 
@@ -183,6 +162,13 @@ def _leaves(path: Path, wanted: Sequence[tuple[KeyPath, Any]]) -> dict[str, Leaf
     }
     first = next(iter(opened))
     return {name: opened[dtypes.get(name, first)][name] for name in opened[first]}
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folders at `path` that may have a manifest."""
+    if (path / INDEX).is_file():
+        return [path, *part_folders(path)]
+    return [path if path.is_dir() else path.parent]
 
 
 def _check_names(path: Path, paths: Sequence[KeyPath]) -> None:

@@ -16,6 +16,7 @@ from gimlax.models.bert import BertConfig, Pooling, embed_apply
 from gimlax.models.checkpoint import read_json
 from gimlax.models.decoder import DType, Params
 from gimlax.models.huggingface import load_huggingface
+from gimlax.models.replacing import standing
 from gimlax.models.wordpiece import WordPiece, load_wordpiece
 
 MODULES = "sentence_transformers.models."
@@ -45,15 +46,16 @@ class SentenceEncoder:
 
 
 def load_sentence_encoder(
-    folder: str | os.PathLike[str], *, dtype: DType = "float32"
+    folder: str | os.PathLike[str], *, dtype: DType = "float32", verify: bool = True
 ) -> SentenceEncoder:
     """The encoder in `folder`, with parameters and computation in `dtype`.
 
-    Raises `SpecError` for every fault of the folder, and for what is not supported.
+    With `verify`, the folder is compared with its manifest, if it has one, before. Raises
+    `SpecError` for every fault of the folder, and for what is not supported.
     """
-    folder = Path(folder)
+    folder = standing(Path(folder))
     pooling, normalize = modules_of(folder)
-    config, params = load_huggingface(folder, dtype=dtype)
+    config, params = load_huggingface(folder, dtype=dtype, verify=verify)
     if not isinstance(config, BertConfig):
         raise SpecError(f"'{folder}' holds no BERT; sentences are embedded by BERT alone")
     params.pop("pooler", None)
