@@ -100,7 +100,8 @@ def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") 
     wanted = [w for of, shape in shapes.items() for w in wanted_tensors(of, shape, names[of])]
     target = np.dtype(jax.numpy.dtype(dtype))
     tensors = checkpoint if sides is None else ScaledCheckpoint(checkpoint, sides, target)
-    check_fit(f"'{path}'", wanted, tensors.held(), lambda name: family.may_have(config, name))
+    held = tensors.held()
+    check_fit(f"'{path}'", wanted, held, lambda name: family.may_have(config, name))
     leaves = tuple(
         leaf_of(
             of,
@@ -113,7 +114,21 @@ def open_huggingface(path: str | os.PathLike[str], *, dtype: DType = "float32") 
         )
         for of, shape in shapes.items()
     )
-    return ModelFiles(config=config, leaves=leaves)
+    needed_names = {want.name for want in wanted}
+    others = tuple(
+        leaf_of(
+            (name,),
+            have.shape,
+            [name],
+            tensors.read,
+            tensors.drop,
+            dtype=target if have.numpy is None else have.numpy,
+            num_bytes=tensors.num_bytes(name),
+        )
+        for name, have in held.items()
+        if name not in needed_names
+    )
+    return ModelFiles(config=config, leaves=leaves, others=others)
 
 
 def load_huggingface(

@@ -63,10 +63,14 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelFiles:
-    """A model in files: its sizes, and its parameters, which nobody has read yet."""
+    """A model in files: its sizes, and its parameters, which nobody has read yet.
+
+    `others` are tensors that the model may have and does not need, each by its name.
+    """
 
     config: Any
     leaves: tuple[Leaf, ...]
+    others: tuple[Leaf, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,6 +80,7 @@ def _write_orbax(
                 f"'{path}' could not be saved by Orbax: {str(error)[:400]}"
             ) from error
         for name, content in beside.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         write_manifest(folder)
 

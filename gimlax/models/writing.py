@@ -94,6 +94,7 @@ def write_folder(
             index = {"metadata": {"total_size": total_bytes}, "weight_map": where}
             beside = {**beside, f"{stem}{INDEX_SUFFIX}": json.dumps(index, indent=1).encode()}
         for name, content in beside.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
         write_manifest(folder, known)
 

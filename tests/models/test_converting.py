@@ -11,13 +11,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
+import safetensors.numpy
 
 from gimlax import models
 from gimlax.errors import SpecError
 from gimlax.models.manifest import MANIFEST
-from gimlax.models.opening import open_tree
+from gimlax.models.opening import open_tree, stored_leaves
 from gimlax.models.saving import save_tree
-from tests.models import bert_folder
+from tests.models import bert_folder, diffusion_folder
 from tests.models.gguf_files import TINY, TINY_EXPERTS, llama_file
 from tests.models.safetensors_files import config_of, tensors_of, write_folder
 
@@ -104,6 +105,57 @@ def test_any_family_goes_to_orbax_and_back(tmp_path):
     models.convert(source, tmp_path / "orbax", to="orbax")
     models.convert(tmp_path / "orbax", tmp_path / "back")
     same(models.load_huggingface(tmp_path / "back")[1], models.load_huggingface(source)[1])
+
+
+def test_a_sentence_encoder_makes_the_same_of_tokens_when_it_comes_back(tmp_path):
+    source = bert_folder.write(tmp_path / "bert")
+    pooling = {"pooling_mode_cls_token": True, "word_embedding_dimension": 24}
+    (source / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (source / "sentence_bert_config.json").write_text('{"max_seq_length": 7}')
+    models.convert(source, tmp_path / "orbax", to="orbax")
+    models.convert(tmp_path / "orbax", tmp_path / "back")
+    found = models.load_sentence_encoder(tmp_path / "back")
+    assert (found.pooling, found.normalize, found.max_tokens) == ("cls", True, 7)
+
+
+def test_tensors_that_the_model_does_not_need_go_along_or_are_said(tmp_path):
+    diffusion_folder.write(tmp_path / "sd")
+    source = tmp_path / "sd" / "vae"
+    tensors = safetensors.numpy.load_file(source / "model.safetensors")
+    half = {name: values.astype(np.float16) for name, values in tensors.items()}
+    half["encoder.conv_in.weight"] = np.full((4, 3, 3, 3), 0.5, np.float16)
+    half["quant_conv.bias"] = np.arange(4).astype(np.float16)
+    safetensors.numpy.save_file(half, source / "model.safetensors")
+    assert models.convert(source, tmp_path / "back") == ()
+    found = safetensors.numpy.load_file(tmp_path / "back" / "diffusion_pytorch_model.safetensors")
+    same(found, half)
+    assert {values.dtype.name for values in found.values()} == {"float16"}
+    assert "torch_dtype" not in json.loads((tmp_path / "back" / "config.json").read_text())
+    (said,) = models.convert(source, tmp_path / "orbax", to="orbax")
+    assert re.match(r"no 'encoder\.conv_in\.weight' and 1 other tensors, which", said)
+
+
+def test_each_tensor_keeps_its_dtype_and_a_given_one_is_that_of_all(tmp_path):
+    tensors, _ = tensors_of(TINY)
+    tensors = {
+        name: values.astype(np.float32 if "q_proj" in name else ml_dtypes.bfloat16)
+        for name, values in tensors.items()
+    }
+    config = config_of(TINY, dtype="bfloat16")
+    source = write_folder(tmp_path / "m", config, {"model.safetensors": tensors})
+    dtypes = lambda path: {n: leaf.dtype for n, leaf in stored_leaves(path).items()}  # noqa: E731
+    models.convert(source, tmp_path / "n")
+    assert dtypes(tmp_path / "n") == {name: values.dtype for name, values in tensors.items()}
+    bare = write_folder(tmp_path / "b", config_of(TINY), {"model.safetensors": tensors})
+    models.convert(bare, tmp_path / "c")
+    assert json.loads((tmp_path / "c" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    models.convert(source, tmp_path / "orbax", to="orbax")
+    models.convert(tmp_path / "orbax", tmp_path / "o")
+    assert dtypes(tmp_path / "o") == dtypes(tmp_path / "n")
+    models.convert(source, tmp_path / "w", dtype="float32")
+    assert set(dtypes(tmp_path / "w").values()) == {np.dtype(np.float32)}
+    written = json.loads((tmp_path / "w" / "config.json").read_text())
+    assert written["torch_dtype"] == "float32" and "dtype" not in written
 
 
 def test_arrays_that_go_by_key_path_are_nested_again(tmp_path):
