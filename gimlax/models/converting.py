@@ -23,6 +23,7 @@ from gimlax.lazy import LazyArray
 from gimlax.models.checkpoint import read_json
 from gimlax.models.decoder import DType
 from gimlax.models.decoder_files import config_json
+from gimlax.models.diffusers import INDEX
 from gimlax.models.families import Family
 from gimlax.models.gguf import read_gguf
 from gimlax.models.huggingface import CONFIG, family_of, open_huggingface
@@ -108,6 +109,11 @@ def convert(
         )
     if target.resolve() == source.resolve():
         raise SpecError(f"'{target}' is what is to be converted; give another path for the result")
+    if (source / INDEX).is_file():
+        raise SpecError(
+            f"'{source}' has a {INDEX}, so it is a folder of diffusers with a model in each part;"
+            f" convert each part, such as '{source / 'transformer'}', to a folder of its own"
+        )
     of = _gguf(source) if is_gguf(source) else _folder(source)
     if of.config is None:
         tree = _named(source, dtype, verify)

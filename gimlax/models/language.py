@@ -22,10 +22,10 @@ from gimlax.models.decoder import (
     decoder_apply,
 )
 from gimlax.models.gguf import read_gguf
-from gimlax.models.huggingface import open_huggingface
 from gimlax.models.leaves import Leaf, Progress, read_tree
 from gimlax.models.llama_gguf import open_gguf
 from gimlax.models.manifest import verified
+from gimlax.models.opening import open_model
 from gimlax.models.replacing import standing
 from gimlax.models.state_space import StateSpaceConfig, abstract_state, state_space_apply
 from gimlax.models.tokenizer import Tokenizer, load_tokenizer
@@ -85,7 +85,8 @@ class LanguageModel:
 
 
 def open_language(path: str | os.PathLike[str], *, dtype: DType = "float32") -> LanguageModel:
-    """The language model in a GGUF file or in a folder of Hugging Face.
+    """The language model in a GGUF file, in a folder of Hugging Face, or in the checkpoint of Orbax
+    that `convert` makes of one.
 
     Raises:
         SpecError: a file is missing or not sound, or what is in it is not supported.
@@ -93,7 +94,7 @@ def open_language(path: str | os.PathLike[str], *, dtype: DType = "float32") -> 
     path = standing(Path(path))
     folder = path.is_dir()
     source = path if folder else read_gguf(path)
-    files = open_huggingface(path, dtype=dtype) if folder else open_gguf(source, dtype=dtype)
+    files = open_model(path, dtype=dtype) if folder else open_gguf(source, dtype=dtype)
     if not isinstance(files.config, DecoderConfig | StateSpaceConfig):
         raise SpecError(
             f"'{path}' holds a {type(files.config).__name__.removesuffix('Config')}, which says "

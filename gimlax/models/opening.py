@@ -6,10 +6,11 @@ of those; else tensors go by the key paths of the tree, joined by dots, as `writ
 Nothing is read here but headers.
 """
 
+import dataclasses
 import functools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,15 +19,16 @@ import numpy as np
 
 from gimlax.errors import SpecError
 from gimlax.lazy import LazyArray
-from gimlax.models.checkpoint import read_checkpoint
+from gimlax.models.checkpoint import read_checkpoint, read_json
 from gimlax.models.decoder import DType
 from gimlax.models.diffusers import INDEX, open_stable_diffusion, part_folders
 from gimlax.models.gguf import MAGIC
-from gimlax.models.huggingface import CONFIG, open_huggingface
+from gimlax.models.huggingface import CONFIG, family_of, open_huggingface
 from gimlax.models.leaves import (
     Held,
     KeyPath,
     Leaf,
+    ModelFiles,
     Progress,
     Wanted,
     check_fit,
@@ -40,7 +42,7 @@ from gimlax.models.manifest import verified
 from gimlax.models.orbax_files import is_orbax, orbax_leaves
 from gimlax.models.replacing import standing
 
-__all__ = ["is_gguf", "open_tree", "stored_leaves"]
+__all__ = ["is_gguf", "open_model", "open_tree", "stored_leaves"]
 
 COMPUTED: tuple[DType, ...] = ("float32", "bfloat16", "float16")
 
@@ -72,24 +74,16 @@ def open_tree(
     wanted = flat_paths(shapes)
     _check_names(path, [of for of, _ in wanted])
     leaves = _leaves(path, wanted)
-    needs = [
-        Wanted(name=name_of(of), path=of, shape=aval.shape, dtype=exact(aval.dtype))
-        for of, aval in wanted
-    ]
-    held = {
-        name: Held(shape=leaf.shape, dtype=str(leaf.dtype), numpy=leaf.dtype)
-        for name, leaf in leaves.items()
-    }
-    check_fit(f"'{path}'", needs, held)
+    fitting = _fitting(path, wanted, leaves)
     total_bytes = sum(leaf.num_bytes for leaf in leaves.values())
     counted = _Counted(progress, total_bytes)
     found = [
         LazyArray(
             shape=aval.shape,
             dtype=aval.dtype,
-            read=functools.partial(counted.read, leaves[name_of(of)], aval.dtype),
+            read=functools.partial(counted.read, leaf, aval.dtype),
         )
-        for of, aval in wanted
+        for (_, aval), (_, leaf) in zip(wanted, fitting, strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
@@ -141,17 +135,67 @@ class _Counted:
         return part
 
 
+def open_model(path: Path, *, dtype: DType = "float32") -> ModelFiles:
+    """The model at `path`: a GGUF file, a folder of Hugging Face or diffusers, or the checkpoint
+    of Orbax that `convert` makes of one.
+
+    Raises:
+        SpecError: nothing there says which model it is, or it is not sound.
+    """
+    if (model := model_at(path)) is not None:
+        return model(path, dtype=dtype)
+    if not (path / CONFIG).is_file() or not is_orbax(path):
+        raise SpecError(
+            f"'{path}' holds arrays, and no {CONFIG} that says of which model; give a folder of"
+            " Hugging Face or diffusers, a GGUF file, or what scripts/convert.py made of one"
+        )
+    family, config = family_of(path / CONFIG, read_json(path / CONFIG, "config"), dtype)
+    shapes = family.params(config)
+    leaves = _fitting(path, flat_paths(shapes), stored_leaves(path))
+    target = np.dtype(jax.numpy.dtype(dtype))
+    return ModelFiles(
+        config=config,
+        leaves=tuple(
+            dataclasses.replace(
+                leaf,
+                path=of,
+                dtype=target,
+                read=lambda index, read=leaf.read: read(index).astype(target, copy=False),
+            )
+            for of, leaf in leaves
+        ),
+    )
+
+
+def model_at(path: Path) -> Callable[..., ModelFiles] | None:
+    """What opens the model at `path`; None if arrays go by key path there."""
+    if is_gguf(path):
+        return open_gguf
+    if ((path.parent if path.is_file() else path) / CONFIG).is_file() and not is_orbax(path):
+        return open_huggingface
+    return open_stable_diffusion if (path / INDEX).is_file() else None
+
+
+def _fitting(
+    path: Path, wanted: Sequence[tuple[KeyPath, Any]], leaves: Mapping[str, Leaf]
+) -> list[tuple[KeyPath, Leaf]]:
+    """The leaf of each parameter; refuses files that have others."""
+    needs = [
+        Wanted(name=name_of(of), path=of, shape=aval.shape, dtype=exact(aval.dtype))
+        for of, aval in wanted
+    ]
+    held = {
+        name: Held(shape=leaf.shape, dtype=str(leaf.dtype), numpy=leaf.dtype)
+        for name, leaf in leaves.items()
+    }
+    check_fit(f"'{path}'", needs, held)
+    return [(of, leaves[name_of(of)]) for of, _ in wanted]
+
+
 def _leaves(path: Path, wanted: Sequence[tuple[KeyPath, Any]]) -> dict[str, Leaf]:
     """The parameters at `path` by name; those of a model are opened once for each dtype that is
     wanted, so that none is converted by way of another."""
-    folder = path.parent if path.is_file() else path
-    if is_gguf(path):
-        model = open_gguf
-    elif (folder / CONFIG).is_file() and not is_orbax(path):
-        model = open_huggingface
-    elif (path / INDEX).is_file():
-        model = open_stable_diffusion
-    else:
+    if (model := model_at(path)) is None:
         return stored_leaves(path)
     dtypes = {name_of(of): _computed(aval.dtype) for of, aval in wanted}
     used = set(dtypes.values()) or {COMPUTED[0]}

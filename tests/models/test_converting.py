@@ -18,7 +18,7 @@ from gimlax.errors import SpecError
 from gimlax.models.manifest import MANIFEST
 from gimlax.models.opening import open_tree, stored_leaves
 from gimlax.models.saving import save_tree
-from tests.models import bert_folder, diffusion_folder
+from tests.models import bert_folder, diffusion_folder, language_folder
 from tests.models.gguf_files import TINY, TINY_EXPERTS, llama_file
 from tests.models.safetensors_files import config_of, tensors_of, write_folder
 
@@ -179,6 +179,29 @@ def test_a_changed_source_is_refused_unless_asked_for(tmp_path, gguf):
     with pytest.raises(SpecError, match=r"model.safetensors' has sha256"):
         models.convert(tmp_path / "m", tmp_path / "n")
     models.convert(tmp_path / "m", tmp_path / "n", verify=False)
+
+
+def test_what_was_converted_to_orbax_is_opened_as_a_language_model(tmp_path):
+    source = language_folder.write(tmp_path / "source")
+    models.convert(source, tmp_path / "orbax", to="orbax")
+    ours, theirs = models.open_language(tmp_path / "orbax"), models.open_language(source)
+    assert ours.config == theirs.config
+    same(ours.load(), theirs.load())
+    assert ours.tokenizer.encode("hello world") == theirs.tokenizer.encode("hello world")
+    half = models.open_language(tmp_path / "orbax", dtype="bfloat16").load()
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half)} == {"bfloat16"}
+
+
+def test_arrays_without_a_config_are_no_model(tmp_path):
+    save_tree(tmp_path / "m", {"x": np.ones(3)}, format="orbax")
+    with pytest.raises(SpecError, match=r"m' holds arrays, and no config\.json"):
+        models.open_language(tmp_path / "m")
+
+
+def test_a_folder_of_diffusers_is_converted_part_by_part(tmp_path):
+    diffusion_folder.write(tmp_path / "sd")
+    with pytest.raises(SpecError, match=r"has a model_index\.json.*convert each part, such as"):
+        models.convert(tmp_path / "sd", tmp_path / "n")
 
 
 REFUSED = {

@@ -227,6 +227,6 @@ def test_a_lone_surrogate_is_refused(tokenizer):
 def test_an_encoder_says_no_next_token(folder, monkeypatch):
     config = BertConfig(vocab_size=61, width=24, num_layers=2, num_heads=3, mlp_width=40)
     files = ModelFiles(config=config, leaves=())
-    monkeypatch.setattr(language, "open_huggingface", lambda path, dtype: files)
+    monkeypatch.setattr(language, "open_model", lambda path, dtype: files)
     with pytest.raises(SpecError, match="holds a Bert, which says no next token"):
         open_language(folder)
