@@ -19,6 +19,7 @@ import numpy as np
 from gimlax.errors import SpecError
 
 OUTPUT = "output"  # under which a record has what the function made
+CHECKED_AT_ONCE = 1 << 20  # integers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,10 +33,7 @@ class ArrayRows:
     def shapes(self, size: int) -> Any:
         """Of `size` rows."""
         return jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(
-                (size, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)
-            ),
-            self.tree,
+            lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), _of_jax(a.dtype)), self.tree
         )
 
     def group(self, start: int, end: int, size: int) -> Any:
@@ -44,6 +42,8 @@ class ArrayRows:
         def cut(array: np.ndarray, like: jax.ShapeDtypeStruct) -> np.ndarray:
             found = np.zeros(like.shape, like.dtype)
             found[: end - start] = array[start:end]
+            bad = [row - start for row in self.faults if start <= row < end]
+            found[np.array(bad, int)] = 0
             return found
 
         return jax.tree.map(cut, self.tree, self.shapes(size))
@@ -53,8 +53,9 @@ def read_array_rows(path: Path) -> ArrayRows:
     """The rows of a file, by its ending.
 
     Raises:
-      SpecError: it cannot be read, has another ending, or its arrays have different numbers of
-        rows. A bad row among JSON lines is a fault of that row only.
+      SpecError: it cannot be read, has another ending, its arrays have different numbers of rows,
+        or one is of what is no real number. A bad row among JSON lines, and one whose integers are
+        wider than those of JAX, is a fault of that row only.
     """
     if path.suffix == ".jsonl":
         return _of_lines(path)
@@ -74,7 +75,43 @@ def read_array_rows(path: Path) -> ArrayRows:
     if len(set(lengths.values())) != 1 or () in lengths.values():
         shown = ", ".join(f"{name}: {list(length)}" for name, length in lengths.items())
         raise SpecError(f"input '{path}': its arrays have no common number of rows ({shown})")
-    return ArrayRows(tree=tree, num_rows=next(iter(lengths.values()))[0])
+    odd = {name: a.dtype for name, a in _named(tree).items() if not _is_real(a.dtype)}
+    if odd:
+        shown = ", ".join(f"{name}: {dtype}" for name, dtype in odd.items())
+        raise SpecError(
+            f"input '{path}': its arrays are not all of real numbers ({shown}); save them as "
+            "booleans, integers or floats of up to 64 bits"
+        )
+    faults: dict[int, str] = {}
+    for array in _named(tree).values():
+        faults = _too_wide(array) | faults
+    return ArrayRows(tree=tree, num_rows=next(iter(lengths.values()))[0], faults=faults)
+
+
+def _of_jax(dtype: np.dtype) -> np.dtype:
+    """What JAX makes of it, in the byte order of this machine."""
+    return jax.dtypes.canonicalize_dtype(dtype.newbyteorder("="))
+
+
+def _is_real(dtype: np.dtype) -> bool:
+    return dtype.kind in "biuf" and dtype.itemsize <= 8
+
+
+def _too_wide(array: np.ndarray) -> dict[int, str]:
+    """The fault of each row with an integer that JAX's integers of its kind do not hold."""
+    narrow = _of_jax(array.dtype)
+    if array.dtype.kind not in "iu" or narrow.itemsize == array.dtype.itemsize:
+        return {}
+    faults = {}
+    at_once = max(1, CHECKED_AT_ONCE // max(1, array[:1].size))
+    for start in range(0, len(array), at_once):
+        rows = array[start : start + at_once].reshape(min(at_once, len(array) - start), -1)
+        within = np.iinfo(narrow)
+        wide = (rows < within.min) | (rows > within.max)
+        for row in np.flatnonzero(wide.any(axis=1)):
+            value = rows[row, wide[row].argmax()]
+            faults[start + int(row)] = f"it has {value}, no {narrow.itemsize * 8}-bit integer"
+    return faults
 
 
 def _of_lines(path: Path) -> ArrayRows:
@@ -115,11 +152,10 @@ def _row(line: str) -> dict[str, np.ndarray]:
         raise SpecError(f"it is no array of numbers ({str(error)[:200]})") from error
     if not arrays or any(array.dtype.kind not in "bif" for array in arrays.values()):
         raise SpecError("it is no array of numbers")
-    kinds = {"f": np.float32, "i": np.int32, "b": np.bool_}
     for name, array in arrays.items():
-        if array.dtype.kind == "i" and array.size and np.abs(array).max() > np.iinfo(np.int32).max:
-            raise SpecError(f"it has {int(array.flat[np.abs(array).argmax()])}, no 32-bit integer")
-        arrays[name] = array.astype(kinds[array.dtype.kind])
+        if fault := _too_wide(array[None]):
+            raise SpecError(fault[0])
+        arrays[name] = array.astype(_of_jax(array.dtype))
     return arrays
 
 

@@ -50,6 +50,37 @@ def test_lines_of_objects_and_of_whole_numbers(tmp_path):
     assert found.faults == {2: "it has 1099511627776, no 32-bit integer"}
 
 
+def test_integers_are_kept_or_are_a_fault_of_their_row(tmp_path, monkeypatch):
+    least, most = -(1 << 31), (1 << 31) - 1
+    values = [least, most, least - 1, most + 1, 0, -(1 << 63), (1 << 63) - 1, 1 << 40]
+    bad = [2, 3, 5, 6, 7]
+    kept = [0 if i in bad else value for i, value in enumerate(values)]
+    np.save(tmp_path / "in.npy", np.array([[7, value] for value in values], ">i8"))
+    np.savez(tmp_path / "in.npz", n=np.array(values), x=np.ones((8, 2)))
+    for at_once in (1, 5, 1 << 20):
+        monkeypatch.setattr("gimlax.serving.array_rows.CHECKED_AT_ONCE", at_once)
+        of_lines = lines(tmp_path, *([7, value] for value in values))
+        array = read_array_rows(tmp_path / "in.npy")
+        several = read_array_rows(tmp_path / "in.npz")
+        for found in (of_lines, array, several):
+            assert sorted(found.faults) == bad
+            assert found.faults[5] == f"it has {-(1 << 63)}, no 32-bit integer"
+        np.testing.assert_array_equal(of_lines.group(0, 8, 8)[:, 1], kept)
+        np.testing.assert_array_equal(array.group(0, 8, 9)[:8, 1], kept)
+        np.testing.assert_array_equal(several.group(2, 8, 6)["n"], kept[2:])
+    np.save(tmp_path / "in.npy", np.uint64([(1 << 32) - 1, 1 << 32]))
+    unsigned = read_array_rows(tmp_path / "in.npy")
+    assert unsigned.shapes(1).dtype == np.uint32
+    assert unsigned.faults == {1: "it has 4294967296, no 32-bit integer"}
+
+
+@pytest.mark.parametrize("dtype", ["U3", "S3", "i4,f4", "complex64", "M8[s]", "longdouble", "V2"])
+def test_what_is_no_real_number_is_refused(tmp_path, dtype):
+    np.save(tmp_path / "in.npy", np.zeros(3, dtype))
+    with pytest.raises(SpecError, match=r"not all of real numbers \(output: .*; save them as"):
+        read_array_rows(tmp_path / "in.npy")
+
+
 REFUSED = {
     "in.txt": (b"1", r"its ending is none of .npy, .npz, .jsonl"),
     "none.npy": (None, "No such file"),
