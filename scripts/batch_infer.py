@@ -93,7 +93,7 @@ def belongs(model: Path) -> dict[str, Any]:
     """What answers depend on."""
     given = (FIELD, RAW, MAX_TOKENS, TEMPERATURE, TOP_P, SEED, CONTEXT, DTYPE)
     settings = {flag.name: flag.value for flag in given}
-    return jobs.belongs({"model": str(model.resolve()), **settings})
+    return jobs.belongs({**jobs.model_of(model), **settings})
 
 
 def make_request(

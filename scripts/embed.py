@@ -91,10 +91,13 @@ def belongs(folder: Path, longest: int) -> dict[str, Any]:
     """What embeddings depend on, so that those of another job are not gone on with."""
     with Path(INPUT.value).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with console.progress("files of the model"):
+        files = json.dumps(serving.digests_of(folder)).encode()
     return {
         "input": digest,
         "field": FIELD.value,
         "model": str(folder.resolve()),
+        "files": hashlib.sha256(files).hexdigest(),
         "max_tokens": longest,
         "dtype": DTYPE.value,
     }

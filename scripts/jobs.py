@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import console
+import deploying
 import stopping
 from absl import flags
 
@@ -42,9 +43,30 @@ def shard_of(num_rows: int) -> tuple[int, int]:
 
 def belongs(settings: dict[str, Any]) -> dict[str, Any]:
     """What rows depend on, so that those of another job are not gone on with."""
-    with Path(INPUT.value).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"input": digest, "batch": BATCH.value, "shard": SHARD.value, **settings}
+    cluster = deploying.CLUSTER.value
+    where = {flag.name: flag.value for flag in (deploying.CUTS, deploying.STAGES, deploying.MESHES)}
+    return {
+        "input": sha256(Path(INPUT.value)),
+        "batch": BATCH.value,
+        "shard": SHARD.value,
+        **where,
+        "cluster": sha256(Path(cluster)) if cluster else None,
+        **settings,
+    }
+
+
+def sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise gx.SpecError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def model_of(path: Path) -> dict[str, str]:
+    """The model that rows depend on."""
+    with console.progress("files of the model"):
+        return {"model": str(path.resolve()), **serving.digests_of(path)}
 
 
 def finish(kept: serving.Kept) -> None:

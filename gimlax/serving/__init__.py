@@ -9,6 +9,7 @@ from gimlax.serving.array_rows import (
     write_arrays,
 )
 from gimlax.serving.batch import Answer, RowsRunner, StepRowsRunner, generate_rows
+from gimlax.serving.belonging import digests_of
 from gimlax.serving.embedding import EncoderModel, embed
 from gimlax.serving.generate import (
     Finish,
@@ -74,6 +75,7 @@ __all__ = [
     "check_outputs",
     "chunk_length",
     "compare",
+    "digests_of",
     "embed",
     "follow",
     "generate",

@@ -68,7 +68,7 @@ def test_integers_are_kept_or_are_a_fault_of_their_row(tmp_path, monkeypatch):
         np.testing.assert_array_equal(of_lines.group(0, 8, 8)[:, 1], kept)
         np.testing.assert_array_equal(array.group(0, 8, 9)[:8, 1], kept)
         np.testing.assert_array_equal(several.group(2, 8, 6)["n"], kept[2:])
-    np.save(tmp_path / "in.npy", np.uint64([(1 << 32) - 1, 1 << 32]))
+    np.save(tmp_path / "in.npy", np.array([(1 << 32) - 1, 1 << 32], np.uint64))
     unsigned = read_array_rows(tmp_path / "in.npy")
     assert unsigned.shapes(1).dtype == np.uint32
     assert unsigned.faults == {1: "it has 4294967296, no 32-bit integer"}

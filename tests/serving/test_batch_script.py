@@ -1,6 +1,7 @@
 """`scripts/batch_infer.py` answers the lines of a file, whatever happens to it meanwhile, and
 `scripts/batch_apply.py` does any function's work so."""
 
+import hashlib
 import importlib
 import json
 import os
@@ -13,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
+from gimlax.errors import SpecError
 from gimlax.models import open_language
-from gimlax.serving import Request, TextModel, generate
+from gimlax.serving import Request, TextModel, digests_of, generate
 from tests.models import language_folder
 
 pytest.importorskip("tokenizers")
@@ -111,6 +113,43 @@ def test_a_run_that_was_ended_and_killed_goes_on_where_it_was(folder, flags, who
     code, _, err = run(folder, "batch_infer", *flags, f"--output={output}", "--seed=1")
     assert code == 2 and "of another job: its seed is 0, not 1" in err
     assert "Traceback" not in err
+
+
+def test_rows_of_two_models_or_of_two_plans_are_not_mixed(folder, flags, whole, tmp_path):
+    other = language_folder.write(tmp_path / "llama")
+    job = [flag.replace(f"--model={folder}", f"--model={other}") for flag in flags]
+    job.append(f"--output={tmp_path}/out.jsonl")
+    code, _, err = run(folder, "batch_infer", *job, "--max_errors=0")
+    assert code == 3, err
+    code, _, err = run(folder, "batch_infer", *job, "--stages=1", "--meshes=cpu")
+    assert code == 2 and 'its stages is 2, not 1; its meshes is ["cpu", "cpu"], not' in err
+    weights = other / "model.safetensors"
+    held = bytearray(weights.read_bytes())
+    held[-1] ^= 1
+    weights.write_bytes(held)
+    code, _, err = run(folder, "batch_infer", *job)
+    assert code == 2 and "of another job: its llama/model.safetensors is" in err
+
+
+def test_files_of_a_model_are_known_by_their_bytes(tmp_path):
+    folder = tmp_path / "model"
+    for name in ("a.safetensors", "1_Pooling/config.json", "out.jsonl", "out.jsonl.part"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    found = digests_of(folder)
+    assert list(found) == ["model/1_Pooling/config.json", "model/a.safetensors"]
+    assert found["model/a.safetensors"] == hashlib.sha256(b"a.safetensors").hexdigest()
+    assert digests_of(folder / "a.safetensors").keys() == {"a.safetensors"}
+    for name in ("_METADATA", "d/0123", "w/0.0"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    assert digests_of(folder).keys() == found.keys() | {
+        "model/_METADATA",
+        "model/d/0123",
+        "model/w/0.0",
+    }
+    with pytest.raises(SpecError, match="none' cannot be read"):
+        digests_of(tmp_path / "none")
 
 
 def test_openai_lines_through_a_recurrent_model_up_to_too_many_errors(tmp_path):

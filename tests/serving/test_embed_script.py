@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gimlax.models import load_sentence_encoder
+from gimlax.serving import digests_of
 from tests.models import bert_folder
 
 pytest.importorskip("tokenizers")
@@ -84,6 +85,7 @@ def test_json_lines_in_and_out_from_where_it_was_killed(folder, expected, tmp_pa
         "input": hashlib.sha256((folder / "texts.jsonl").read_bytes()).hexdigest(),
         "field": "body",
         "model": str(folder.resolve()),
+        "files": hashlib.sha256(json.dumps(digests_of(folder)).encode()).hexdigest(),
         "max_tokens": 12,
         "dtype": "float32",
         "width": 24,
