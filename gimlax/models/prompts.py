@@ -15,11 +15,11 @@ import numpy as np
 
 from gimlax.errors import SpecError
 from gimlax.models.checkpoint import read_json
+from gimlax.models.encoders import PURPOSE, guarded, read_encoder, read_text, tried
 from gimlax.models.extras import require
 
 __all__ = ["PromptTokenizer", "load_prompt_tokenizer"]
 
-PURPOSE = "reading a tokenizer"
 CLIP_PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 CLIP_START, CLIP_END, END_OF_WORD = "<|startoftext|>", "<|endoftext|>", "</w>"
 
@@ -57,9 +57,11 @@ class PromptTokenizer:
                     f"prompt {index} has the lone surrogate {text[error.start]!r} at character "
                     f"{error.start}, which no UTF-8 text has; decode it with the right encoding"
                 ) from error
-        self.encoder.enable_truncation(max_length=length)
         found = np.full((len(texts), length), self.pad_id, np.int32)
-        for row, encoding in zip(found, self.encoder.encode_batch(list(texts)), strict=True):
+        with guarded(self.path):
+            self.encoder.enable_truncation(max_length=length)
+            encodings = self.encoder.encode_batch(list(texts))
+        for row, encoding in zip(found, encodings, strict=True):
             row[: len(encoding.ids)] = encoding.ids
         return found
 
@@ -67,33 +69,27 @@ class PromptTokenizer:
 def load_prompt_tokenizer(folder: str | os.PathLike[str]) -> PromptTokenizer:
     """The tokenizer in `folder`; raises `SpecError` if there is none that can be read."""
     folder = Path(folder)
-    package = require("tokenizers", PURPOSE)
-    whole, words = folder / "tokenizer.json", folder / "vocab.json"
+    whole, words, merges = (folder / n for n in ("tokenizer.json", "vocab.json", "merges.txt"))
     path = whole if whole.is_file() else words
-    try:
-        if path == whole:
-            encoder = package.Tokenizer.from_str(whole.read_text(encoding="utf-8"))
-        else:
-            encoder = _clip(package, folder)
-    except OSError as error:
+    if path == whole:
+        encoder = read_encoder(whole)
+    elif words.is_file() and merges.is_file():
+        with guarded(words):
+            encoder = tried(_clip(folder))
+    else:
         raise SpecError(
-            f"'{folder}' has neither 'tokenizer.json' nor 'vocab.json' and 'merges.txt' that can be"
-            f" read: {error.strerror or error}"
-        ) from error
-    except SpecError:
-        raise
-    except Exception as error:  # the package raises nothing more special
-        raise SpecError(f"'{path}' is no tokenizer that can be read: {error}") from error
-    encoder.no_padding()
+            f"'{folder}' has neither 'tokenizer.json' nor 'vocab.json' and 'merges.txt'"
+        )
     pad = _pad_token(folder, encoder)
-    encoder.add_special_tokens([pad])  # in a text, too, as the reference has it
+    with guarded(path):
+        encoder.add_special_tokens([pad])  # in a text, too, as the reference has it
     return PromptTokenizer(path=path, encoder=encoder, pad_id=encoder.token_to_id(pad))
 
 
-def _clip(package: Any, folder: Path) -> Any:
+def _clip(folder: Path) -> Any:
     """CLIP's rules over a vocabulary and its merges."""
-    path = folder / "merges.txt"
-    lines = path.read_text(encoding="utf-8").split("\n")
+    package, path = require("tokenizers", PURPOSE), folder / "merges.txt"
+    lines = read_text(path).decode().split("\n")
     merges = [tuple(line.split()) for line in lines if line.strip() and line[:9] != "#version:"]
     if odd := next((merge for merge in merges if len(merge) != 2), None):
         raise SpecError(

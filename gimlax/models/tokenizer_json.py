@@ -12,10 +12,8 @@ from typing import Any
 
 from gimlax.errors import SpecError
 from gimlax.models.checkpoint import read_json
+from gimlax.models.encoders import PURPOSE, guarded, ids_below, read_encoder
 from gimlax.models.extras import require
-
-MAX_BYTES = 1 << 28  # of a tokenizer.json; the largest known has 33 MB
-PURPOSE = "reading a tokenizer"
 
 
 class FolderStream:
@@ -67,7 +65,8 @@ class FolderTokenizer:
                 f"text has the lone surrogate {text[error.start]!r} at character {error.start}, "
                 "which no UTF-8 text has; decode the text with the right encoding"
             ) from error
-        ids = self.encoder.encode(text, add_special_tokens=False).ids
+        with guarded(self.path):
+            ids = self.encoder.encode(text, add_special_tokens=False).ids
         if self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
@@ -88,11 +87,11 @@ def load_folder_tokenizer(folder: str | os.PathLike[str]) -> FolderTokenizer:
     """
     folder = Path(folder)
     path = folder / "tokenizer.json"
-    encoder = _read(path)
+    encoder = read_encoder(path)
     names = token_names(folder)
     bos_id = _id_of(path, encoder, "bos_token", names.get("bos_token"))
     eos_id = _id_of(path, encoder, "eos_token", names.get("eos_token"))
-    vocab_size = 1 + max(encoder.get_vocab(with_added_tokens=True).values(), default=-1)
+    vocab_size = ids_below(encoder)
     ends = [*_ends_of(folder / "generation_config.json", "generation config", vocab_size)]
     ends += [] if eos_id is None else [eos_id]
     ends += _ends_of(folder / "config.json", "config", vocab_size) if not ends else []
@@ -121,26 +120,6 @@ def token_names(folder: Path) -> dict[str, str]:
             elif value is not None:
                 raise SpecError(f"'{path}': {key!r} is {repr(value)[:80]}; needed is a string")
     return found
-
-
-def _read(path: Path) -> Any:
-    package = require("tokenizers", PURPOSE)
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SpecError(f"tokenizer '{path}' cannot be read: {error.strerror or error}") from error
-    if len(text) > MAX_BYTES:
-        raise SpecError(f"tokenizer '{path}' has more than {MAX_BYTES} bytes")
-    try:
-        encoder = package.Tokenizer.from_buffer(text)
-        encoder.no_padding()
-        encoder.no_truncation()
-    except BaseException as error:  # a panic of the package is no Exception
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise SpecError(f"'{path}' is no tokenizer that can be read: {str(error)[:200]}") from error
-    return encoder
 
 
 def _id_of(path: Path, encoder: Any, key: str, token: str | None) -> int | None:

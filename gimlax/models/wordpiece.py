@@ -15,9 +15,9 @@ import numpy as np
 
 from gimlax.errors import SpecError
 from gimlax.models.checkpoint import read_json
+from gimlax.models.encoders import PURPOSE, guarded, read_encoder, read_text, tried
 from gimlax.models.extras import require
 
-PURPOSE = "reading a tokenizer"
 NUM_AROUND = 2  # [CLS] and [SEP]
 AROUND = ("[UNK]", "[CLS]", "[SEP]")
 SPECIAL = (*AROUND, "[PAD]", "[MASK]")
@@ -56,8 +56,9 @@ class WordPiece:
                     f"text {index} has the lone surrogate {text[error.start]!r} at character "
                     f"{error.start}, which no UTF-8 text has; decode it with the right encoding"
                 ) from error
-        self.encoder.enable_truncation(max_length=max_tokens)
-        found = self.encoder.encode_batch_fast(list(texts), add_special_tokens=True)
+        with guarded(self.path):
+            self.encoder.enable_truncation(max_length=max_tokens)
+            found = self.encoder.encode_batch_fast(list(texts), add_special_tokens=True)
         return [np.array(encoding.ids, np.int32) for encoding in found]
 
 
@@ -67,32 +68,24 @@ def load_wordpiece(folder: str | os.PathLike[str]) -> WordPiece:
     package = require("tokenizers", PURPOSE)
     whole, words = folder / "tokenizer.json", folder / "vocab.txt"
     path = whole if whole.is_file() else words
-    try:
-        if path == whole:
-            encoder = package.Tokenizer.from_str(whole.read_text(encoding="utf-8"))
-        else:
-            encoder = from_vocabulary(package, words)
-    except OSError as error:
-        raise SpecError(
-            f"'{folder}' has neither 'tokenizer.json' nor 'vocab.txt' that can be read: "
-            f"{error.strerror or error}"
-        ) from error
-    except SpecError:
-        raise
-    except Exception as error:  # the package raises nothing more special
-        raise SpecError(f"'{path}' is no tokenizer that can be read: {error}") from error
+    if path == whole:
+        encoder = read_encoder(whole)
+    elif words.is_file():
+        with guarded(words):
+            encoder = tried(from_vocabulary(package, words))
+    else:
+        raise SpecError(f"'{folder}' has neither 'tokenizer.json' nor 'vocab.txt'")
     if not isinstance(encoder.model, package.models.WordPiece):
         raise SpecError(
             f"'{path}' has a tokenizer of kind '{type(encoder.model).__name__}'; needed is "
             "'WordPiece'"
         )
-    encoder.no_padding()
     return WordPiece(path=path, encoder=encoder)
 
 
 def from_vocabulary(package: Any, path: Path) -> Any:
     """BERT's rules over a vocabulary, one word a line; its number is its id."""
-    words = path.read_text(encoding="utf-8").split("\n")
+    words = read_text(path).decode().split("\n")
     ids = {word.rstrip("\r"): index for index, word in enumerate(words) if word}
     beside = path.parent / "tokenizer_config.json"
     rules = read_json(beside, "tokenizer config") if beside.is_file() else {}
