@@ -15,7 +15,7 @@ import numpy as np
 
 from gimlax.errors import SpecError
 from gimlax.models.checkpoint import read_json
-from gimlax.models.encoders import PURPOSE, guarded, read_encoder, read_text, tried
+from gimlax.models.encoders import PURPOSE, guarded, ids_below, read_encoder, read_text, tried
 from gimlax.models.extras import require
 
 __all__ = ["PromptTokenizer", "load_prompt_tokenizer"]
@@ -35,7 +35,7 @@ class PromptTokenizer:
     @property
     def vocab_size(self) -> int:
         """Ids are below this."""
-        return self.encoder.get_vocab_size(with_added_tokens=True)
+        return ids_below(self.encoder)
 
     def encode(self, texts: Sequence[str], *, length: int) -> np.ndarray:
         """The ids of each text, int32 [text, length]; what is too long loses its end.

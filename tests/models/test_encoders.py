@@ -97,3 +97,11 @@ def test_faults_of_words_alone_are_said(tmp_path, monkeypatch):
     (folder / "vocab.json").write_text("{}")
     with pytest.raises(SpecError, match=r"merges.txt' has more than 9 bytes"):
         models.load_prompt_tokenizer(folder)
+
+
+@pytest.mark.parametrize("load", READERS, ids=lambda load: load.__name__)
+def test_all_ids_are_below_the_size_of_a_vocabulary(tmp_path, load):
+    model = without_unknown() | {"vocab": ADDED | {"##x": 100_000}}
+    assert load(write(tmp_path / "gap", model=model)).vocab_size == 100_001
+    around = template(**{"[CLS]": {"id": "[CLS]", "ids": [70_000], "tokens": ["[CLS]"]}})
+    assert load(write(tmp_path / "around", post_processor=around)).vocab_size == 70_001
