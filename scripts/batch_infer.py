@@ -71,13 +71,7 @@ def main(argv: list[str]) -> None:
 
 def read_lines(path: Path) -> list[str]:
     """The rows; a blank line is one in a text file, and none among objects."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise gx.SpecError(f"input '{path}': {error}") from error
-    if lines[-1] == "":
-        lines.pop()
-    lines = [line.removesuffix("\r") for line in lines]
+    lines = serving.read_lines(path)
     return [line for line in lines if line.strip()] if path.suffix == ".jsonl" else lines
 
 

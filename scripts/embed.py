@@ -63,15 +63,18 @@ def main(argv: list[str]) -> None:
 
 
 def read_texts(path: Path) -> list[str]:
-    """One text for each line; blank lines of a text file are texts too."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise gx.SpecError(f"input '{path}': {error}") from error
-    if lines[-1] == "":
-        lines.pop()
+    """One text for each line; blank lines of a text file are texts too.
+
+    A bad line is named, and not passed over: embeddings have no place for an error.
+    """
+    lines = serving.read_lines(path)
+    for number, line in enumerate(lines, 1):
+        try:
+            serving.check_utf8(line)
+        except gx.SpecError as error:
+            raise gx.SpecError(f"input '{path}', line {number}: {error}") from error
     if path.suffix != ".jsonl":
-        return [line.removesuffix("\r") for line in lines]
+        return lines
     return [text_of(path, number, line) for number, line in enumerate(lines, 1)]
 
 

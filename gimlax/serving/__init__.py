@@ -40,6 +40,7 @@ from gimlax.serving.runner import Runner, StepRunner, chunk_length, warm_up
 from gimlax.serving.sampling import Sampling, sample
 from gimlax.serving.summary import Summary
 from gimlax.serving.text import TextModel
+from gimlax.serving.text_rows import check_utf8, read_lines
 from gimlax.serving.usage import Busy, moved_bytes, shares
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "check",
     "check_fits",
     "check_outputs",
+    "check_utf8",
     "chunk_length",
     "compare",
     "digests_of",
@@ -86,6 +88,7 @@ __all__ = [
     "moved_bytes",
     "read_all",
     "read_array_rows",
+    "read_lines",
     "records",
     "sample",
     "shares",

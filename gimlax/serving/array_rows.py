@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gimlax.errors import SpecError
+from gimlax.serving.text_rows import check_utf8, read_lines
 
 OUTPUT = "output"  # under which a record has what the function made
 CHECKED_AT_ONCE = 1 << 20  # integers
@@ -116,14 +117,12 @@ def _too_wide(array: np.ndarray) -> dict[int, str]:
 
 def _of_lines(path: Path) -> ArrayRows:
     """Each line an array, or an object of arrays; what most rows look like first is right."""
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"input '{path}': {error}") from error
+    lines = [line for line in read_lines(path) if line.strip()]
     found: dict[int, dict[str, np.ndarray]] = {}
     faults: dict[int, str] = {}
     for index, line in enumerate(lines):
         try:
+            check_utf8(line)
             found[index] = _row(line)
             right = next(iter(found.values()))
             if _shapes(found[index]) != _shapes(right):

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from gimlax.errors import SpecError
 from gimlax.serving.generate import Finish
+from gimlax.serving.text_rows import check_utf8
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 # Settings of OpenAI's interface that change nothing here, and values of others that do not.
@@ -211,6 +212,7 @@ def read_all(format: Format, lines: Sequence[str]) -> list[Asked | SpecError]:
     seen: dict[str, int] = {}
     for index, line in enumerate(lines):
         try:
+            check_utf8(line)
             asked = format.read(line)
             name = asked.echo.get("custom_id")
             if name is not None and seen.setdefault(name, index) != index:

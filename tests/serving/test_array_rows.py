@@ -43,6 +43,13 @@ def test_lines_of_arrays_whose_bad_ones_are_zeros(tmp_path):
     assert "no array of numbers" in found.faults[6]
 
 
+def test_a_line_that_is_no_utf8_is_a_fault_of_its_own(tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(b"[1]\n[2]\xff\n[3]")
+    found = read_array_rows(tmp_path / "in.jsonl")
+    assert found.faults == {1: "its byte 3 is 0xff, which is no UTF-8"}
+    np.testing.assert_array_equal(found.group(0, 3, 3), [[1], [0], [3]])
+
+
 def test_lines_of_objects_and_of_whole_numbers(tmp_path):
     found = lines(tmp_path, {"x": [1.5], "n": 2}, {"n": 3, "x": [2]}, {"x": [1.0], "n": 1 << 40})
     assert {k: v.dtype for k, v in found.shapes(1).items()} == {"x": np.float32, "n": np.int32}

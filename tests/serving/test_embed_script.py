@@ -123,3 +123,7 @@ def test_a_bad_line_is_named(folder, tmp_path):
     done = run(folder, f"--input={tmp_path}/in.jsonl", f"--output={tmp_path}/out.npy")
     assert done.returncode == 2
     assert "line 2: 'text' is no string" in done.stderr
+    (tmp_path / "in.txt").write_bytes(b"the cat\nthe \xff\n")
+    done = run(folder, f"--input={tmp_path}/in.txt", f"--output={tmp_path}/out.npy")
+    assert done.returncode == 2
+    assert "in.txt', line 2: its byte 4 is 0xff, which is no UTF-8" in done.stderr

@@ -14,6 +14,7 @@ from gimlax.serving import (
     TextLines,
     is_openai,
     read_all,
+    read_lines,
     up_to_stop,
 )
 
@@ -144,6 +145,18 @@ def test_a_custom_id_that_comes_again_is_a_fault():
     first, bad, again = read_all(OPENAI, [openai(), "{", openai()])
     assert isinstance(first, Asked) and isinstance(bad, SpecError)
     assert str(again) == "custom_id 'a' is that of row 0, too"
+
+
+def test_bytes_that_are_no_utf8_are_a_fault_of_their_row(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_bytes("hello\nhé\udcff!\r\n\nworld\n".encode(errors="surrogateescape"))
+    lines = read_lines(path)
+    assert len(lines) == 4
+    one, bad, *others = read_all(TextLines(), lines)
+    assert [row.messages[0]["content"] for row in (one, *others)] == ["hello", "", "world"]
+    assert str(bad) == "its byte 3 is 0xff, which is no UTF-8"
+    with pytest.raises(SpecError, match="none"):
+        read_lines(tmp_path / "none.txt")
 
 
 def test_openai_is_known_by_the_first_object():
