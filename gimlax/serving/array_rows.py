@@ -21,6 +21,8 @@ from gimlax.serving.text_rows import check_utf8, read_lines
 
 OUTPUT = "output"  # under which a record has what the function made
 CHECKED_AT_ONCE = 1 << 20  # integers
+SMALL_BYTES = 1 << 26  # that any .npz may unpack to
+MAX_RATIO = 100  # to which others are packed; floats of models are hardly at all, zeros 1,000-fold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,7 +69,10 @@ def read_array_rows(path: Path) -> ArrayRows:
             tree: Any = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                _check_packed(path, file.zip)
                 tree = {name: file[name] for name in file.files}
+    except SpecError:
+        raise
     except (OSError, ValueError, EOFError) as error:
         raise SpecError(f"input '{path}': {error}") from error
     except Exception as error:  # what zip files raise has no common class
@@ -87,6 +92,17 @@ def read_array_rows(path: Path) -> ArrayRows:
     for array in _named(tree).values():
         faults = _too_wide(array) | faults
     return ArrayRows(tree=tree, num_rows=next(iter(lengths.values()))[0], faults=faults)
+
+
+def _check_packed(path: Path, file: zipfile.ZipFile) -> None:
+    """Refuses what is out of all proportion to its file; no member gives more than it says."""
+    num_bytes = sum(info.file_size for info in file.infolist())
+    most = max(SMALL_BYTES, MAX_RATIO * path.stat().st_size)
+    if num_bytes > most:
+        raise SpecError(
+            f"input '{path}' unpacks to {num_bytes} bytes, more than {MAX_RATIO} times its own; "
+            "save it without compression, or as a .npy"
+        )
 
 
 def _of_jax(dtype: np.dtype) -> np.dtype:

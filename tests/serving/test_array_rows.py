@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,22 @@ def test_files_that_have_no_rows_are_refused(tmp_path, name):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(SpecError, match=words):
         read_array_rows(tmp_path / name)
+
+
+def test_an_archive_that_unpacks_out_of_proportion_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "in.npz"
+    np.savez_compressed(path, x=np.zeros((1 << 14, 64), np.float32))
+    assert read_array_rows(path).num_rows == 1 << 14
+    monkeypatch.setattr("gimlax.serving.array_rows.SMALL_BYTES", 1 << 20)
+    with pytest.raises(SpecError, match=r"in.npz' unpacks to 4194432 bytes, more than 100 times"):
+        read_array_rows(path)
+    with zipfile.ZipFile(path, "a") as file:  # which says less than it has
+        file.infolist()[0].file_size = file.infolist()[0].file_size // 100
+        file.writestr("more", b"")
+    with pytest.raises(SpecError, match=r"in.npz"):
+        read_array_rows(path)
+    np.savez(path, x=np.zeros((1 << 14, 64), np.float32))
+    assert read_array_rows(path).num_rows == 1 << 14
 
 
 def test_pickles_and_arrays_without_common_rows_are_refused(tmp_path):
