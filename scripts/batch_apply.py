@@ -5,8 +5,8 @@ python scripts/batch_apply.py --fn=package.module:make --input=rows.npy --output
 `make()` returns (apply, params), as `gimlax.models.from_linen` and `from_nnx` give them, and
 `apply(params, rows)` an array, or a dict of arrays, with a row for each. The input is a .npy, or a
 .jsonl with an array a line (`rows` is an array), a .npz or a .jsonl with an object of arrays a line
-(a dict); the output is any of the three. A run that was killed goes on where it was when the same
-command is given again.
+(a dict); the output is any of the three, of which a .jsonl has null for NaN and infinity. A run
+that was killed goes on where it was when the same command is given again.
 """
 
 import functools
@@ -116,7 +116,8 @@ def made(
                 if not waiting:
                     return
                 begin, to, pending = waiting.popleft()
-                records = serving.records(pending.result(), to - begin)
+                nulls = Path(jobs.OUTPUT.value).suffix == ".jsonl"  # which others read, too
+                records = serving.records(pending.result(), to - begin, nulls=nulls)
                 for index, record in enumerate(records, begin):
                     fault = rows.faults.get(index)
                     yield index, record if fault is None else {"error": fault}

@@ -182,12 +182,27 @@ def _named(tree: Any) -> dict[str, Any]:
     return tree if isinstance(tree, dict) else {OUTPUT: tree}
 
 
-def records(outputs: Any, num_rows: int) -> Iterator[dict[str, Any]]:
-    """A record for each of the first rows of what the function made."""
+def records(outputs: Any, num_rows: int, *, nulls: bool = False) -> Iterator[dict[str, Any]]:
+    """A record for each of the first rows of what the function made.
+
+    Args:
+      outputs: an array, or arrays by name.
+      num_rows: how many of its rows are wanted.
+      nulls: put None in the place of NaN and infinity, which JSON has not; arrays cannot be made
+        of such records again.
+    """
     arrays = jax.tree.map(np.asarray, outputs)
     wide = jax.tree.map(lambda a: a.astype(_plain(a.dtype)), arrays)
+    if nulls:
+        wide = jax.tree.map(_with_nulls, wide)
     for row in range(num_rows):
-        yield {OUTPUT: jax.tree.map(lambda a, at=row: a[at].tolist(), wide)}
+        yield {OUTPUT: jax.tree.map(lambda a, at=row: a[at : at + 1].tolist()[0], wide)}
+
+
+def _with_nulls(array: np.ndarray) -> np.ndarray:
+    held = array.astype(object)
+    held[~np.isfinite(array)] = None
+    return held
 
 
 def check_outputs(shapes: Any, num_rows: int) -> None:

@@ -6,6 +6,7 @@ a fault of that line alone, and no setting in it is passed over without a word.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ NEUTRAL = {
     "stream": False,
     "logprobs": False,
     "echo": False,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
     "logit_bias": {},
     "response_format": {"type": "text"},
     "tools": [],
@@ -156,7 +157,7 @@ class OpenAiLines:
             raise SpecError(f"'stop' is {repr(stop)[:80]}; give strings")
         wanted = "messages" if url == CHAT else "prompt"
         known = {*WITHOUT_EFFECT, wanted}
-        odd = [k for k in body if k not in known and (k not in NEUTRAL or body[k] != NEUTRAL[k])]
+        odd = [key for key in body if key not in known and not _is_neutral(key, body[key])]
         if odd:
             raise SpecError(f"it asks for {', '.join(odd)[:200]}, which is not supported")
         return Asked(
@@ -248,6 +249,13 @@ def up_to_stop(pieces: Iterable[str], stop: Sequence[str]) -> tuple[str, int | N
     return text, None
 
 
+def _is_neutral(key: str, value: Any) -> bool:
+    """Whether a setting is as if it were not there; 0 is not False, nor True 1."""
+    ours = NEUTRAL.get(key)
+    kinds = (int, float) if isinstance(ours, float) else (type(ours),)
+    return key in NEUTRAL and type(value) in kinds and value == ours
+
+
 def finish_reason(finish: Finish) -> str:
     """As OpenAI calls it."""
     return "stop" if finish is Finish.STOP else "length"
@@ -294,12 +302,20 @@ def a_string(row: Mapping[str, Any], key: str) -> str:
 
 def an_object(line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=_a_number, parse_float=_a_number)
     except (ValueError, RecursionError) as error:
         raise SpecError(f"it is no JSON ({str(error)[:200]})") from error
     if not isinstance(row, dict):
         raise SpecError(f"it is a {type(row).__name__}, not an object")
     return row
+
+
+def _a_number(text: str) -> float:
+    """Which an answer can repeat; raises `ValueError` for NaN, infinity and 1e999."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
 
 
 def parsed(line: str) -> dict[str, Any]:

@@ -155,6 +155,14 @@ def test_numbers_come_back_exactly_through_json(dtype):
         assert first.dtype == ("float32" if dtype == "bfloat16" else dtype)
 
 
+def test_json_that_others_read_has_null_for_what_it_cannot_say():
+    made = {"x": jnp.array([[1.5, jnp.nan], [-jnp.inf, 2]], "bfloat16"), "n": jnp.arange(2)}
+    assert list(records(made, 2, nulls=True)) == [
+        {"output": {"x": [1.5, None], "n": 0}},
+        {"output": {"x": [None, 2.0], "n": 1}},
+    ]
+
+
 def test_what_is_no_row_each_is_refused():
     with pytest.raises(SpecError, match=r"of 4 rows the function makes float32\[\]; needed"):
         check_outputs(jax.ShapeDtypeStruct((), "float32"), 4)

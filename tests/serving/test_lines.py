@@ -96,6 +96,11 @@ def test_a_completion_of_openai():
     assert choice == {"index": 0, "text": "é", "logprobs": None, "finish_reason": "length"}
 
 
+def test_settings_that_change_nothing_pass():
+    OPENAI.read(openai(n=1, stream=False, logprobs=False, presence_penalty=0, tools=[]))
+    OPENAI.read(openai(frequency_penalty=0.0, response_format={"type": "text"}, logit_bias={}))
+
+
 def test_contents_may_be_lists_of_texts():
     parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
     asked = OPENAI.read(openai(messages=[{"role": "user", "content": parts}]))
@@ -111,6 +116,12 @@ BAD = {
     "method": (openai(method="GET"), "asks for GET /v1/chat/completions"),
     "body": ('{"custom_id": "a", "url": "/v1/completions"}', "it has no object 'body'"),
     "tools": (openai(tools=[{"type": "function"}]), "it asks for tools, which is not supported"),
+    "logprobs of none": (openai(logprobs=0), "it asks for logprobs, which"),
+    "n as a truth": (openai(n=True), "it asks for n, which"),
+    "stream as a number": (openai(stream=0), "it asks for stream, which"),
+    "penalty as a truth": (openai(presence_penalty=False), "it asks for presence_penalty, which"),
+    "not a number": (openai(temperature=float("nan")), r"no JSON \(NaN is no finite number\)"),
+    "too large": (openai()[:-1] + ', "id": 1e999}', r"no JSON \(1e999 is no finite number\)"),
     "several": (openai(n=2, logprobs=True), "it asks for n, logprobs, which"),
     "unknown": (openai(wibble=0), "it asks for wibble, which"),
     "number": (openai(temperature="hot"), "'temperature' is 'hot'; give a number"),
