@@ -46,8 +46,8 @@ def main(argv: list[str]) -> None:
     language = models.open_language(
         MODEL.value or models.find_smollm2(), dtype=cast(DType, DTYPE.value)
     )
-    form = find_format(lines)
     journal = serving.Journal(Path(jobs.OUTPUT.value), belongs=belongs(language.path))
+    form = find_format(lines, journal.began_s)
     if journal.complete:
         num_errors = sum(map(form.is_fault, journal.read()))
         jobs.finish(serving.Kept(num_rows=end - first, num_errors=num_errors, stopped=False))
@@ -75,11 +75,11 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in lines if line.strip()] if path.suffix == ".jsonl" else lines
 
 
-def find_format(lines: list[str]) -> serving.Format:
+def find_format(lines: list[str], began_s: int) -> serving.Format:
     if Path(jobs.INPUT.value).suffix != ".jsonl":
         return serving.TextLines(raw=RAW.value)
     if serving.is_openai(lines):
-        return serving.OpenAiLines()
+        return serving.OpenAiLines(created_s=began_s)
     return serving.JsonLines(raw=RAW.value, field=FIELD.value)
 
 

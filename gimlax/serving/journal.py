@@ -60,6 +60,11 @@ class Journal:
         """Finished rows that are not in the output yet."""
         return self._num_lines
 
+    @property
+    def began_s(self) -> int:
+        """When the first run of the job began, in seconds since 1970; every run says the same."""
+        return int(self.job.stat().st_mtime)
+
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds the rows that follow; they are on the disk when it returns.
 

@@ -7,8 +7,7 @@ a fault of that line alone, and no setting in it is passed over without a word.
 
 import json
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -131,9 +130,13 @@ class JsonLines(TextLines):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAiLines:
-    """OpenAI's batch lines: `custom_id`, `url` and a `body` for chat completions or completions."""
+    """OpenAI's batch lines: `custom_id`, `url` and a `body` for chat completions or completions.
 
-    clock: Callable[[], float] = time.time
+    All answers of a job say that they were created at `created_s`, in seconds since 1970, so that
+    a row which is made again is the same.
+    """
+
+    created_s: int
 
     def read(self, line: str) -> Asked:
         row = an_object(line)
@@ -180,7 +183,7 @@ class OpenAiLines:
         body = {
             "id": f"{'chatcmpl' if chat else 'cmpl'}-{index}",
             "object": "chat.completion" if chat else "text_completion",
-            "created": int(self.clock()),
+            "created": self.created_s,
             "model": asked.echo["model"],
             "choices": [choice],
             "usage": {

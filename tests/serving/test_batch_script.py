@@ -174,6 +174,7 @@ def test_openai_lines_through_a_recurrent_model_up_to_too_many_errors(tmp_path):
     body = found[0]["response"]["body"]
     assert body["usage"]["completion_tokens"] == 2
     assert body["choices"][0]["message"]["role"] == "assistant"
+    assert body["created"] == int((tmp_path / "out.jsonl.job").stat().st_mtime)
 
 
 def test_a_folder_answers_a_prompt(tmp_path):

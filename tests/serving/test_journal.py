@@ -1,6 +1,7 @@
 """A journal repeats and loses no row, at whatever byte a run of the job ends."""
 
 import json
+import os
 
 import hypothesis
 import hypothesis.strategies as st
@@ -139,6 +140,17 @@ def test_a_file_that_no_job_made_is_left_alone(tmp_path, name):
         Journal(tmp_path / "out.jsonl", belongs=BELONGS)
     assert (tmp_path / name).read_text() == "mine\n"
     assert names(tmp_path) == [name]
+
+
+def test_every_run_of_a_job_says_when_it_began(tmp_path):
+    output, job = tmp_path / "out.jsonl", tmp_path / "out.jsonl.job"
+    work(output, ROWS, num=2)
+    os.utime(job, (1234.5, 1234.5))
+    for num in (1, None, None):
+        journal = Journal(output, belongs=BELONGS)
+        assert journal.began_s == 1234
+        journal.close()
+        work(output, ROWS, num=num)
 
 
 def test_one_run_at_a_time(tmp_path):

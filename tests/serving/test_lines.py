@@ -20,7 +20,7 @@ from gimlax.serving import (
 
 REPLY = Reply(text="é", finish=Finish.CONTEXT, num_prompt_tokens=3, num_new_tokens=2)
 HELLO = {"role": "user", "content": "hello"}
-OPENAI = OpenAiLines(clock=lambda: 1234.5)
+OPENAI = OpenAiLines(created_s=1234)
 
 
 def openai(url="/v1/chat/completions", method="POST", custom_id="a", **body):
