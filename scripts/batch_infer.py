@@ -51,10 +51,11 @@ def main(argv: list[str]) -> None:
     if journal.complete:
         num_errors = sum(map(form.is_fault, journal.read()))
         jobs.finish(serving.Kept(num_rows=end - first, num_errors=num_errors, stopped=False))
-    asked = serving.read_all(form, lines)[first:end]
+    everything = serving.read_all(form, lines)
+    asked, most = everything[first:end], serving.most_tokens(everything, MAX_TOKENS.value)
     with console.progress("tokens"):
         rows = [
-            make_request(language, of, index) if isinstance(of, serving.Asked) else of
+            make_request(language, of, index, most) if isinstance(of, serving.Asked) else of
             for index, of in enumerate(asked, first)
         ]
     found = answers(language, rows, len(journal)) if len(journal) < len(rows) else ()
@@ -91,7 +92,7 @@ def belongs(model: Path) -> dict[str, Any]:
 
 
 def make_request(
-    language: models.LanguageModel, asked: serving.Asked, index: int
+    language: models.LanguageModel, asked: serving.Asked, index: int, most: int
 ) -> serving.Request | gx.SpecError:
     settings: Mapping[str, Any] = asked.settings
     try:
@@ -109,6 +110,11 @@ def make_request(
         longest = CONTEXT.value or language.max_context
         if longest is not None:
             serving.check_fits(request.prompt, min(longest, language.max_context or longest))
+        if request.max_tokens > most and not CONTEXT.value and not language.recurrent:
+            raise gx.SpecError(
+                f"'max_tokens' is {request.max_tokens}, far more than other rows want, and each of "
+                f"a batch would get as many positions; ask for {most} or fewer, or give --context"
+            )
     except gx.SpecError as error:
         return error
     return request

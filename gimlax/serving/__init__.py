@@ -31,6 +31,7 @@ from gimlax.serving.lines import (
     Reply,
     TextLines,
     is_openai,
+    most_tokens,
     read_all,
     up_to_stop,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "is_openai",
     "keep",
     "make_images",
+    "most_tokens",
     "moved_bytes",
     "read_all",
     "read_array_rows",

@@ -30,6 +30,8 @@ NEUTRAL = {
     "response_format": {"type": "text"},
     "tools": [],
 }
+# A row has to say that it wants so many tokens more than the others; all get its positions.
+FAR, PLENTY = 16, 4096
 SETTINGS = ("max_tokens", "temperature", "top_p", "seed")
 
 
@@ -225,6 +227,20 @@ def read_all(format: Format, lines: Sequence[str]) -> list[Asked | SpecError]:
         except SpecError as error:
             found.append(error)
     return found
+
+
+def most_tokens(asked: Iterable[Asked | SpecError], usual: int) -> int:
+    """The longest answer for which rows are given positions that others do not need.
+
+    That is `PLENTY` tokens, or `FAR` times what the row in the middle wants.
+
+    Args:
+      asked: all rows of a file, so that its shards come to the same.
+      usual: what a row wants that does not say.
+    """
+    rows = (row for row in asked if isinstance(row, Asked))
+    wanted = sorted(row.settings.get("max_tokens", usual) for row in rows)
+    return max(PLENTY, FAR * wanted[(len(wanted) - 1) // 2] if wanted else usual)
 
 
 def is_openai(lines: Iterable[str]) -> bool:

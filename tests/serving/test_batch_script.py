@@ -177,6 +177,23 @@ def test_openai_lines_through_a_recurrent_model_up_to_too_many_errors(tmp_path):
     assert body["created"] == int((tmp_path / "out.jsonl.job").stat().st_mtime)
 
 
+def test_no_row_sets_the_cache_of_all(folder, tmp_path):
+    bodies = [{"prompt": "x" * 40}, {"prompt": "hello", "max_tokens": 10**6}]
+    lines = [
+        json.dumps({"custom_id": str(i), "url": "/v1/completions", "body": body})
+        for i, body in enumerate(bodies)
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    output = tmp_path / "out.jsonl"
+    job = [f"--model={folder}", f"--input={tmp_path}/in.jsonl", f"--output={output}"]
+    code, _, err = run(folder, "batch_infer", *job)
+    assert code == 1, err
+    long, much = (row["response"]["body"]["error"]["message"] for row in rows_of(output))
+    assert "40 tokens, but the context" in long
+    assert "'max_tokens' is 1000000, far more than other rows want" in much
+    assert "ask for 4096 or fewer, or give --context" in much
+
+
 def test_a_folder_answers_a_prompt(tmp_path):
     folder = language_folder.write(tmp_path / "mamba", "mamba")
     code, out, err = run(

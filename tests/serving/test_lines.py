@@ -13,6 +13,7 @@ from gimlax.serving import (
     Reply,
     TextLines,
     is_openai,
+    most_tokens,
     read_all,
     read_lines,
     up_to_stop,
@@ -168,6 +169,18 @@ def test_bytes_that_are_no_utf8_are_a_fault_of_their_row(tmp_path):
     assert str(bad) == "its byte 3 is 0xff, which is no UTF-8"
     with pytest.raises(SpecError, match="none"):
         read_lines(tmp_path / "none.txt")
+
+
+def test_a_row_that_wants_far_more_than_the_others_is_known():
+    def rows(*wanted):
+        given = ({} if of is None else {"max_tokens": of} for of in wanted)
+        return [Asked(prompt="", settings=of) for of in given]
+
+    assert most_tokens(rows(None, None, 10**6), 64) == 4096
+    assert most_tokens(rows(None, None, 10**6), 1000) == 16_000
+    assert most_tokens([SpecError("bad"), *rows(10**6, 2000, 9)], 64) == 32_000
+    assert most_tokens(rows(10**6), 64) == 16 * 10**6
+    assert most_tokens([SpecError("bad")], 5000) == 5000
 
 
 def test_openai_is_known_by_the_first_object():
