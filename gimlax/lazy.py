@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from gimlax.errors import SpecError
+
 __all__ = ["LazyArray", "passing", "read_all"]
 
 Index = tuple[slice, ...]
@@ -43,7 +45,18 @@ class LazyArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, rows: slice) -> "LazyArray":
-        """Rows of the first dim, not read yet either."""
+        """Rows of the first dim, not read yet either.
+
+        Raises:
+            SpecError: `rows` is no slice, or goes backwards.
+        """
+        if not isinstance(rows, slice) or (rows.step is not None and rows.step < 1):
+            raise SpecError(
+                f"a LazyArray of shape {self.shape} was indexed by {rows!r}; give a slice of rows"
+                " with a positive step, or read it with numpy.asarray"
+            )
+        if not self.shape:
+            raise SpecError("a LazyArray of shape () has no rows; read it with numpy.asarray")
         start, stop, step = rows.indices(self.shape[0])
 
         def read(index: Index) -> np.ndarray:

@@ -134,6 +134,15 @@ def test_rows_of_a_lazy_array_are_read_alone():
     assert asked == [(slice(2, 7, 1),), (slice(3, 6, 1), slice(2))]
 
 
+@pytest.mark.parametrize("rows", [3, slice(None, None, -1), slice(5, 1, -2), (slice(1), 2)])
+def test_rows_of_a_lazy_array_are_slices_that_go_forwards(rows):
+    lazy = LazyArray(shape=(8, 3), dtype=np.dtype(int), read=lambda index: np.ones((8, 3))[index])
+    with pytest.raises(gx.SpecError, match=r"of shape \(8, 3\) was indexed by .*positive step"):
+        lazy[rows]
+    with pytest.raises(gx.SpecError, match=r"of shape \(\) has no rows"):
+        LazyArray(shape=(), dtype=np.dtype(int), read=lambda index: np.int64(1))[:1]
+
+
 def stack(params, x):
     return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params["w"])[0] + params["bias"]
 

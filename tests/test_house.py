@@ -56,6 +56,7 @@ FOUNDATION = {
     ("records", "checking"),
     ("hosts", "errors"),
     ("hosts", "checking"),
+    ("lazy", "errors"),
 }
 
 
