@@ -57,14 +57,21 @@ def replacing(path: Path) -> Iterator[Path]:
             if not path.exists() and previous.exists():
                 previous.rename(path)
             raise
-        _sync_folder(path.parent)
-        shutil.rmtree(work)
-        if previous.exists():
-            shutil.rmtree(previous)
     except OSError as error:
         raise BackendError(
             f"'{path}' could not be saved: {error.strerror or error}; what was there before still"
             " is"
+        ) from error
+    try:
+        _sync_folder(path.parent)
+        for rest in (work, previous):
+            if rest.exists():
+                shutil.rmtree(rest)
+    except OSError as error:
+        raise BackendError(
+            f"'{path}' is saved as a whole, but '{error.filename or path.parent}', which the save"
+            f" made, could not be removed or brought to the disk: {error.strerror or error}; remove"
+            f" '{work}' and '{previous}'"
         ) from error
 
 

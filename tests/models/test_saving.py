@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,22 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, format):
         save_tree(tmp_path / "m", broken, format=format)
     assert_same(loaded(tmp_path / "m"), TREE)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_save_that_only_leaves_remains_says_that_it_is_whole(tmp_path, monkeypatch):
+    save_tree(tmp_path / "m", {"old": np.ones(3)})
+    rmtree = shutil.rmtree
+
+    def fail(path, *args, **how):
+        if (tmp_path / "m" / MANIFEST).exists() and "previous" in str(path):
+            raise OSError(13, "Permission denied", str(path))
+        rmtree(path, *args, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    words = r"m' is saved as a whole, but '.*\.m\.previous'.*Permission denied; remove"
+    with pytest.raises(BackendError, match=words):
+        save_tree(tmp_path / "m", TREE)
+    assert_same(loaded(tmp_path / "m"), TREE)
 
 
 @pytest.mark.parametrize("format", FORMATS)
