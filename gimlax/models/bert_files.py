@@ -2,12 +2,12 @@
 
 from gimlax.models.bert import BertConfig
 from gimlax.models.decoder import abstract_params
-from gimlax.models.families import Family, Reader
+from gimlax.models.families import Family, Reader, tensor_named
 from gimlax.models.leaves import KeyPath
 
 __all__ = ["BERT"]
 
-MODEL_NAMES: dict[KeyPath, str] = {
+MODEL_NAMES = {
     ("embed",): "embeddings.word_embeddings.weight",
     ("positions",): "embeddings.position_embeddings.weight",
     ("types",): "embeddings.token_type_embeddings.weight",
@@ -15,16 +15,15 @@ MODEL_NAMES: dict[KeyPath, str] = {
     ("pooler",): "pooler.dense",
 }
 LAYER_NAMES = {
-    "query": "attention.self.query",
-    "key": "attention.self.key",
-    "value": "attention.self.value",
-    "output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "up": "intermediate.dense",
-    "down": "output.dense",
-    "mlp_norm": "output.LayerNorm",
+    ("query",): "attention.self.query",
+    ("key",): "attention.self.key",
+    ("value",): "attention.self.value",
+    ("output",): "attention.output.dense",
+    ("attention_norm",): "attention.output.LayerNorm",
+    ("up",): "intermediate.dense",
+    ("down",): "output.dense",
+    ("mlp_norm",): "output.LayerNorm",
 }
-KINDS = {"weight": "weight", "scale": "weight", "bias": "bias"}
 BUFFER = "embeddings.position_ids"  # that older files have
 
 
@@ -48,12 +47,9 @@ def _bert(reader: Reader) -> BertConfig:
 
 
 def _names(config: BertConfig, path: KeyPath) -> tuple[str, ...]:
-    if path in MODEL_NAMES:
-        return (MODEL_NAMES[path],)
-    kind = KINDS[str(path[-1])]
     if path[0] != "layers":
-        return (f"{MODEL_NAMES[path[:-1]]}.{kind}",)
-    return (f"encoder.layer.{path[1]}.{LAYER_NAMES[str(path[2])]}.{kind}",)
+        return (tensor_named(MODEL_NAMES, path),)
+    return (f"encoder.layer.{path[1]}.{tensor_named(LAYER_NAMES, path[2:])}",)
 
 
 def _num_tensors(config: BertConfig) -> int:

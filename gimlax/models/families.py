@@ -3,12 +3,22 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from gimlax.errors import SpecError
 from gimlax.models.leaves import KeyPath
 
-__all__ = ["Family", "Reader"]
+__all__ = ["KINDS", "Family", "Reader", "tensor_named"]
+
+
+KINDS: Mapping[str, str] = MappingProxyType({"weight": "weight", "scale": "weight", "bias": "bias"})
+
+
+def tensor_named(names: Mapping[tuple[str, ...], str], path: KeyPath) -> str:
+    """The tensor of a parameter, which `names` has itself, or with what it is part of."""
+    own = tuple(str(key) for key in path)
+    return names[own] if own in names else f"{names[own[:-1]]}.{KINDS[own[-1]]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ __all__ = [
     "Progress",
     "Wanted",
     "check_fit",
+    "counting",
     "exact",
     "flat_paths",
     "flat_shapes",
@@ -236,18 +237,28 @@ def _floats(dtype: np.dtype) -> bool:
     return bool(jax.numpy.issubdtype(dtype, jax.numpy.floating))
 
 
+def counting(progress: Progress | None, total_bytes: int) -> Callable[[int], None]:
+    """What is called with the bytes of each step, and passes on those of all steps so far."""
+    done_bytes = 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal done_bytes
+        done_bytes += num_bytes
+        if progress is not None:
+            progress(done_bytes, total_bytes)
+
+    return count
+
+
 def read_leaves(
     leaves: Sequence[Leaf], progress: Progress | None = None
 ) -> Iterator[tuple[KeyPath, np.ndarray]]:
     """Reads parameters one by one; `progress(done_bytes, total_bytes)`, in bytes of the files, is
     called after each."""
-    total_bytes = sum(leaf.num_bytes for leaf in leaves)
-    done_bytes = 0
+    count = counting(progress, sum(leaf.num_bytes for leaf in leaves))
     for leaf in leaves:
         yield leaf.path, leaf.read(())
-        done_bytes += leaf.num_bytes
-        if progress is not None:
-            progress(done_bytes, total_bytes)
+        count(leaf.num_bytes)
 
 
 def read_tree(leaves: Sequence[Leaf], progress: Progress | None = None) -> dict[str, Any]:

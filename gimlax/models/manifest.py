@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from gimlax.errors import SpecError
 from gimlax.models.checkpoint import read_json
-from gimlax.models.leaves import Progress
+from gimlax.models.leaves import Progress, counting
 
 __all__ = ["MANIFEST", "check_manifest", "files_of", "read_manifest", "verified", "write_manifest"]
 
@@ -131,13 +131,8 @@ def verified(folders: Sequence[Path], progress: Progress | None) -> Progress | N
         SpecError: a file is not as it was saved.
     """
     sizes = [of[0] for folder in folders for of in (read_manifest(folder) or {}).values()]
-    total_bytes, done_bytes = sum(sizes), 0
-
-    def count(num_bytes: int) -> None:
-        nonlocal done_bytes
-        done_bytes += num_bytes
-        if progress is not None:
-            progress(done_bytes, 2 * total_bytes)
+    total_bytes = sum(sizes)
+    count = counting(progress, 2 * total_bytes)
 
     def read(part_bytes: int, whole_bytes: int) -> None:
         if progress is not None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gimlax.errors import BackendError, SpecError
 from gimlax.lazy import LazyArray, passing
-from gimlax.models.leaves import Progress, flat_paths, name_of
+from gimlax.models.leaves import Progress, counting, flat_paths, name_of
 from gimlax.models.manifest import write_manifest
 from gimlax.models.orbax_files import write_orbax
 from gimlax.models.replacing import replacing
@@ -62,14 +62,7 @@ def _write_orbax(
             " safetensors"
         )
     lazy = jax.tree.unflatten(jax.tree.structure(tree), [of.array for of in named])
-    total_bytes, done_bytes = sum(of.array.nbytes for of in named), 0
-
-    def count(num_bytes: int) -> None:
-        nonlocal done_bytes
-        done_bytes += num_bytes
-        if progress is not None:
-            progress(done_bytes, total_bytes)
-
+    count = counting(progress, sum(of.array.nbytes for of in named))
     with replacing(path) as folder:
         try:
             write_orbax(folder, lazy, count)

@@ -8,15 +8,13 @@ from typing import Any
 
 from gimlax.models.clip import ClipConfig
 from gimlax.models.decoder import abstract_params
-from gimlax.models.families import Family, Reader
+from gimlax.models.families import KINDS, Family, Reader, tensor_named
 from gimlax.models.leaves import KeyPath
 from gimlax.models.mmdit import MMDiTConfig
 from gimlax.models.t5 import T5Config
 from gimlax.models.vae import VaeConfig
 
 __all__ = ["CLIP", "MMDIT", "T5", "VAE"]
-
-KINDS = {"weight": "weight", "scale": "weight", "bias": "bias"}
 
 # Of whole models by key path, of their layers by the keys behind the number.
 MMDIT_NAMES = {
@@ -118,12 +116,6 @@ RESIDUAL_NAMES = {
 VAE_ENCODER = ("encoder.", "quant_conv.")  # which nothing here needs
 
 
-def _named(names: dict[tuple[str, ...], str], path: KeyPath) -> str:
-    """The tensor of a parameter, which `names` has itself, or with what it is part of."""
-    own = tuple(str(key) for key in path)
-    return names[own] if own in names else f"{names[own[:-1]]}.{KINDS[own[-1]]}"
-
-
 def _mmdit(reader: Reader) -> MMDiTConfig:
     num_heads = reader.get("num_attention_heads", int)
     head_size = reader.get("attention_head_dim", int)
@@ -152,8 +144,8 @@ def _mmdit(reader: Reader) -> MMDiTConfig:
 
 def _mmdit_names(config: MMDiTConfig, path: KeyPath) -> tuple[str, ...]:
     if path[0] != "layers":
-        return (_named(MMDIT_NAMES, path),)
-    return (f"transformer_blocks.{path[1]}.{_named(STREAM_NAMES, path[2:])}",)
+        return (tensor_named(MMDIT_NAMES, path),)
+    return (f"transformer_blocks.{path[1]}.{tensor_named(STREAM_NAMES, path[2:])}",)
 
 
 def _clip(reader: Reader) -> ClipConfig:
@@ -179,8 +171,8 @@ def _clip(reader: Reader) -> ClipConfig:
 
 def _clip_names(config: ClipConfig, path: KeyPath) -> tuple[str, ...]:
     if path[0] != "layers":
-        return (_named(CLIP_NAMES, path),)
-    return (f"text_model.encoder.layers.{path[1]}.{_named(CLIP_LAYER_NAMES, path[2:])}",)
+        return (tensor_named(CLIP_NAMES, path),)
+    return (f"text_model.encoder.layers.{path[1]}.{tensor_named(CLIP_LAYER_NAMES, path[2:])}",)
 
 
 def _t5(reader: Reader) -> T5Config:
@@ -202,8 +194,8 @@ def _t5(reader: Reader) -> T5Config:
 
 def _t5_names(config: T5Config, path: KeyPath) -> tuple[str, ...]:
     if path[0] != "layers":
-        return (_named(T5_NAMES, path),)
-    return (f"encoder.block.{path[1]}.{_named(T5_LAYER_NAMES, path[2:])}",)
+        return (tensor_named(T5_NAMES, path),)
+    return (f"encoder.block.{path[1]}.{tensor_named(T5_LAYER_NAMES, path[2:])}",)
 
 
 def _vae(reader: Reader) -> VaeConfig:
@@ -234,7 +226,7 @@ def _vae_names(config: VaeConfig, path: KeyPath) -> tuple[str, ...]:
         case ["levels", level, "double"]:
             inside = f"up_blocks.{level}.upsamplers.0.conv"
         case _:
-            return (_named(VAE_NAMES, path),)
+            return (tensor_named(VAE_NAMES, path),)
     return (f"decoder.{inside}.{last}",)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from gimlax.errors import SpecError
 from gimlax.lazy import read_all
 from gimlax.models.checkpoint import INDEX_SUFFIX, SUFFIX
-from gimlax.models.leaves import Progress
+from gimlax.models.leaves import Progress, counting
 from gimlax.models.manifest import write_manifest
 from gimlax.models.replacing import replacing
 from gimlax.models.safetensors import DTYPES, METADATA, PACKED
@@ -70,14 +70,8 @@ def write_folder(
         BackendError: the disk is full, or may not be written.
     """
     _check(tensors)
-    total_bytes, done_bytes = sum(of.num_bytes for of in tensors), 0
-
-    def count(num_bytes: int) -> None:
-        nonlocal done_bytes
-        done_bytes += num_bytes
-        if progress is not None:
-            progress(done_bytes, total_bytes)
-
+    total_bytes = sum(of.num_bytes for of in tensors)
+    count = counting(progress, total_bytes)
     shards = _dealt(tensors, shard_bytes)
     files = [f"{stem}-{i:05}-of-{len(shards):05}{SUFFIX}" for i in range(1, len(shards) + 1)]
     files = files if len(shards) > 1 else [f"{stem}{SUFFIX}"]
