@@ -42,10 +42,6 @@ class FlowMatching:
         even = np.linspace(self.num_times, lowest * self.num_times, num_steps) / self.num_times
         return np.append(self._shifted(even), 0).astype(np.float32)
 
-    def times(self, sigmas: np.ndarray) -> np.ndarray:
-        """What the model is told of each step. # float32 [num_steps]"""
-        return sigmas[:-1] * np.float32(self.num_times)
-
     def _shifted(self, sigma: Any) -> Any:
         return self.shift * sigma / (1 + (self.shift - 1) * sigma)
 

@@ -144,13 +144,7 @@ def _step(
     try:
         drawn.append(sample(logits, request.sampling, position))
     except SpecError as error:
-        return Answer(
-            row=row,
-            num_prompt_tokens=len(request.prompt),
-            tokens=tuple(drawn),
-            finish=None,
-            fault=str(error),
-        )
+        return ended(finish=None, fault=str(error))
     if drawn[-1] in request.stop:
         finish = Finish.STOP
     elif len(drawn) == request.max_tokens:
@@ -159,9 +153,7 @@ def _step(
         finish = Finish.CONTEXT
     else:
         return None
-    return Answer(
-        row=row, num_prompt_tokens=len(request.prompt), tokens=tuple(drawn), finish=finish
-    )
+    return ended(finish=finish)
 
 
 def _prefill(runner: RowsRunner, asked: dict[int, Request]) -> tuple[np.ndarray, Any]:
