@@ -58,10 +58,12 @@ def main(argv: list[str]) -> None:
             make_request(language, of, index, most) if isinstance(of, serving.Asked) else of
             for index, of in enumerate(asked, first)
         ]
+    tokenizer = language.tokenizer
     found = answers(language, rows, len(journal)) if len(journal) < len(rows) else ()
     made = (
-        (place, line_of(form, language, lines, asked[place], first + place, answer))
+        (place, serving.line_of(form, at, lines[at], asked[place], answer, tokenizer.stream()))
         for place, answer in found
+        for at in (first + place,)
     )
     kept = serving.keep(journal, made, is_error=form.is_fault, max_errors=jobs.MAX_ERRORS.value)
     if not kept.stopped:
@@ -125,13 +127,8 @@ def answers(
     rows: Sequence[serving.Request | gx.SpecError],
     num_done: int,
 ) -> Iterator[tuple[int, serving.Answer | gx.SpecError]]:
-    """Yields the place of each row that is left with what it came to.
-
-    Groups of rows are the same in every run of a job, so a row has the same companions and comes to
-    the same: the group that was interrupted is made again, of which some rows are there already.
-    """
-    size, start = jobs.BATCH.value, num_done - num_done % jobs.BATCH.value
-    groups = {at: rows[at : at + size] for at in range(start, len(rows), size)}
+    """Plans, compiles and runs; see `serving.answer_rows`."""
+    size = jobs.BATCH.value
     requests = [row for row in rows if isinstance(row, serving.Request)]
     if not requests:
         yield from ((place, row) for place, row in enumerate(rows) if isinstance(row, Exception))
@@ -153,13 +150,12 @@ def answers(
         phases = running.enter_context(deploying.compiled(plan, workload, cluster))
         runner = model.cut_rows(phases, deploying.loaded(language, phases))
         update = running.enter_context(console.progress("answers"))
-        for at, group in groups.items():
-            bad = [(at + i, row) for i, row in enumerate(group) if isinstance(row, Exception)]
-            yield from bad
-            wanted = [row if isinstance(row, serving.Request) else None for row in group]
-            for answer in serving.generate_rows(runner, wanted):
-                yield at + answer.row, answer
-            update(at + len(group), len(rows), f"{at + len(group)} of {len(rows)} rows")
+        yield from serving.answer_rows(
+            runner,
+            rows,
+            num_done,
+            lambda done: update(done, len(rows), f"{done} of {len(rows)} rows"),
+        )
 
 
 def shape_of(language: models.LanguageModel, requests: list[serving.Request]) -> tuple[int, int]:
@@ -169,32 +165,6 @@ def shape_of(language: models.LanguageModel, requests: list[serving.Request]) ->
     context = min(context, language.max_context or context)
     chunk = serving.chunk_length(longest, context)
     return context + (-context % chunk if language.recurrent else 0), chunk
-
-
-def line_of(
-    form: serving.Format,
-    language: models.LanguageModel,
-    lines: Sequence[str],
-    asked: serving.Asked | gx.SpecError,
-    index: int,
-    answer: serving.Answer | gx.SpecError,
-) -> dict[str, Any]:
-    """The record of a row."""
-    if isinstance(asked, gx.SpecError) or isinstance(answer, gx.SpecError):
-        return form.fault(index, lines[index], str(answer))
-    if answer.finish is None:
-        return form.fault(index, lines[index], str(answer.fault))
-    ended = answer.finish is serving.Finish.STOP
-    stream = language.tokenizer.stream()
-    pieces = [stream.push(token) for token in answer.tokens[: -1 if ended else None]]
-    text, num_tokens = serving.up_to_stop([*pieces, stream.flush()], asked.stop)
-    reply = serving.Reply(
-        text=text,
-        finish=answer.finish if num_tokens is None else serving.Finish.STOP,
-        num_prompt_tokens=answer.num_prompt_tokens,
-        num_new_tokens=min(num_tokens or len(answer.tokens), len(answer.tokens)),
-    )
-    return form.answer(index, asked, reply)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Responses out of passes: generation of one sequence, embeddings of many texts, images."""
 
 from gimlax.serving.agreement import Agreement, check, compare
+from gimlax.serving.answering import answer_rows, line_of
 from gimlax.serving.array_rows import (
     ArrayRows,
     check_outputs,
@@ -72,6 +73,7 @@ __all__ = [
     "TextLines",
     "TextModel",
     "Token",
+    "answer_rows",
     "check",
     "check_fits",
     "check_outputs",
@@ -85,6 +87,7 @@ __all__ = [
     "generate_rows",
     "is_openai",
     "keep",
+    "line_of",
     "make_images",
     "most_tokens",
     "moved_bytes",
