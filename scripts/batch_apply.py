@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     if output.suffix not in ENDINGS:
         raise gx.SpecError(f"output '{output}': its ending is none of {', '.join(ENDINGS)}")
     rows = serving.read_array_rows(Path(jobs.INPUT.value))
-    first, end = jobs.shard_of(rows.num_rows)
+    first, end = serving.shard_of(jobs.SHARD.value, rows.num_rows)
     if rows.faults and output.suffix != ".jsonl":
         index, fault = next(iter(rows.faults.items()))
         raise gx.SpecError(

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     del argv
     jobs.prepare()
     lines = read_lines(Path(jobs.INPUT.value))
-    first, end = jobs.shard_of(len(lines))
+    first, end = serving.shard_of(jobs.SHARD.value, len(lines))
     language = models.open_language(
         MODEL.value or models.find_smollm2(), dtype=cast(DType, DTYPE.value)
     )

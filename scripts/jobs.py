@@ -33,14 +33,6 @@ def prepare() -> None:
     stopping.heed_sigterm()
 
 
-def shard_of(num_rows: int) -> tuple[int, int]:
-    """First row of the shard, and the one behind its last; outputs in order are the whole."""
-    part, _, of = SHARD.value.partition("/")
-    if not (part.isdecimal() and of.isdecimal() and int(part) < int(of)):
-        raise gx.SpecError(f"--shard={SHARD.value}: give i/n with i from 0 to n - 1, as in 0/4")
-    return int(part) * num_rows // int(of), (int(part) + 1) * num_rows // int(of)
-
-
 def belongs(settings: dict[str, Any]) -> dict[str, Any]:
     """What rows depend on, so that those of another job are not gone on with."""
     cluster = deploying.CLUSTER.value

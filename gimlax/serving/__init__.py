@@ -23,7 +23,7 @@ from gimlax.serving.generate import (
 )
 from gimlax.serving.images import ImageModel, ImagePhases, make_images
 from gimlax.serving.journal import Journal
-from gimlax.serving.keeping import Kept, keep
+from gimlax.serving.keeping import Kept, keep, shard_of
 from gimlax.serving.lines import (
     Asked,
     Format,
@@ -96,6 +96,7 @@ __all__ = [
     "read_lines",
     "records",
     "sample",
+    "shard_of",
     "shares",
     "up_to_stop",
     "warm_up",

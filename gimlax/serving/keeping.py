@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gimlax.errors import SpecError
 from gimlax.serving.journal import Journal
 
 
@@ -14,6 +15,18 @@ class Kept:
     num_rows: int
     num_errors: int
     stopped: bool
+
+
+def shard_of(shard: str, num_rows: int) -> tuple[int, int]:
+    """First row of a shard i/n, and the one behind its last; shards in order are the whole.
+
+    Raises:
+      SpecError: it is not of that form, or i is not from 0 to n - 1.
+    """
+    part, _, of = shard.partition("/")
+    if not (part.isdecimal() and of.isdecimal() and int(part) < int(of)):
+        raise SpecError(f"shard is {shard[:40]!r}; give i/n with i from 0 to n - 1, as in 0/4")
+    return int(part) * num_rows // int(of), (int(part) + 1) * num_rows // int(of)
 
 
 def keep(

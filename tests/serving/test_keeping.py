@@ -2,8 +2,10 @@
 
 import hypothesis
 import hypothesis.strategies as st
+import pytest
 
-from gimlax.serving import Journal, Kept, keep
+from gimlax.errors import SpecError
+from gimlax.serving import Journal, Kept, keep, shard_of
 
 
 def is_error(row):
@@ -41,3 +43,18 @@ def test_a_job_that_had_too_many_errors_computes_nothing(tmp_path):
         yield
 
     assert keep(journal, never(), is_error=is_error, max_errors=0).stopped
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 7, 100])
+@pytest.mark.parametrize("of", [1, 3, 8])
+def test_shards_in_order_are_the_whole(num_rows, of):
+    parts = [shard_of(f"{i}/{of}", num_rows) for i in range(of)]
+    assert [row for start, end in parts for row in range(start, end)] == list(range(num_rows))
+    sizes = [end - start for start, end in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("shard", ["4/4", "1", "-1/2", "0/0", "a/b", "1/2/3", "\u00b2/3"])
+def test_a_shard_that_is_none_is_refused(shard):
+    with pytest.raises(SpecError, match=r"give i/n with i from 0 to n - 1"):
+        shard_of(shard, 9)
