@@ -17,7 +17,7 @@ WORKERS ?= -n logical
 # Long suites that call no JAX of their own, or hurt what others try: `make test` runs them, once is enough.
 ONCE := tests/test_house.py tests/test_loading_memory.py tests/models/test_fuzz.py tests/faults tests/planning/groups tests/planning/solvers tests/planning/test_objectives.py tests/planning/test_presets.py tests/planning/test_presets_of_images.py
 # What uses JAX as other suites do, or hardly: on the oldest one they are enough.
-NOT_ON_FLOOR := tests/planning tests/devices tests/fabric tests/runtime/workers
+NOT_ON_FLOOR := tests/planning tests/devices tests/fabric tests/runtime/workers tests/serving tests/models tests/verification tests/test_notebook.py
 OVERHEAD_FLAGS ?= --json=benchmarks/results/overhead.json
 PIPELINE_FLAGS ?= --json=benchmarks/results/pipeline.json
 FABRIC_FLAGS ?= --json=benchmarks/results/fabric.json
