@@ -12,11 +12,11 @@ Cases that are compared took turns in one run. A call lasts until its result is 
   until the call returns; both are also compared with the uncut model under `jax.jit`.
 
 The goal over workers is 100 µs per stage. On a quiet machine (AMD Genoa, 2 cores, November 2026)
-a stage of a stream takes 57 to 91 µs with one worker, and 103 to 139 with two to four, which share
-the two cores with the caller; with other work on the cores up to 200. In a call, whose hops come
-one after the other, each further stage takes 250. Of the processors a stage takes 110 µs with one
-worker and 200 to 240 with four, 45 of them in the caller: 57 % is the interpreter's, 22 % the
-kernel's and 12 % JAX's.
+a stage of a stream takes 57 to 153 µs with one worker, as caller and worker find each other awake
+or not, and 103 to 142 with two to four, which share the two cores with the caller; with other work
+on the cores up to 200. In a call, whose hops come one after the other, each further stage takes 250
+to 310. Of the processors a stage takes 110 µs with one worker and 200 to 240 with four, 45 of them
+in the caller: 57 % is the interpreter's, 22 % the kernel's and 12 % JAX's.
 
 What was tried beside: `SCHED_BATCH`, so that a message does not interrupt whoever runs, gave 79 to
 94 µs in every case, and calls that take four times as long once others use the cores (10.3 ms
