@@ -20,11 +20,10 @@ them also has all of it. One worker, two workers and each peer take turns in one
 - **llama.cpp** reads 8 microbatches of one sequence, in float32, through two RPC servers of one
   thread.
 
-On a quiet machine (AMD Genoa, November 2026) 8 microbatches take 1.002 times the bound, and a
-stream of 64 gains 1.92 on two workers. 8 microbatches gain 1.715, and torch's 1.77, of the 16/9
-that two stages allow which take the same time and half of the whole: here they took 150.7 and
-154.6 of 302.6 ms. Cuts next to it are half a layer apart, 3 % of a stage, so none is nearer to the
-middle; torch takes twice as long for each, and its ratios of one run lie 8 % apart.
+On a quiet machine (AMD Genoa, November 2026) 8 microbatches take 1.006 times the bound, and a
+stream of 64 gains 1.93 on two workers. 8 microbatches gain 1.73, as torch's do (1.72; 1.72 and 1.77
+in a run before), of the 16/9 that two stages allow which take the same time and half of the whole.
+Torch takes twice as long for each, and its ratios of one run lie 5 to 8 % apart.
 
 Other work on the cores moves the gain of two over one, and hardly the share of the bound.
 """
