@@ -19,9 +19,9 @@ to 310. Of the processors a stage takes 110 µs with one worker and 200 to 240 w
 in the caller: 57 % is the interpreter's, 22 % the kernel's and 12 % JAX's.
 
 What was tried beside: `SCHED_BATCH`, so that a message does not interrupt whoever runs, gave 79 to
-94 µs in every case, and calls that take four times as long once others use the cores (10.3 ms
-instead of 2.6 through four workers). One thread of a worker for all of its sockets, and letting
-passes in by thirds instead of one by one, changed nothing that could be told from noise.
+106 µs with two and four workers, and calls that take four times as long once others use the cores
+(10.3 ms instead of 2.6 through four workers). One thread of a worker for all of its sockets, and
+letting passes in by thirds instead of one by one, changed nothing that could be told from noise.
 """
 
 import contextlib

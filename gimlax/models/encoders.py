@@ -12,7 +12,16 @@ from typing import Any
 from gimlax.errors import SpecError
 from gimlax.models.extras import require
 
-__all__ = ["MAX_BYTES", "PURPOSE", "guarded", "ids_below", "read_encoder", "read_text", "tried"]
+__all__ = [
+    "MAX_BYTES",
+    "PURPOSE",
+    "check_text",
+    "guarded",
+    "ids_below",
+    "read_encoder",
+    "read_text",
+    "tried",
+]
 
 MAX_BYTES = 1 << 28  # of a tokenizer.json; the largest known has 33 MB
 PURPOSE = "reading a tokenizer"
@@ -66,3 +75,14 @@ def ids_below(encoder: Any) -> int:
     """What all ids are below, those that stand around a text too; a vocabulary may have gaps."""
     around = encoder.encode("", add_special_tokens=True).ids
     return 1 + max([*encoder.get_vocab(with_added_tokens=True).values(), *around], default=-1)
+
+
+def check_text(text: str, called: str = "text") -> None:
+    """Raises `SpecError` for a text with a lone surrogate, which cannot be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SpecError(
+            f"{called} has the lone surrogate {text[error.start]!r} at character {error.start}, "
+            "which no UTF-8 text has; decode it with the right encoding"
+        ) from error

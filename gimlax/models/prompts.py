@@ -15,7 +15,15 @@ import numpy as np
 
 from gimlax.errors import SpecError
 from gimlax.models.checkpoint import read_json
-from gimlax.models.encoders import PURPOSE, guarded, ids_below, read_encoder, read_text, tried
+from gimlax.models.encoders import (
+    PURPOSE,
+    check_text,
+    guarded,
+    ids_below,
+    read_encoder,
+    read_text,
+    tried,
+)
 from gimlax.models.extras import require
 
 __all__ = ["PromptTokenizer", "load_prompt_tokenizer"]
@@ -50,13 +58,7 @@ class PromptTokenizer:
                 f"{around + 1} or more"
             )
         for index, text in enumerate(texts):
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise SpecError(
-                    f"prompt {index} has the lone surrogate {text[error.start]!r} at character "
-                    f"{error.start}, which no UTF-8 text has; decode it with the right encoding"
-                ) from error
+            check_text(text, f"prompt {index}")
         found = np.full((len(texts), length), self.pad_id, np.int32)
         with guarded(self.path):
             self.encoder.enable_truncation(max_length=length)

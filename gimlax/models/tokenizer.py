@@ -17,6 +17,7 @@ from typing import Any, overload
 import numpy as np
 
 from gimlax.errors import SpecError
+from gimlax.models.encoders import check_text
 from gimlax.models.extras import require
 from gimlax.models.gguf import Gguf, read_gguf
 from gimlax.models.tokenizer_json import FolderTokenizer, load_folder_tokenizer
@@ -113,13 +114,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, with BOS in front if the file says so and the text does not."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise SpecError(
-                f"text has the lone surrogate {text[error.start]!r} at character {error.start}, "
-                "which no UTF-8 text has; decode the text with the right encoding"
-            ) from error
+        check_text(text)
         ids = self.encoder.encode(text, add_special_tokens=False).ids
         if self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)

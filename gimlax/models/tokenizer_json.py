@@ -12,7 +12,7 @@ from typing import Any
 
 from gimlax.errors import SpecError
 from gimlax.models.checkpoint import read_json
-from gimlax.models.encoders import PURPOSE, guarded, ids_below, read_encoder
+from gimlax.models.encoders import PURPOSE, check_text, guarded, ids_below, read_encoder
 from gimlax.models.extras import require
 
 
@@ -58,13 +58,7 @@ class FolderTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, with BOS in front if the file says so and the text does not."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise SpecError(
-                f"text has the lone surrogate {text[error.start]!r} at character {error.start}, "
-                "which no UTF-8 text has; decode the text with the right encoding"
-            ) from error
+        check_text(text)
         with guarded(self.path):
             ids = self.encoder.encode(text, add_special_tokens=False).ids
         if self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:

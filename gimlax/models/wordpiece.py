@@ -15,7 +15,15 @@ import numpy as np
 
 from gimlax.errors import SpecError
 from gimlax.models.checkpoint import read_json
-from gimlax.models.encoders import PURPOSE, guarded, ids_below, read_encoder, read_text, tried
+from gimlax.models.encoders import (
+    PURPOSE,
+    check_text,
+    guarded,
+    ids_below,
+    read_encoder,
+    read_text,
+    tried,
+)
 from gimlax.models.extras import require
 
 NUM_AROUND = 2  # [CLS] and [SEP]
@@ -49,13 +57,7 @@ class WordPiece:
                 f"{NUM_AROUND + 1} or more"
             )
         for index, text in enumerate(texts):
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise SpecError(
-                    f"text {index} has the lone surrogate {text[error.start]!r} at character "
-                    f"{error.start}, which no UTF-8 text has; decode it with the right encoding"
-                ) from error
+            check_text(text, f"text {index}")
         with guarded(self.path):
             self.encoder.enable_truncation(max_length=max_tokens)
             found = self.encoder.encode_batch_fast(list(texts), add_special_tokens=True)
